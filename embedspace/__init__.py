@@ -1,0 +1,54 @@
+"""Work with language-model prompts as points in the model's input embedding space.
+
+The public names are imported on first use, so that ``import embedspace`` stays light: torch and
+transformers are loaded by the first call that needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embedspace.compression import compress
+    from embedspace.interpolation import interpolate
+    from embedspace.prompt import PromptEmbeds
+    from embedspace.recipe import Recipe
+    from embedspace.space import EmbeddingSpace
+    from embedspace.style import StyleVector
+    from embedspace.wire import decode_prompt_embeds, encode_prompt_embeds
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EmbeddingSpace": "embedspace.space",
+    "PromptEmbeds": "embedspace.prompt",
+    "Recipe": "embedspace.recipe",
+    "StyleVector": "embedspace.style",
+    "compress": "embedspace.compression",
+    "decode_prompt_embeds": "embedspace.wire",
+    "encode_prompt_embeds": "embedspace.wire",
+    "interpolate": "embedspace.interpolation",
+}
+
+__all__ = [
+    "EmbeddingSpace",
+    "PromptEmbeds",
+    "Recipe",
+    "StyleVector",
+    "__version__",
+    "compress",
+    "decode_prompt_embeds",
+    "encode_prompt_embeds",
+    "interpolate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'embedspace' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

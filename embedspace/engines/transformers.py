@@ -1,0 +1,248 @@
+"""The in-process engine: a transformers model in this very process, no server needed."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from embedspace.engines.base import Completion, Prompt, Sampling
+from embedspace.engines.sampling import Sampler, StopStrings
+from embedspace.errors import EngineError
+from embedspace.prompt import PromptEmbeds
+from embedspace.space import EmbeddingSpace
+from embedspace.wire import preflight
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class TransformersEngine:
+    """Generates and scores with a transformers model in this process.
+
+    Embeddings and token ids take the same road after the embedding layer, so greedy answers to a prompt
+    and to its embeddings are the same. Sampling draws each prompt's random numbers from the seed and the
+    prompt itself: an answer depends neither on the batch nor on what was asked before.
+
+    Args:
+        model: packaged name, local folder, hub id, or a space that is loaded already.
+        dtype: dtype to compute in, as torch names it; ``auto`` is float32 on a CPU and the
+            checkpoint's own elsewhere.
+        device: as torch names it; ``auto`` takes a GPU where there is one.
+        batch_size: most sequences that are generated together.
+
+    Raises:
+        ValueError: unknown model, dtype or device.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | EmbeddingSpace,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_size: int = 16,
+    ) -> None:
+        from transformers import AutoModelForCausalLM
+
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.space = model if isinstance(model, EmbeddingSpace) else EmbeddingSpace.from_pretrained(model)
+        self.device = _device(device)
+        self.dtype = _dtype(dtype, self.device, self.space)
+        self.batch_size = batch_size
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            self.space.folder, dtype=self.dtype, local_files_only=True
+        )
+        self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
+
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Completions in prompt order; a prompt that cannot be answered fails alone.
+
+        Raises:
+            EngineError: the device ran out of memory.
+        """
+        size = max(1, self.batch_size // sampling.n)
+        for is_ids, alike in itertools.groupby(
+            enumerate(prompts), key=lambda pair: not isinstance(pair[1], PromptEmbeds)
+        ):
+            while batch := list(itertools.islice(alike, size)):
+                yield from self._generate_batch(batch, sampling, is_ids=is_ids)
+
+    def score(self, prompt: Prompt, continuation: str | Sequence[int]) -> Float[Tensor, " tokens"]:
+        """Log-probabilities, in nats, of the tokens of a continuation after a prompt.
+
+        Raises:
+            ValueError: the continuation is empty, or the prompt is not fit for this model.
+        """
+        return self.score_many(prompt, [continuation])[0]
+
+    @torch.inference_mode()
+    def score_many(
+        self, prompt: Prompt, continuations: Sequence[str | Sequence[int]]
+    ) -> list[Float[Tensor, " tokens"]]:
+        """:meth:`score` for several continuations of one prompt, which is computed once."""
+        targets = [self._continuation_ids(continuation) for continuation in continuations]
+        self._check(prompt, room=max(map(len, targets), default=0))
+        start = self.model(**self._inputs([prompt]), use_cache=True, logits_to_keep=1)
+        first = start.logits[0, -1].float().log_softmax(dim=-1)
+        scores = []
+        for batch in _chunks(targets, self.batch_size):
+            scores += self._score_batch(batch, first, start.past_key_values)
+        return scores
+
+    def describe(self) -> dict[str, str]:
+        """Kind, model, numeric dtype, device and versions, for records."""
+        return {
+            "engine": "transformers",
+            "model": self.space.name,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "transformers": importlib.metadata.version("transformers"),
+            "torch": torch.__version__,
+        }
+
+    def close(self) -> None:
+        """Let go of the model's memory."""
+        self.model = None
+
+    def _check(self, prompt: Prompt, *, room: int) -> None:
+        """Raise ``ValueError`` or ``TypeError`` where a prompt cannot be answered with ``room`` new tokens."""
+        limit = None if self.space.context_length is None else self.space.context_length - room
+        if isinstance(prompt, PromptEmbeds):
+            preflight(prompt, hidden_size=self.space.hidden_size, max_rows=limit)
+            self.space.require(prompt)
+        elif not len(prompt):
+            raise ValueError("the prompt has no token ids")
+        elif limit is not None and len(prompt) > limit:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens and at most {limit} fit beside the new tokens"
+            )
+        else:
+            self.space.lookup(prompt)
+
+    def _generate_batch(
+        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling, *, is_ids: bool
+    ) -> Iterator[Completion]:
+        failed: dict[int, str] = {}
+        for position, prompt in batch:
+            try:
+                self._check(prompt, room=sampling.max_tokens)
+            except (TypeError, ValueError) as error:
+                failed[position] = str(error)
+        good = [prompt for position, prompt in batch if position not in failed]
+        try:
+            answers = iter(self._answers(good, sampling, is_ids=is_ids) if good else [])
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"{self.device} ran out of memory with {len(good)} prompts of up to {max(map(len, good))} rows "
+                f"at a time; lower batch_size (now {self.batch_size})"
+            ) from error
+        for position, _ in batch:
+            if position in failed:
+                yield Completion.failed(position, failed[position])
+                continue
+            for index in range(sampling.n):
+                yield next(answers)(position, index)
+
+    @torch.inference_mode()
+    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling, *, is_ids: bool) -> list[Any]:
+        """One maker of a Completion, given prompt position and index, for each sequence of a batch."""
+        started = time.monotonic()
+        repeated = [prompt for prompt in prompts for _ in range(sampling.n)]
+        inputs = self._inputs(repeated)
+        # With embeddings, generate returns the new tokens only; with ids, the prompt before them.
+        skipped = inputs["input_ids"].shape[1] if is_ids else 0
+        sampler = Sampler(sampling, [_identity(prompt) for prompt in repeated], self.space.tokenizer)
+        stops = StopStrings(sampling.stop, self.space.tokenizer, skipped)
+        config = self._generation_config(sampling)
+        output = self.model.generate(
+            **inputs, generation_config=config, logits_processor=[sampler], stopping_criteria=[stops]
+        )
+        seconds = time.monotonic() - started
+        ended = {*config.eos_token_id, config.pad_token_id}
+        return [
+            sampler.completion(row, tokens, ended, seconds)
+            for row, tokens in enumerate(output[:, skipped:].tolist())
+        ]
+
+    def _generation_config(self, sampling: Sampling) -> Any:
+        """Plain decoding: nothing of the checkpoint's own sampling defaults but its end-of-sequence tokens."""
+        from transformers import GenerationConfig
+
+        own = self.model.generation_config
+        ends = own.eos_token_id if own.eos_token_id is not None else self.model.config.eos_token_id
+        ends = [ends] if isinstance(ends, int) else list(ends or [])
+        pad = own.pad_token_id if own.pad_token_id is not None else (ends or [0])[0]
+        return GenerationConfig(
+            max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
+        )
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        """A left-padded batch, all of embeddings or all of token ids, with its attention mask."""
+        longest = max(map(len, prompts))
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        if isinstance(prompts[0], PromptEmbeds):
+            rows = torch.zeros(len(prompts), longest, self.space.hidden_size, dtype=self.dtype)
+            for row, prompt in zip(rows, prompts, strict=True):
+                assert isinstance(prompt, PromptEmbeds)
+                row[longest - len(prompt) :] = prompt.vectors
+            inputs = {"inputs_embeds": rows}
+        else:
+            padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]  # type: ignore[arg-type]
+            inputs = {"input_ids": torch.tensor(padded)}
+        return {name: tensor.to(self.device) for name, tensor in (*inputs.items(), ("attention_mask", mask))}
+
+    def _continuation_ids(self, continuation: str | Sequence[int]) -> list[int]:
+        ids = self.space.tokenize(continuation) if isinstance(continuation, str) else list(continuation)
+        if not ids:
+            raise ValueError(f"the continuation {continuation!r} has no tokens to score")
+        self.space.lookup(ids)
+        return ids
+
+    def _score_batch(self, targets: Sequence[list[int]], first: Tensor, cache: Any) -> list[Tensor]:
+        longest = max(map(len, targets))
+        ids = torch.tensor([target + [0] * (longest - len(target)) for target in targets], device=self.device)
+        scores = first[ids[:, :1]].cpu()
+        if longest > 1:
+            copied = copy.deepcopy(cache)
+            copied.batch_repeat_interleave(len(targets))
+            # Padding stands after the tokens that count, where causal attention does not look.
+            logits = self.model(input_ids=ids[:, :-1], past_key_values=copied, use_cache=True).logits.float()
+            rest = logits.log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0]
+            scores = torch.cat([scores, rest.cpu()], dim=1)
+        return [row[: len(target)].clone() for row, target in zip(scores, targets, strict=True)]
+
+
+def _chunks(items: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _identity(prompt: Prompt) -> str:
+    """What a prompt's random numbers hang on besides the seed."""
+    return prompt.recipe.digest if isinstance(prompt, PromptEmbeds) else repr(list(prompt))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
+
+
+def _dtype(name: str, device: torch.device, space: EmbeddingSpace) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else space.dtype
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"unknown dtype {name!r}; use 'auto', 'float32', 'bfloat16' or 'float16'")
+    return dtype

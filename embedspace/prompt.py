@@ -1,0 +1,193 @@
+"""PromptEmbeds: one prompt as rows of the model's input embedding space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from embedspace.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PromptEmbeds:
+    """A prompt as vectors, with the rows marked that carry the user's own words.
+
+    Raises:
+        TypeError: ``vectors`` is not a floating-point tensor or ``content`` not a boolean one.
+        ValueError: the shapes do not fit ``[tokens, hidden]`` and ``[tokens]``, or there are no rows.
+    """
+
+    vectors: Float[Tensor, "tokens hidden"]
+    """Input embeddings, one row a token."""
+    content: Bool[Tensor, " tokens"]
+    """True on rows whose tokens come from the messages' own text, False on rows of the chat template."""
+    space: str
+    """Fingerprint of the :class:`~embedspace.EmbeddingSpace` that the rows live in."""
+    recipe: Recipe
+    """How the prompt was made."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.vectors, torch.Tensor) or not self.vectors.is_floating_point():
+            kind = (
+                self.vectors.dtype if isinstance(self.vectors, torch.Tensor) else type(self.vectors).__name__
+            )
+            raise TypeError(f"vectors must be a floating-point tensor [tokens, hidden], got {kind}")
+        if not isinstance(self.content, torch.Tensor) or self.content.dtype != torch.bool:
+            kind = (
+                self.content.dtype if isinstance(self.content, torch.Tensor) else type(self.content).__name__
+            )
+            raise TypeError(f"content must be a boolean tensor [tokens], got {kind}")
+        if self.vectors.ndim != 2 or 0 in self.vectors.shape:
+            raise ValueError(
+                f"vectors must have shape [tokens, hidden] with at least one row, got {list(self.vectors.shape)}"
+            )
+        if self.content.shape != self.vectors.shape[:1]:
+            raise ValueError(
+                f"content must have one entry for each of the {len(self.vectors)} rows, "
+                f"got shape {list(self.content.shape)}"
+            )
+
+    def __len__(self) -> int:
+        """Number of rows (tokens)."""
+        return len(self.vectors)
+
+    def __repr__(self) -> str:
+        return (
+            f"PromptEmbeds({len(self)} rows, {int(self.content.sum())} of content, "
+            f"hidden {self.hidden_size}, {str(self.vectors.dtype).removeprefix('torch.')}, {self.recipe})"
+        )
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of one row."""
+        return self.vectors.shape[1]
+
+    @property
+    def content_vectors(self) -> Float[Tensor, "content hidden"]:
+        """The content rows, in order."""
+        return self.vectors[self.content]
+
+    @property
+    def content_runs(self) -> list[slice]:
+        """The stretches of adjacent content rows, in order: in a chat, one for each message."""
+        padded = torch.nn.functional.pad(self.content.to(torch.int8), (1, 1)).cpu()
+        edges = padded.diff().nonzero().flatten().tolist()
+        return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+    def to(self, dtype: torch.dtype) -> PromptEmbeds:
+        """The same prompt in another floating dtype; the prompt itself where nothing changes."""
+        if dtype == self.vectors.dtype:
+            return self
+        recipe = Recipe.of("to", {"dtype": str(dtype).removeprefix("torch.")}, self.recipe)
+        return replace(self, vectors=self.vectors.to(dtype), recipe=recipe)
+
+    def with_content(
+        self, vectors: Float[Tensor, "content hidden"], recipe: Recipe | None = None
+    ) -> PromptEmbeds:
+        """The prompt with its content rows replaced; template rows stay bit-identical.
+
+        As many vectors as there are content rows replace them one by one. Another number is allowed
+        where the content is a single run of rows, which is then replaced as a whole.
+
+        Args:
+            vectors: the new content rows, cast to the prompt's dtype.
+            recipe: how the new prompt was made; by default a digest of the vectors stands for it.
+
+        Raises:
+            ValueError: no content rows, another hidden size, or another number of rows over several runs.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.hidden_size:
+            raise ValueError(f"vectors must have shape [rows, {self.hidden_size}], got {list(vectors.shape)}")
+        runs = self.content_runs
+        rows = int(self.content.sum())
+        if not runs:
+            raise ValueError("the prompt has no content rows to replace; mark some in `content`")
+        if len(vectors) == rows:
+            pieces = list(vectors.split([run.stop - run.start for run in runs]))
+        elif len(runs) == 1:
+            pieces = [vectors]
+        else:
+            raise ValueError(
+                f"got {len(vectors)} vectors for {rows} content rows in {len(runs)} runs; "
+                "use with_runs to say how many rows each run gets"
+            )
+        return self.with_runs(pieces, recipe)
+
+    def with_runs(
+        self, pieces: Sequence[Float[Tensor, "rows hidden"]], recipe: Recipe | None = None
+    ) -> PromptEmbeds:
+        """The prompt with each run of content rows replaced by its piece, of any number of rows.
+
+        Raises:
+            ValueError: the number of pieces is not the number of runs, or no row would be left.
+        """
+        runs = self.content_runs
+        if len(pieces) != len(runs):
+            raise ValueError(f"the prompt has {len(runs)} runs of content rows, got {len(pieces)} pieces")
+        vectors, content, position = [], [], 0
+        for run, piece in zip(runs, pieces, strict=True):
+            vectors += [self.vectors[position : run.start], piece.to(self.vectors)]
+            content += [self.content[position : run.start], self.content.new_ones(len(piece))]
+            position = run.stop
+        new = torch.cat([*vectors, self.vectors[position:]])
+        if recipe is None:
+            recipe = Recipe.of("with_content", {"vectors": tensor_digest(new)}, self.recipe)
+        return PromptEmbeds(new, torch.cat([*content, self.content[position:]]), self.space, recipe)
+
+    @staticmethod
+    def concat(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
+        """One prompt out of several of the same space and dtype, one after another.
+
+        Raises:
+            ValueError: no prompts, or prompts of different spaces or dtypes.
+        """
+        if not prompts:
+            raise ValueError("concat needs at least one prompt, got an empty list")
+        for prompt in prompts[1:]:
+            require_same_space(prompts[0], prompt)
+        dtypes = {prompt.vectors.dtype for prompt in prompts}
+        if len(dtypes) > 1:
+            raise ValueError(
+                f"prompts have different dtypes {sorted(map(str, dtypes))}; cast them with .to(dtype)"
+            )
+        return PromptEmbeds(
+            torch.cat([prompt.vectors for prompt in prompts]),
+            torch.cat([prompt.content for prompt in prompts]),
+            prompts[0].space,
+            Recipe.of("concat", {}, *(prompt.recipe for prompt in prompts)),
+        )
+
+
+def require_same_space(a: PromptEmbeds, b: PromptEmbeds) -> None:
+    """Raise ``ValueError`` unless both prompts live in one embedding space."""
+    if a.space != b.space:
+        raise ValueError(
+            f"prompts of different embedding spaces cannot be mixed: {a.space} and {b.space}; "
+            "embed both with the same EmbeddingSpace"
+        )
+
+
+def require_content(prompt: PromptEmbeds, operation: str) -> None:
+    """Raise ``ValueError`` where a prompt has no content rows for an operation to act on."""
+    if not bool(prompt.content.any()):
+        raise ValueError(
+            f"{operation} acts on content rows and this prompt of {len(prompt)} rows has none; "
+            "embed it with embed or embed_chat from text that is not empty"
+        )
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Content hash (128 bits, hexadecimal) of a tensor's shape, dtype and values."""
+    import hashlib
+
+    flat = tensor.detach().cpu().contiguous()
+    header = f"{list(flat.shape)} {flat.dtype} ".encode()
+    data = flat.flatten().view(torch.uint8).numpy()
+    return hashlib.blake2b(header + data.tobytes(), digest_size=16).hexdigest()

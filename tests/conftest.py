@@ -1,0 +1,27 @@
+"""Settings shared by all tests."""
+
+import os
+
+import hypothesis
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+# Speed belongs in benchmarks: a slow machine must not fail a property.
+hypothesis.settings.register_profile(
+    "embedspace",
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("embedspace")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The embedding space of the packaged model."""
+    from embedspace import EmbeddingSpace
+
+    return EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
