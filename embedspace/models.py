@@ -39,7 +39,7 @@ def resolve(name: str | Path) -> Path:
     if text in PACKAGED:
         return PACKAGED[text].folder(cache_folder())
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if text and folder.is_dir():
         return folder.absolute()
     looks_local = isinstance(name, Path) or text.startswith((".", "/", "~"))
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", text):

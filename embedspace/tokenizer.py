@@ -18,18 +18,15 @@ from embedspace.models import cache_folder
 if TYPE_CHECKING:
     import tokenizers
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    *VOCABULARY_FILES,
+    "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
 )
 
 
@@ -126,13 +123,14 @@ def _checked(text: str) -> str:
 
 
 def _memo_key(folder: Path) -> str:
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise ValueError(
             f"{folder} has no tokenizer; expected tokenizer.json (or vocabulary files that transformers "
             "can convert). Save one there with AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
         )
     key = hashlib.blake2b(importlib.metadata.version("transformers").encode(), digest_size=16)
     key.update(tokenizer_digest(folder))
+    key.update((folder / "config.json").read_bytes())  # its model type decides on the tokenizer's class
     return key.hexdigest()
 
 

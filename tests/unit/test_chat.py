@@ -94,7 +94,11 @@ def test_a_system_message_that_the_template_moves_is_still_content(tiny):
     assert visible(content_text(tiny["system last"], messages)) == "Bebrief.hello"
 
 
-@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), min_size=1, max_size=4))
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), min_size=1, max_size=4
+    )
+)
 def test_any_conversation_in_the_packaged_model_has_its_visible_text_in_content_rows(smollm2, texts):
     messages = conversation(texts)
     prompt = smollm2.embed_chat(messages)
