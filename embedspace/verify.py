@@ -1,0 +1,165 @@
+"""The parity certificate: that text and its embeddings are the same thing to a model and to a server."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedspace.certificate import GREEDY, Certificate, Check, compare_greedy
+from embedspace.engines.transformers import TransformersEngine
+from embedspace.packaged import MANIFEST, file_digest
+from embedspace.parity_prompts import PARITY_PROMPTS
+from embedspace.prompt import PromptEmbeds
+from embedspace.provenance import package_versions
+from embedspace.space import EmbeddingSpace, content_fingerprint
+from embedspace.verify_server import check_server
+
+
+def verify(
+    model: str,
+    *,
+    server: str | None = None,
+    api_key: str | None = None,
+    progress: Callable[[Check], None] | None = None,
+) -> Certificate:
+    """Check that a model, and a server that claims to serve it, take embeddings for what they are.
+
+    Args:
+        model: packaged name, local folder or hub id.
+        server: address of a vLLM server to check as well.
+        api_key: for that server.
+        progress: called with each check as soon as it is decided.
+
+    Raises:
+        ValueError: the model cannot be loaded at all.
+    """
+    space = EmbeddingSpace.from_pretrained(model)
+    checks = []
+    for check in _all_checks(space, server, api_key):
+        checks.append(check)
+        if progress is not None:
+            progress(check)
+    versions = {"python": platform.python_version(), **package_versions()}
+    return Certificate(model, space.fingerprint, server, tuple(checks), versions)
+
+
+def _all_checks(space: EmbeddingSpace, server: str | None, api_key: str | None) -> Iterator[Check]:
+    conversations = [[{"role": "user", "content": text}] for text in PARITY_PROMPTS]
+    yield _table(space)
+    # A scaled table is rounded to its own dtype after scaling, so only that dtype compares like with like.
+    engine = TransformersEngine(
+        space, dtype=str(space.dtype).removeprefix("torch.") if space.table.scale != 1 else "auto"
+    )
+    yield _rows(space, engine)
+    yield _tokens(space, conversations)
+    yield _content(space, conversations)
+    prompts = list(space.embed_many(conversations))
+    ids = [space.chat_ids(conversation) for conversation in conversations]
+    yield _logits(engine, prompts, ids)
+    by_rows = list(engine.generate(prompts, GREEDY))
+    yield compare_greedy("greedy answers", by_rows, list(engine.generate(ids, GREEDY)))
+    engine.close()
+    if server is not None:
+        yield from check_server(space, server, api_key, prompts, ids, by_rows)
+
+
+def _table(space: EmbeddingSpace) -> Check:
+    """Finite rows of sane norms, the bytes that were recorded, the fingerprint that is remembered."""
+    faults, dtype = [], str(space.dtype).removeprefix("torch.")
+    bad = (~space.norms.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        faults.append(f"{len(bad)} rows are not finite (row {bad[0]})")
+    typical = float(space.norms[space.norms.isfinite()].median())
+    wild = int((space.norms > 100 * typical).sum())
+    if wild:
+        faults.append(f"{wild} rows have more than 100 times the median norm of {typical:.3g}")
+    recorded = _recorded_digest(space.table.path)
+    if recorded is not None and recorded != file_digest(space.table.path):
+        faults.append(
+            f"{space.table.path.name} is not the file that was recorded when the model was prepared"
+        )
+    if content_fingerprint(space.folder, space.table) != space.fingerprint:
+        faults.append("the remembered fingerprint is not that of the files")
+    detail = "; ".join(faults) or (
+        f"{space.vocab_size} rows of {space.hidden_size}, {dtype}, median norm {typical:.3g}, "
+        + ("checksum as recorded" if recorded else "no recorded checksum to compare with")
+    )
+    return Check("embedding table", not faults, detail, {"rows": space.vocab_size, "dtype": dtype})
+
+
+def _recorded_digest(path: Path) -> str | None:
+    """The checksum noted at preparation, or in a hub's cache, where large files are named by it."""
+    manifest = path.parent / MANIFEST
+    if manifest.is_file():
+        recorded = json.loads(manifest.read_text())["sha256"].get(path.name)
+        return None if recorded is None else str(recorded)
+    blob = path.resolve().name
+    return blob if len(blob) == 64 and path.is_symlink() else None
+
+
+def _rows(space: EmbeddingSpace, engine: TransformersEngine) -> Check:
+    """Every row of the vocabulary against the model's own embedding module, bit for bit."""
+    module = copy.deepcopy(engine.model.get_input_embeddings()).to(space.dtype).cpu()
+    different, largest = 0, 0.0
+    for ids in torch.arange(space.vocab_size).split(8192):
+        with torch.no_grad():
+            gap = (module(ids).float() - space.lookup(ids.tolist()).float()).abs().amax(dim=1)
+        different += int((gap > 0).sum())
+        largest = max(largest, float(gap.max()))
+    detail = f"{different} of {space.vocab_size} rows differ from the model's own embedding module"
+    return Check("rows", different == 0, detail, {"different_rows": different, "largest_difference": largest})
+
+
+def _tokens(space: EmbeddingSpace, conversations: Sequence[list[dict[str, str]]]) -> Check:
+    """Token ids against those of transformers' own tokenizer and template."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(space.folder, local_files_only=True)
+    different = [
+        conversation[0]["content"]
+        for conversation in conversations
+        if list(tokenizer.apply_chat_template(conversation, add_generation_prompt=True)["input_ids"])
+        != space.chat_ids(conversation)
+        or tokenizer.encode(conversation[0]["content"], add_special_tokens=False)
+        != space.tokenize(conversation[0]["content"])
+    ]
+    detail = f"{len(different)} of {len(conversations)} prompts tokenise differently from transformers"
+    return Check("tokens", not different, detail, {"different_prompts": len(different)})
+
+
+def _content(space: EmbeddingSpace, conversations: Sequence[list[dict[str, str]]]) -> Check:
+    """Content rows spell the message; the other rows are the same for every message."""
+    frames, misread = set(), 0
+    for conversation in conversations:
+        ids = torch.tensor(space.chat_ids(conversation))
+        content = space.embed_chat(conversation).content
+        spelt = space.tokenizer.decode(ids[content].tolist())
+        misread += "".join(spelt.split()) != "".join(conversation[0]["content"].split())
+        frames.add("".join(space.tokenizer.decode(ids[~content].tolist()).split()))
+    detail = (
+        f"{misread} of {len(conversations)} messages are not spelt by their content rows; "
+        f"the template's rows come in {len(frames)} form{'s' * (len(frames) > 1)}"
+    )
+    return Check(
+        "content mask", not misread and len(frames) == 1, detail, {"misread": misread, "frames": len(frames)}
+    )
+
+
+@torch.inference_mode()
+def _logits(engine: TransformersEngine, prompts: Sequence[PromptEmbeds], ids: Sequence[list[int]]) -> Check:
+    """Logits over every position, of text and of embeddings."""
+    largest, switched = 0.0, 0
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        rows = prompt.vectors[None].to(engine.device, engine.dtype)
+        by_rows = engine.model(inputs_embeds=rows).logits
+        by_ids = engine.model(input_ids=torch.tensor([tokens], device=engine.device)).logits
+        largest = max(largest, float((by_rows - by_ids).abs().max()))
+        switched += int((by_rows.argmax(-1) != by_ids.argmax(-1)).sum())
+    detail = f"largest difference {largest:.3g}; the likeliest token differs at {switched} positions"
+    return Check("logits", switched == 0 and largest < 1e-2, detail, {"largest_difference": largest})

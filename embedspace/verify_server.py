@@ -1,0 +1,152 @@
+"""The part of the parity certificate that asks a running vLLM server."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from embedspace.certificate import GREEDY, Check, compare_greedy
+from embedspace.engines.base import Completion, Sampling
+from embedspace.engines.vllm_client import VLLMClient
+from embedspace.errors import EngineError
+from embedspace.parity_prompts import PARITY_PROMPTS
+from embedspace.prompt import PromptEmbeds
+from embedspace.recipe import Recipe
+from embedspace.space import EmbeddingSpace
+
+SAME_MODEL = 0.5
+"""Nats by which the first token's log-probability may differ between float32 here and bfloat16 there."""
+
+
+def check_server(
+    space: EmbeddingSpace,
+    url: str,
+    api_key: str | None,
+    prompts: Sequence[PromptEmbeds],
+    ids: Sequence[list[int]],
+    in_process: Sequence[Completion],
+) -> Iterator[Check]:
+    with VLLMClient(url, api_key=api_key, hidden_size=space.hidden_size) as client:
+        try:
+            info = client.check()
+        except EngineError as error:
+            yield Check("server", False, str(error))
+            return
+        yield Check(
+            "server", True, f"vLLM {info.version} at {info.url} serves {info.model!r} and takes embeddings"
+        )
+        try:
+            yield _server_tokens(space, info.url, info.model, api_key)
+            yield _length_limit(space, client, info.max_model_len)
+            by_rows = list(client.generate(prompts, GREEDY))
+            yield compare_greedy("server's greedy answers", by_rows, list(client.generate(ids, GREEDY)))
+            yield _same_model(by_rows, in_process)
+            yield _payload_dtype(client, prompts[0], space)
+            yield _prefix_cache(client, prompts, info.url, api_key)
+        except (EngineError, OSError) as error:
+            yield Check("server", False, f"it stopped answering: {error}")
+
+
+def _server_tokens(space: EmbeddingSpace, url: str, model: str, api_key: str | None) -> Check:
+    """The server's own template and tokenizer against ours: is its text route the same prompt?"""
+    different = 0
+    for text in PARITY_PROMPTS:
+        conversation = [{"role": "user", "content": text}]
+        body = {"model": model, "messages": conversation, "add_generation_prompt": True}
+        different += _ask(f"{url}/tokenize", api_key, body)["tokens"] != space.chat_ids(conversation)
+    detail = f"{different} of {len(PARITY_PROMPTS)} conversations are templated or tokenised differently by the server"
+    return Check("server's tokens", not different, detail, {"different_prompts": different})
+
+
+def _length_limit(space: EmbeddingSpace, client: VLLMClient, limit: int | None) -> Check:
+    """What the server says its limit is, and that one row more is refused and named."""
+    if limit is None:
+        return Check("length limit", False, "the server does not say how long a prompt may be")
+    rows = space.lookup([0]).expand(limit + 1, -1)
+    prompt = PromptEmbeds(rows, torch.ones(limit + 1).bool(), space.fingerprint, Recipe.of("verify", {}))
+    (answer,) = client.generate([prompt], Sampling(max_tokens=1))
+    refused = answer.error is not None
+    taken = "refused" if refused else "taken"
+    detail = f"{limit} rows and new tokens together; a prompt of {limit + 1} rows is {taken}"
+    return Check("length limit", refused, detail, {"max_model_len": limit})
+
+
+def _same_model(server: Sequence[Completion], in_process: Sequence[Completion]) -> Check:
+    """The log-probabilities of the first token here and there: another model's are far off."""
+    gaps = [
+        abs(theirs.logprobs[0] - ours.logprobs[0])
+        for theirs, ours in zip(server, in_process, strict=True)
+        if theirs.logprobs and ours.logprobs and theirs.token_ids[:1] == ours.token_ids[:1]
+    ]
+    agree = len(gaps) / len(server)
+    median = sorted(gaps)[len(gaps) // 2] if gaps else float("inf")
+    detail = (
+        f"first token the same as in process for {agree:.0%} of prompts, "
+        f"its log-probability off by {median:.3f} nats (median)"
+    )
+    passed = agree >= 0.75 and median < SAME_MODEL
+    return Check("same model", passed, detail, {"first_token_agreement": agree, "median_gap": median})
+
+
+def _payload_dtype(client: VLLMClient, prompt: PromptEmbeds, space: EmbeddingSpace) -> Check:
+    """Whether sending the rows in their own dtype or in float32 makes a difference to the server."""
+    own, full = (
+        next(iter(client.generate([variant], GREEDY))) for variant in (prompt, prompt.to(torch.float32))
+    )
+    same = own.token_ids == full.token_ids
+    gap = max((abs(a - b) for a, b in zip(own.logprobs, full.logprobs, strict=False)), default=0.0)
+    kind, verdict = str(space.dtype).removeprefix("torch."), "the same" if same else "different"
+    detail = f"{kind} and float32 payloads give {verdict} tokens, log-probabilities within {gap:.3g} nats"
+    return Check("dtype", same, detail, {"largest_gap": gap})
+
+
+def _prefix_cache(
+    client: VLLMClient, prompts: Sequence[PromptEmbeds], url: str, api_key: str | None
+) -> Check:
+    """The server's own counters before and after the same embeddings were sent twice."""
+    once = Sampling(max_tokens=1)
+    long = [PromptEmbeds.concat([prompts[0]] * 6)]
+    list(client.generate(long, once))
+    before = _prefix_hits(url, api_key)
+    list(client.generate(long, once))
+    after = _prefix_hits(url, api_key)
+    if before is None or after is None:
+        return Check("prefix cache", True, "the server does not publish its counters; not seen")
+    hits = int(after - before)
+    detail = f"{hits} of {len(long[0])} rows were taken from the cache when sent again"
+    if not hits:
+        detail += " (the server may have been started with --no-enable-prefix-caching)"
+    return Check("prefix cache", hits > 0, detail, {"hit_rows": hits, "rows": len(long[0])})
+
+
+def _prefix_hits(url: str, api_key: str | None) -> float | None:
+    try:
+        text = _read(urllib.request.Request(f"{url}/metrics", headers=_headers(api_key))).decode()
+    except OSError:
+        return None
+    counts = [
+        float(line.rsplit(" ", 1)[1])
+        for line in text.splitlines()
+        if line.startswith(("vllm:prefix_cache_hits_total", "vllm:prefix_cache_hits{"))
+    ]
+    return sum(counts) if counts else None
+
+
+def _ask(url: str, api_key: str | None, body: dict[str, Any]) -> Any:
+    headers = {"Content-Type": "application/json", **_headers(api_key)}
+    return json.loads(_read(urllib.request.Request(url, json.dumps(body).encode(), headers)))
+
+
+def _read(request: urllib.request.Request) -> bytes:
+    # No proxy stands between this machine and a server that was named by its address.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=60) as answer:
+        return bytes(answer.read(8 * 2**20))
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
