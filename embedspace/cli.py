@@ -89,8 +89,7 @@ def _verify(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from embedspace.certificate import Check
-    from embedspace.verify import verify
+    from embedspace.verification import Check, verify
 
     console = Console()
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from embedspace import EmbeddingSpace
-from embedspace.certificate import compare_greedy
 from embedspace.cli import main
 from embedspace.engines import Completion
-from embedspace.verify import verify
+from embedspace.verification import verify
+from embedspace.verification.certificate import compare_greedy
 from tests.checkpoints import make_tiny_checkpoint
 
 
@@ -49,7 +49,7 @@ def test_one_flipped_bit_in_the_packaged_models_table_fails(tmp_path, smollm2):
     path.write_bytes(data)
     damaged = EmbeddingSpace.from_pretrained(folder)
     assert damaged.fingerprint != smollm2.fingerprint
-    from embedspace.verify import _table
+    from embedspace.verification.model import _table
 
     assert not _table(damaged).passed
     assert "not the file that was recorded" in _table(damaged).detail

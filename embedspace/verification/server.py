@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from embedspace.certificate import GREEDY, Check, compare_greedy
 from embedspace.engines.base import Completion, Sampling
 from embedspace.engines.vllm_client import VLLMClient
 from embedspace.errors import EngineError
-from embedspace.parity_prompts import PARITY_PROMPTS
 from embedspace.prompt import PromptEmbeds
 from embedspace.recipe import Recipe
 from embedspace.space import EmbeddingSpace
+from embedspace.verification.certificate import GREEDY, Check, compare_greedy
+from embedspace.verification.prompts import PARITY_PROMPTS
 
 SAME_MODEL = 0.5
 """Nats by which the first token's log-probability may differ between float32 here and bfloat16 there."""

@@ -1,4 +1,4 @@
-"""The parity certificate: that text and its embeddings are the same thing to a model and to a server."""
+"""The part of the parity certificate that asks the model itself, in this process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from embedspace.certificate import GREEDY, Certificate, Check, compare_greedy
 from embedspace.engines.transformers import TransformersEngine
 from embedspace.packaged import MANIFEST, file_digest
-from embedspace.parity_prompts import PARITY_PROMPTS
 from embedspace.prompt import PromptEmbeds
 from embedspace.provenance import package_versions
 from embedspace.space import EmbeddingSpace, content_fingerprint
-from embedspace.verify_server import check_server
+from embedspace.verification.certificate import GREEDY, Certificate, Check, compare_greedy
+from embedspace.verification.prompts import PARITY_PROMPTS
+from embedspace.verification.server import check_server
 
 
 def verify(
