@@ -95,20 +95,17 @@ class Tokenizer:
                 "the model's folder has no chat template; use embed(text) for plain text, or put the "
                 "template into chat_template.jinja beside tokenizer.json"
             )
-        import jinja2
-        from transformers.utils.chat_template_utils import render_jinja_template
+        import jinja2.exceptions
+
+        from embedspace.template import render_template
 
         try:
-            rendered: tuple[list[str], object] = render_jinja_template(  # type: ignore[assignment]
-                [[dict(message) for message in messages]],
-                chat_template=self.chat_template,
-                add_generation_prompt=add_generation_prompt,
-                **self.special_tokens,
+            return render_template(
+                self.chat_template, messages, self.special_tokens, prompt=add_generation_prompt
             )
         except jinja2.exceptions.TemplateError as error:
             roles = [message["role"] for message in messages]
             raise ValueError(f"the chat template refuses the roles {roles}: {error}") from error
-        return rendered[0][0]
 
 
 def _checked(text: str) -> str:
