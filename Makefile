@@ -1,0 +1,77 @@
+# `make` or `make help` lists the targets. Everything is installed into .venv; nothing else is needed on the machine than
+# Python 3.11 or newer with its venv module.
+PYTHON ?= python3
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Python compiles what it imports and keeps that; compiling every file of every library beforehand takes three times as long.
+PIP := $(RUN) -m pip install --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+# Each stamp's name holds what it was made from, so that a changed lock or a moved folder is installed again and a finished
+# install is skipped whatever the files' times are.
+digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
+CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
+TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt)
+
+.PHONY: help demo test check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: $(CORE) ## run the demo experiment in process and print where its report is
+	$(VENV)/bin/embedspace models --prepare
+	$(RUN) experiments/run.py experiment=demo
+
+test: $(TEST) ## run every test, those with a real vLLM server included
+	$(RUN) -m pytest
+
+check: $(TEST) ## ruff, mypy and the fast tests
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(RUN) -m pytest tests/unit
+
+bench: $(TEST) ## run the benchmarks
+	$(VENV)/bin/embedspace models --prepare
+	$(RUN) experiments/run.py experiment=benchmark
+
+clean: ## remove .venv and what tools and builds left behind (runs and prepared models stay)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and with its dependencies, the rest without: requirements/core.txt says why.
+$(CORE):
+	@$(RUN) -c 'import pip; $(new_enough)' 2>/dev/null || { $(make_venv); }
+	@$(forget_unfinished)
+	$(PIP) torch setuptools --constraint requirements/core.txt
+	$(PIP) --no-deps --no-build-isolation --requirement requirements/core.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.core-*
+	@touch $@
+
+$(TEST): $(CORE)
+	@$(forget_unfinished)
+	$(PIP) --no-deps --no-build-isolation --requirement requirements/test.txt
+	@rm -f $(VENV)/.test-*
+	@touch $@
+
+new_enough = import sys; sys.exit(sys.version_info < (3, 11))
+
+define make_venv
+$(PYTHON) -c '$(new_enough)' || { \
+	echo "embedspace needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+		"Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
+echo "Making $(VENV) with $$($(PYTHON) --version)"; \
+$(PYTHON) -m venv --clear $(VENV)
+endef
+
+# pip writes INSTALLER last. A package without one was being installed when something stopped pip, and pip would take it for
+# installed although files are missing.
+define forget_unfinished
+find $(VENV)/lib -maxdepth 3 -name '*.dist-info' -type d ! -exec test -e '{}/INSTALLER' \; -exec rm -r '{}' +
+endef
