@@ -1,0 +1,99 @@
+"""Concurrent work for a caller that is not asynchronous: in order, bounded, and cancelled when abandoned."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class BackgroundLoop:
+    """An asyncio event loop in one daemon thread."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._loop.is_closed()
+
+    def submit(self, work: Coroutine[Any, Any, R]) -> Future[R]:
+        """Start a coroutine on the loop; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine on the loop and wait for it; an interrupt of the waiting caller cancels it."""
+        future = self.submit(work)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        """The items as they come; abandoning the iterator, or an interrupt, ends the generator."""
+        arrived: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
+
+        async def pump() -> None:
+            try:
+                async with contextlib.aclosing(items):
+                    async for item in items:
+                        arrived.put((item,))
+            finally:
+                arrived.put(None)
+
+        future = self.submit(pump())
+        try:
+            while (item := arrived.get()) is not None:
+                yield item[0]
+            future.result()
+        finally:
+            future.cancel()
+
+    def cancel(self) -> None:
+        """Cancel all that runs, and wait until it has ended."""
+        self.run(_cancel_others())
+
+    def close(self) -> None:
+        """Cancel all that runs and end the thread."""
+        if self.closed:
+            return
+        self.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def in_order(items: Iterable[T], submit: Callable[[T], Future[R]], limit: int) -> Iterator[R]:
+    """Results in the order of the items, which are read no further than ``limit`` ahead of the results taken."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(submit(item))
+            while waiting and (len(waiting) == limit or waiting[0].done()):
+                yield waiting[0].result()
+                waiting.popleft()
+        while waiting:
+            yield waiting[0].result()
+            waiting.popleft()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

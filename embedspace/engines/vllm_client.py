@@ -1,0 +1,278 @@
+"""A client for vLLM servers: prompts go out as embeddings, several a request, and come back in order."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from operator import itemgetter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import torch
+
+from embedspace.engines.base import Completion, Prompt, Sampling
+from embedspace.engines.batches import Batch, batches, check_prompt
+from embedspace.engines.ordered import BackgroundLoop, in_order
+from embedspace.engines.vllm_connection import Connection, ServerInfo
+from embedspace.engines.vllm_protocol import (
+    chat_request,
+    completion_request,
+    embedded_parts,
+    read_completions,
+    read_piece,
+    require_content_alone,
+)
+from embedspace.errors import EngineError, EngineResponseError, PromptRejectedError
+from embedspace.wire import encode_prompt_embeds, preflight
+
+if TYPE_CHECKING:
+    from embedspace.chat import Message
+
+T = TypeVar("T")
+
+_REQUEST_BYTES = 32 * 2**20  # of vectors; together with max_concurrency it bounds the client's memory
+
+
+class VLLMClient:
+    """Generates on a vLLM server that was started with ``--enable-prompt-embeds``.
+
+    Prompts are read as they are needed and completions come in prompt order. A prompt that is not fit to be
+    sent, or that the server refuses, fails alone. Requests that meet 429, 5xx or a lost connection are sent
+    again, with growing pauses; what still fails then raises an :class:`~embedspace.errors.EngineError` that
+    names the server, the prompts and the answer.
+
+    Args:
+        url: the server's address, e.g. ``http://127.0.0.1:8000``.
+        model: the name it is served under; by default the only one there is.
+        api_key: sent to the server and shown nowhere.
+        hidden_size: prompts of another one are refused before they are sent, where given.
+        timeout: seconds without an answer after which a request counts as lost and is sent again.
+        max_retries: how often one request is sent again.
+        prompts_per_request: most prompts in one request.
+        max_concurrency: most requests under way.
+        dtype: of the embeddings on the wire; by default each prompt's own.
+
+    Raises:
+        ValueError: the address is not one, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        api_key: str | None = None,
+        hidden_size: int | None = None,
+        timeout: float = 600.0,
+        max_retries: int = 3,
+        prompts_per_request: int = 16,
+        max_concurrency: int = 4,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if prompts_per_request < 1 or max_concurrency < 1:
+            raise ValueError(
+                "prompts_per_request and max_concurrency must be at least 1, "
+                f"got {prompts_per_request} and {max_concurrency}"
+            )
+        self._server = Connection(url, api_key=api_key, timeout=timeout, max_retries=max_retries)
+        self._model = model
+        self._hidden_size = hidden_size
+        self._prompts_per_request = prompts_per_request
+        self._max_concurrency = max_concurrency
+        self._dtype = dtype
+        self._info: ServerInfo | None = None
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._loop = BackgroundLoop("embedspace-vllm-client")
+
+    def __repr__(self) -> str:
+        return f"VLLMClient({self._server.url!r}, {self._model!r})"
+
+    @property
+    def info(self) -> ServerInfo:
+        """What the server says of itself, asked once.
+
+        Raises:
+            EngineError: the server cannot be reached, does not serve the model, or serves several while none
+                was named.
+        """
+        if self._info is None:
+            self._info = self._open_loop().run(self._server.info(self._model))
+        return self._info
+
+    def check(self, hidden_size: int | None = None) -> ServerInfo:
+        """Ask the server anew what it serves and, where a hidden size is given, whether it takes embeddings.
+
+        Raises:
+            EngineError: as :attr:`info`; it was started without the flag, or its model has another hidden size.
+        """
+        self._info = None
+        hidden_size = self._hidden_size if hidden_size is None else hidden_size
+        if hidden_size is not None:
+            row = encode_prompt_embeds(torch.zeros(1, hidden_size), self._dtype)
+            body = {"model": self.info.model, "max_tokens": 1, "prompt_embeds": [row]}
+            request = self._server.post("/v1/completions", body, "one row as a probe", itemgetter("choices"))
+            self._open_loop().run(request)
+        return self.info
+
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Completions in prompt order, ``n`` for each prompt; abandoning the iterator cancels what is under way.
+
+        Raises:
+            TypeError: something is neither a PromptEmbeds nor token ids.
+            EngineError: the server failed.
+        """
+        info = self.info
+
+        async def answer(batch: Batch) -> list[Completion]:
+            async with self._slots:
+                return batch.in_order(await self._complete(info, batch.prompts, sampling))
+
+        work = batches(
+            prompts,
+            self._prompts_per_request,
+            hidden_size=self._hidden_size,
+            max_rows=_max_rows(info),
+            max_bytes=_REQUEST_BYTES,
+        )
+        yield from self._flow(work, answer)
+
+    def generate_chat(
+        self, conversations: Iterable[Sequence[Message]], sampling: Sampling
+    ) -> Iterator[Completion]:
+        """Completions of conversations that the server templates, as :meth:`generate`; one for each request.
+
+        A message's content is text, a PromptEmbeds made by ``space.embed``, or a list of those. vLLM joins the
+        parts of a list with line breaks where the model's template takes text alone, as most do.
+
+        Raises:
+            TypeError: a content is something else.
+            ValueError: a PromptEmbeds has template rows, which the server would put around it once more.
+            EngineError: the server failed.
+        """
+        info = self.info
+
+        async def answer(item: tuple[int, Sequence[Message]]) -> list[Completion]:
+            async with self._slots:
+                return await self._chat(info, *item, sampling)
+
+        yield from self._flow(enumerate(map(require_content_alone, conversations)), answer)
+
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
+        """The text of one completion, piece by piece as the server makes it.
+
+        Raises:
+            ValueError: ``sampling.n`` is not 1, or the prompt is not fit to be sent.
+            EngineError: the server failed, refused the prompt, or the stream ended before the completion did.
+        """
+        if sampling.n != 1:
+            raise ValueError(f"Sampling.n is {sampling.n}; one completion can be streamed at a time")
+        info = self.info
+        prompt = check_prompt(prompt, hidden_size=self._hidden_size, max_rows=_max_rows(info))
+        yield from self._open_loop().iterate(self._pieces(info, prompt, sampling))
+
+    def describe(self) -> dict[str, str]:
+        """Kind, address, model, dtype on the wire, and versions, for records."""
+        return {
+            "engine": "vllm",
+            "url": self.info.url,
+            "model": self.info.model,
+            "dtype": "the prompt's own" if self._dtype is None else str(self._dtype).removeprefix("torch."),
+            "vllm": self.info.version,
+            "openai": importlib.metadata.version("openai"),
+        }
+
+    def close(self) -> None:
+        """Cancel what is under way and close all connections; harmless when repeated."""
+        if not self._loop.closed:
+            self._loop.cancel()
+            self._loop.run(self._server.close())
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_loop(self) -> BackgroundLoop:
+        if self._loop.closed:
+            raise EngineError(f"the client of {self._server.url} is closed; make a new VLLMClient")
+        return self._loop
+
+    def _flow(
+        self, work: Iterable[T], answer: Callable[[T], Coroutine[Any, Any, list[Completion]]]
+    ) -> Iterator[Completion]:
+        loop = self._open_loop()
+        # Twice as many are read as are under way, so that one slow request does not idle the others' places.
+        for completions in in_order(work, lambda item: loop.submit(answer(item)), 2 * self._max_concurrency):
+            yield from completions
+
+    async def _complete(
+        self, info: ServerInfo, prompts: Sequence[tuple[int, Prompt]], sampling: Sampling
+    ) -> list[Completion]:
+        if not prompts:
+            return []
+        began = time.monotonic()
+        positions = [position for position, _ in prompts]
+        subject = (
+            f"prompt {positions[0]}" if len(prompts) == 1 else f"prompts {positions[0]} to {positions[-1]}"
+        )
+        try:
+            body = completion_request(info.model, [prompt for _, prompt in prompts], sampling, self._dtype)
+            return await self._server.post(
+                "/v1/completions",
+                body,
+                subject,
+                lambda answer: read_completions(answer, positions, sampling, time.monotonic() - began),
+            )
+        except (PromptRejectedError, ValueError) as error:
+            if len(prompts) == 1:
+                return [Completion.failed(positions[0], str(error), time.monotonic() - began)]
+        # One refused prompt refuses the whole request: halve it until that prompt stands alone.
+        half = len(prompts) // 2
+        return [
+            *await self._complete(info, prompts[:half], sampling),
+            *await self._complete(info, prompts[half:], sampling),
+        ]
+
+    async def _chat(
+        self, info: ServerInfo, position: int, messages: Sequence[Message], sampling: Sampling
+    ) -> list[Completion]:
+        began = time.monotonic()
+        try:
+            for part in embedded_parts(messages):
+                preflight(part, hidden_size=self._hidden_size, max_rows=_max_rows(info))
+            return await self._server.post(
+                "/v1/chat/completions",
+                chat_request(info.model, messages, sampling, self._dtype),
+                f"conversation {position}",
+                lambda answer: read_completions(answer, [position], sampling, time.monotonic() - began),
+            )
+        except (PromptRejectedError, ValueError) as error:
+            return [Completion.failed(position, str(error), time.monotonic() - began)]
+
+    async def _pieces(
+        self, info: ServerInfo, prompt: Prompt, sampling: Sampling
+    ) -> AsyncGenerator[str, None]:
+        body = completion_request(info.model, [prompt], sampling, self._dtype)
+        ended = False
+        async with aclosing(self._server.stream("/v1/completions", body, "a stream", read_piece)) as pieces:
+            async for text, last in pieces:
+                ended = ended or last
+                if text:
+                    yield text
+        if not ended:
+            raise EngineResponseError(
+                f"the vLLM server at {info.url} ended its stream before the completion was complete; "
+                "look into its log, it may have crashed"
+            )
+
+
+def _max_rows(info: ServerInfo) -> int | None:
+    """Most rows that leave room for one new token."""
+    return None if info.max_model_len is None else info.max_model_len - 1

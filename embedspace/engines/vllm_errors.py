@@ -1,0 +1,127 @@
+"""What a vLLM server's refusals and failures mean, in words that say what to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embedspace.errors import (
+    EngineError,
+    EngineOverloadedError,
+    EngineResponseError,
+    EngineUnreachableError,
+    ModelNotServedError,
+    PromptEmbedsDisabledError,
+    PromptRejectedError,
+)
+
+if TYPE_CHECKING:
+    import openai
+
+_SHOWN_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request, as an error message speaks of it."""
+
+    url: str
+    """The server's address."""
+    subject: str
+    """What was asked, e.g. ``prompts 16 to 31``."""
+    secret: str | None
+    """The API key, which no message may show even where the server repeats it."""
+
+    def error(self, kind: type[EngineError], problem: str, advice: str) -> EngineError:
+        """An error of this kind that names server, subject, problem and remedy."""
+        message = f"the vLLM server at {self.url} {problem} ({self.subject}); {advice}"
+        return kind(message.replace(self.secret, "***") if self.secret else message)
+
+
+def explain(error: openai.APIError | ValueError, exchange: Exchange) -> EngineError:
+    """The engine error that an exception of the ``openai`` client, or an answer that cannot be read, stands for."""
+    import openai
+
+    match error:
+        case openai.APITimeoutError():
+            return exchange.error(
+                EngineUnreachableError,
+                "did not answer in time",
+                "raise `timeout`, or ask for less at once (`prompts_per_request`, `max_tokens`)",
+            )
+        case openai.APIConnectionError() if "Connect" in type(error.__cause__).__name__:
+            return exchange.error(
+                EngineUnreachableError,
+                f"cannot be reached: {error.__cause__}",
+                "start it (`embedspace serve MODEL`) or correct the address",
+            )
+        case openai.APIConnectionError():
+            return exchange.error(
+                EngineResponseError,
+                f"broke off in the middle of its answer: {error.__cause__}",
+                "look into its log, it may have crashed",
+            )
+        case openai.APIStatusError():
+            return _explain_status(error.status_code, error.response.text, exchange)
+        case openai.APIError():
+            return exchange.error(
+                EngineResponseError, f"reported an error: {_cut(error.message)}", "look into its log"
+            )
+    return exchange.error(
+        EngineResponseError,
+        f"gave an answer that is not a completion: {_cut(_unreadable(error))}",
+        "check that the address is that of a vLLM server and not of another program or a proxy's error page",
+    )
+
+
+def _explain_status(status: int, body: str, exchange: Exchange) -> EngineError:
+    answer = _server_message(body)
+    problem = f"answered {status}: {_cut(answer)}"
+    match status:
+        case 400 | 413 | 422 if "enable-prompt-embeds" in answer:
+            return exchange.error(
+                PromptEmbedsDisabledError,
+                "was started without --enable-prompt-embeds",
+                "start it with that flag (`embedspace serve MODEL` does)",
+            )
+        case 400 | 413 | 422:
+            return exchange.error(
+                PromptRejectedError, problem, "correct this prompt or the sampling parameters"
+            )
+        case 401 | 403:
+            return exchange.error(EngineResponseError, problem, "pass the server's key as `api_key`")
+        case 404 if "model" in answer:
+            return exchange.error(ModelNotServedError, problem, "name a model that it serves")
+        case 404:
+            return exchange.error(
+                EngineResponseError,
+                problem,
+                "check the address: it is the part before /v1, as in http://host:8000",
+            )
+        case 429 | 503:
+            return exchange.error(
+                EngineOverloadedError,
+                f"refuses more work after all retries, {problem}",
+                "lower `max_concurrency`, raise `max_retries`, or wait",
+            )
+    return exchange.error(EngineResponseError, problem, "look into its log")
+
+
+def _server_message(body: str) -> str:
+    """vLLM's own words out of ``{"error": {"message": ...}}``, or whatever the answer was."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body
+
+
+def _unreadable(error: ValueError) -> str:
+    return f"{error.msg} in {error.doc!r}" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return (
+        text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({len(text)} characters)"
+    )

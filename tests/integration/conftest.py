@@ -1,0 +1,25 @@
+"""One real vLLM server for all integration tests, started by the first that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from embedspace.engines.vllm_client import VLLMClient
+from embedspace.engines.vllm_server import VLLMServer
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
+    """Serves the packaged model with prompt embeddings enabled."""
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    with VLLMServer("smollm2-135m-instruct", log_path=log) as server:
+        yield server
+
+
+@pytest.fixture
+def vllm_client(vllm_server: VLLMServer) -> Iterator[VLLMClient]:
+    """A client of the running server."""
+    with VLLMClient(vllm_server.url, vllm_server.model) as client:
+        yield client
