@@ -1,0 +1,85 @@
+"""Cases: what an experiment asks, and the shape that experiments share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from embedspace.engines.base import Prompt
+from embedspace.prompt import PromptEmbeds
+from embedspace.recipe import Recipe
+from embedspace.records import Record, Tag
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedspace.report import Report
+    from embedspace.space import EmbeddingSpace
+
+
+@dataclass(frozen=True)
+class AnswerOf:
+    """Stands for the first answer to an earlier case of the same run."""
+
+    key: str
+
+
+Continuation = str | AnswerOf
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question to an engine: a prompt, and continuations whose likelihood is wanted."""
+
+    key: str
+    """Name, unique in the experiment and the same in every run."""
+    prompt: Prompt
+    tags: Mapping[str, Tag] = field(default_factory=dict)
+    """What the case is, for grouping its records."""
+    continuations: Mapping[str, Continuation] = field(default_factory=dict)
+    """Texts, or answers to earlier cases, to be scored after the prompt; left out with engines that cannot."""
+    answered: bool = True
+    """False where only the likelihoods are wanted; with engines that cannot tell them, the case is skipped."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the prompt was made; token ids are their own recipe."""
+        if isinstance(self.prompt, PromptEmbeds):
+            return self.prompt.recipe
+        return Recipe.of("token_ids", {"ids": " ".join(map(str, self.prompt))})
+
+    def under(self, prefix: str) -> Case:
+        """The case as part of a larger experiment: ``prefix/`` before its key and the keys it refers to."""
+        continuations = {
+            name: AnswerOf(f"{prefix}/{target.key}") if isinstance(target, AnswerOf) else target
+            for name, target in self.continuations.items()
+        }
+        return dataclasses.replace(self, key=f"{prefix}/{self.key}", continuations=continuations)
+
+
+@runtime_checkable
+class Experiment(Protocol):
+    """Asks and analyses; engines, folders and resuming are the business of others.
+
+    ``cases`` is called more than once and yields the same cases each time. ``analyse`` gets the
+    records without error, of all cases or, where some failed, of fewer.
+    """
+
+    def cases(self, space: EmbeddingSpace) -> Iterable[Case]:
+        """What to ask, in order."""
+        ...
+
+    def analyse(self, records: Sequence[Record]) -> Report:
+        """Tables, figures and findings from the records."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """An engine that also tells how likely given continuations are."""
+
+    def score_many(self, prompt: Prompt, continuations: Sequence[str | Sequence[int]]) -> list[Tensor]:
+        """Log-probabilities of the tokens of each continuation, in nats."""
+        ...

@@ -1,0 +1,182 @@
+"""Numbers from records, each with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+from embedspace.records import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95% confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+    items: int
+    """How many independent items (prompts, pairs) it rests on."""
+
+    def excludes(self, value: float) -> bool:
+        """Whether the whole interval lies on one side of a value."""
+        return not self.low <= value <= self.high
+
+    def __format__(self, spec: str) -> str:
+        """``f"{interval:.2f}"`` gives ``1.23 (0.98 to 1.51)``."""
+        return f"{self.estimate:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+Condition = tuple[str | float, ...]
+"""What was done to an item, e.g. ``("style", 2.0)``."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of many items (questions, pairs of prompts) under many conditions."""
+
+    values: Mapping[Condition, Mapping[int, float]]
+    """Condition -> item -> value."""
+
+    @classmethod
+    def of(cls, measured: Iterable[tuple[Condition, int, float]]) -> Self:
+        """From single values; the last one counts where an item has several under one condition."""
+        values: dict[Condition, dict[int, float]] = {}
+        for condition, item, value in measured:
+            values.setdefault(condition, {})[item] = value
+        return cls(values)
+
+    def __bool__(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self.values)
+
+    def mean(self, condition: Condition) -> Interval | None:
+        """Mean over the items; None where none was measured."""
+        found = self.values.get(condition)
+        return mean_interval(list(found.values())) if found else None
+
+    def change(self, before: Condition, after: Condition) -> Interval | None:
+        """Mean difference over the items that were measured under both conditions; None where none was."""
+        low, high = self.values.get(before, {}), self.values.get(after, {})
+        shared = sorted(low.keys() & high.keys())
+        return mean_interval([high[item] - low[item] for item in shared]) if shared else None
+
+    def curve(self, places: Mapping[float, Condition]) -> dict[float, Interval]:
+        """Means along an axis: position -> condition becomes position -> mean, where there is one."""
+        means = {position: self.mean(condition) for position, condition in sorted(places.items())}
+        return {position: mean for position, mean in means.items() if mean is not None}
+
+
+def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean over items, with a bootstrap interval (bias-corrected and accelerated; Efron 1987).
+
+    Raises:
+        ValueError: no values.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    sample = np.asarray(values, dtype=float)
+    if not len(sample):
+        raise ValueError("a mean needs at least one value, got none")
+    mean = float(sample.mean())
+    if len(sample) < 2 or np.ptp(sample) < 1e-12:
+        return Interval(mean, mean, mean, len(sample))
+    bounds = bootstrap(
+        (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, method="BCa", rng=seed
+    ).confidence_interval
+    if not np.isfinite([bounds.low, bounds.high]).all():  # BCa has no answer for some samples of few values
+        bounds = bootstrap(
+            (sample,),
+            np.mean,
+            n_resamples=resamples,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=seed,
+        ).confidence_interval
+    return Interval(mean, float(bounds.low), float(bounds.high), len(sample))
+
+
+def share_interval(hits: int, items: int) -> Interval:
+    """Share of items, with Wilson's interval (1927), which is honest at 0 and 1 too.
+
+    Raises:
+        ValueError: no items.
+    """
+    from scipy.stats import binomtest
+
+    if not items:
+        raise ValueError("a share needs at least one item, got none")
+    bounds = binomtest(hits, items).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(hits / items, float(bounds.low), float(bounds.high), items)
+
+
+def log_odds(scores: Mapping[str, Score], positive: Iterable[str], negative: Iterable[str]) -> float:
+    """Log-odds, in nats, of any of the positive continuations over any of the negative ones."""
+    return _log_sum(scores[name].logprob for name in positive) - _log_sum(
+        scores[name].logprob for name in negative
+    )
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of leading tokens that two sequences share."""
+    for position, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return position
+    return min(len(a), len(b))
+
+
+class SentenceSimilarity:
+    """Cosine similarity of texts' meaning under a sentence encoder, which is loaded when first needed.
+
+    Args:
+        encoder: packaged name, local folder or hub id of a sentence-transformers model.
+    """
+
+    def __init__(self, encoder: str = "all-minilm-l6-v2") -> None:
+        self.encoder = encoder
+        self._known: dict[str, ndarray] = {}
+
+    def vectors(self, texts: Sequence[str]) -> Float[ndarray, "texts features"]:
+        """Unit vectors of texts; equal texts are encoded once."""
+        import numpy as np
+
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            made = _sentence_encoder(self.encoder).encode(
+                new, normalize_embeddings=True, show_progress_bar=False
+            )
+            self._known.update(zip(new, np.asarray(made, dtype=float), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+    def cosines(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
+        """Cosine of each text of ``a`` with its partner in ``b``; an empty text is similar to none."""
+        if not a:
+            return []
+        products = (self.vectors(a) * self.vectors(b)).sum(axis=1)
+        return [float(cosine) if left.strip() and right.strip() else 0.0
+                for cosine, left, right in zip(products, a, b, strict=True)]  # fmt: skip
+
+
+@cache
+def _sentence_encoder(name: str) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    from embedspace.models import resolve
+
+    return SentenceTransformer(str(resolve(name)), local_files_only=True)
+
+
+def _log_sum(logprobs: Iterable[float]) -> float:
+    values = list(logprobs)
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values))

@@ -1,0 +1,112 @@
+"""Progress of long work: a bar in a terminal, a line now and then anywhere else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINE_SECONDS = 10.0
+"""Time between two lines where there is no terminal."""
+
+Advance = Callable[[], None]
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Show on stderr how far ``total`` items are; call what it gives after each one.
+
+    Args:
+        title: what is done.
+        total: number of items.
+        done: how many of them were there before; they do not count for the rate.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with _bar(console, title, total, done) if console.is_terminal else _lines(title, total, done) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advance]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, completed=done, pace="")
+        count = _Count(total, done)
+
+        def advance() -> None:
+            count.done += 1
+            bar.update(task, advance=1, pace=count.pace())
+
+        yield advance
+
+
+@contextmanager
+def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
+    count, finished = _Count(total, done), threading.Event()
+
+    def show() -> None:
+        # stderr is looked up each time: it may be replaced while the thread runs.
+        from rich.console import Console
+
+        Console(stderr=True).print(
+            f"{title}: {count.done} of {total} {count.pace()}".rstrip(),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def repeat() -> None:
+        while not finished.wait(LINE_SECONDS):
+            show()
+
+    def advance() -> None:
+        count.done += 1
+
+    show()
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        finished.set()
+        thread.join()
+        show()
+
+
+class _Count:
+    """Items done, and the pace since this object was made."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total = total
+        self.done = done
+        self._before = done
+        self._started = time.monotonic()
+
+    def pace(self) -> str:
+        """Rate and time left in words; empty before the first item."""
+        fresh = self.done - self._before
+        if not fresh:
+            return ""
+        rate = fresh / max(time.monotonic() - self._started, 1e-9)
+        left = (self.total - self.done) / rate
+        return f"{rate:.1f}/s" + (f", about {_duration(left)} left" if self.done < self.total else "")
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min" if whole < 6000 else f"{whole / 3600:.1f} h"

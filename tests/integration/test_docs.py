@@ -1,0 +1,69 @@
+"""Every code block of the README and the docs runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedspace.engines import VLLMServer
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SERVER = "http://localhost:8000"
+
+pytestmark = pytest.mark.server
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_blocks_of_a_page_run_in_order(
+    page: Path, vllm_server: VLLMServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(body for language, body in blocks(page) if language == "python")
+    exec(compile(code.replace(SERVER, vllm_server.url), page.name, "exec"), {"__name__": "__main__"})
+
+
+COMMANDS = [
+    (page, line.split(" #")[0].strip())
+    for page in PAGES
+    for language, body in blocks(page)
+    if language == "bash"
+    for line in body.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.lstrip().startswith("#")
+]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
+def test_the_commands_of_a_page_run(
+    page: Path, command: str, vllm_server: VLLMServer, tmp_path: Path
+) -> None:
+    words = shlex.split(command.replace(SERVER, vllm_server.url))
+    if words[0] == "make":
+        # The targets call this very test: it is enough that make knows them and what they need.
+        done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    elif words[:2] == ["python", "experiments/run.py"]:
+        # Long runs are tested elsewhere: here the configuration is composed with every override resolved.
+        done = subprocess.run(
+            [sys.executable, *words[1:], "--cfg", "job"], cwd=ROOT, capture_output=True, text=True
+        )
+    elif words[:2] == ["embedspace", "serve"]:
+        done = subprocess.run(
+            [sys.executable, "-m", "embedspace.cli", *words[1:2], "--help"], capture_output=True, text=True
+        )
+    elif words[0] == "embedspace":
+        done = subprocess.run(
+            [sys.executable, "-m", "embedspace.cli", *words[1:]], cwd=tmp_path, capture_output=True, text=True
+        )
+    else:
+        assert words[0] in {"git", "cd", "pip"}, f"no test knows how to try {command!r} of {page.name}"
+        return
+    assert done.returncode == 0, done.stdout + done.stderr
