@@ -11,8 +11,12 @@ import torch
 from embedspace.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Bool, Float
     from torch import Tensor
+
+    from embedspace.space import EmbeddingSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +167,19 @@ class PromptEmbeds:
             prompts[0].space,
             Recipe.of("concat", {}, *(prompt.recipe for prompt in prompts)),
         )
+
+    @staticmethod
+    def from_peft(
+        folder: str | Path,
+        space: EmbeddingSpace,
+        *,
+        before: PromptEmbeds | None = None,
+        base_model: str | None = None,
+    ) -> PromptEmbeds:
+        """The soft prompt of a PEFT prompt-tuning adapter; see :func:`embedspace.peft_adapter.read_peft`."""
+        from embedspace.peft_adapter import read_peft
+
+        return read_peft(folder, space, before=before, base_model=base_model)
 
 
 def require_same_space(a: PromptEmbeds, b: PromptEmbeds) -> None:

@@ -1,0 +1,284 @@
+"""Between prompts: interpolate, path and blend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from embedspace.alignment import ALIGNMENTS, Align
+from embedspace.finite import require_finite
+from embedspace.prompt import PromptEmbeds, require_content, require_same_space
+from embedspace.recipe import Recipe, Value
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from embedspace.space import EmbeddingSpace
+
+Method = Literal["lerp", "slerp"]
+Template = Literal["same", "first", "last"]
+
+
+def interpolate(
+    a: PromptEmbeds,
+    b: PromptEmbeds,
+    t: float,
+    *,
+    method: Method = "lerp",
+    align: Align = "resample",
+    template: Template = "same",
+    space: EmbeddingSpace | None = None,
+    match_norm: bool = False,
+) -> PromptEmbeds:
+    """The prompt at ``t`` of the way from a to b: content rows are blended, template rows kept.
+
+    ``t=0`` is a and ``t=1`` is b, bit for bit and with their lengths; ``interpolate(a, b, t)`` equals
+    ``interpolate(b, a, 1 - t)``. Messages (runs of content rows) are blended one with one.
+
+    Args:
+        a: prompt at ``t=0``.
+        b: prompt at ``t=1``, of the same space, dtype and number of messages.
+        t: interpolation parameter, 0 to 1.
+        method: ``lerp`` along the straight line; ``slerp`` (Shoemake 1985) along the arc about the
+            vocabulary's mean row, which keeps rows as far from that mean as the rows they come from.
+        align: ``resample``, the length moves from a's to b's and rows are repeated or left out evenly;
+            ``pad``, the longer length and rows of zeros at the end of the shorter; ``dtw``, the longer
+            length and rows laid on each other by dynamic time warping.
+        template: whose template rows are kept. ``same`` insists that they are equal in both.
+        space: the prompts' space; ``slerp``, ``dtw`` and ``match_norm`` need its mean row.
+        match_norm: let ``lerp`` keep the rows' distance from the mean, as ``slerp`` does.
+
+    Raises:
+        ValueError: t outside [0, 1], an unknown option, prompts that do not fit together, without
+            content or not finite, or no ``space`` where one is needed.
+    """
+    if not 0 <= t <= 1:
+        raise ValueError(f"t is {t!r}; it must be in [0, 1], where 0 is the first prompt and 1 the second")
+    _check_options(method, align, template)
+    mean = _needed_mean((a, b), space, needed=method == "slerp" or align == "dtw" or match_norm)
+    _check_fit((a, b), template)
+    parameters = {
+        "t": float(t),
+        "method": method,
+        "align": align,
+        "template": template,
+        "match_norm": match_norm,
+    }
+    recipe = Recipe.of("interpolate", parameters, a.recipe, b.recipe)
+    kept = b if template == "last" else a
+    if t in (0, 1):
+        return kept.with_runs(_runs(b if t else a), recipe)
+    # Both calls that mean one point must compute the same numbers: the nearer prompt comes last, so that
+    # its weight w is at least 1/2 and 1 - w is exact.
+    far, near, weight = (a, b, float(t)) if t >= 0.5 else (b, a, 1 - float(t))
+    weights = (1 - weight, weight)
+    blended = []
+    for rows in zip(_runs(far), _runs(near), strict=True):
+        x, y = ALIGNMENTS[align]([row.float() for row in rows], weights, mean)
+        piece = METHODS[method](x, y, weight, mean)
+        blended.append(_distance_matched(piece, (x, y), weights, mean) if match_norm else piece)
+    return kept.with_runs(blended, recipe)
+
+
+def path(
+    a: PromptEmbeds,
+    b: PromptEmbeds,
+    steps: int,
+    *,
+    method: Method = "lerp",
+    align: Align = "resample",
+    template: Template = "same",
+    space: EmbeddingSpace | None = None,
+    match_norm: bool = False,
+) -> list[PromptEmbeds]:
+    """Prompts at ``steps`` evenly spaced points of the way from a to b, both ends included.
+
+    Takes the options of :func:`interpolate`.
+
+    Raises:
+        ValueError: fewer than two steps, or as :func:`interpolate`.
+    """
+    if steps < 2:
+        raise ValueError(f"steps is {steps}; a path has at least 2, its two ends")
+    return [
+        interpolate(
+            a,
+            b,
+            step / (steps - 1),
+            method=method,
+            align=align,
+            template=template,
+            space=space,
+            match_norm=match_norm,
+        )
+        for step in range(steps)
+    ]
+
+
+def blend(
+    prompts: Sequence[PromptEmbeds],
+    weights: Sequence[float],
+    *,
+    align: Align = "resample",
+    template: Template = "same",
+    space: EmbeddingSpace | None = None,
+    match_norm: bool = False,
+) -> PromptEmbeds:
+    """The weighted mean of several prompts' content rows; of two, what ``lerp`` gives.
+
+    A weight of 1 gives that prompt bit for bit. The other options are those of :func:`interpolate`.
+
+    Args:
+        prompts: of the same space, dtype and number of messages.
+        weights: one a prompt, none negative, with a sum of 1.
+
+    Raises:
+        ValueError: no prompts, weights that do not fit, or as :func:`interpolate`.
+    """
+    _check_weights(prompts, weights)
+    _check_options("lerp", align, template)
+    mean = _needed_mean(prompts, space, needed=align == "dtw" or match_norm)
+    _check_fit(prompts, template)
+    parameters: dict[str, Value] = {
+        "weights": ",".join(repr(float(weight)) for weight in weights),
+        "align": align,
+        "template": template,
+        "match_norm": match_norm,
+    }
+    recipe = Recipe.of("blend", parameters, *(prompt.recipe for prompt in prompts))
+    kept = prompts[-1] if template == "last" else prompts[0]
+    counted = [(prompt, float(weight)) for prompt, weight in zip(prompts, weights, strict=True) if weight]
+    shares = [weight for _, weight in counted]
+    if len(counted) == 1:
+        return kept.with_runs(_runs(counted[0][0]), recipe)
+    blended = []
+    for rows in zip(*(_runs(prompt) for prompt, _ in counted), strict=True):
+        aligned = ALIGNMENTS[align]([row.float() for row in rows], shares, mean)
+        total = sum(weight * row.double() for row, weight in zip(aligned, shares, strict=True))
+        piece = torch.as_tensor(total).float()
+        blended.append(_distance_matched(piece, aligned, shares, mean) if match_norm else piece)
+    return kept.with_runs(blended, recipe)
+
+
+def _lerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
+    return x * (1 - weight) + y * weight
+
+
+def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
+    assert mean is not None
+    centre = mean.double()
+    x, y = x.double() - centre, y.double() - centre
+    lengths = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
+    ends = x / lengths[0].clamp_min(1e-12), y / lengths[1].clamp_min(1e-12)
+    # The angle from the chord is exact for small angles, where the arc cosine is not.
+    angle = 2 * torch.atan2(
+        (ends[0] - ends[1]).norm(dim=1, keepdim=True), (ends[0] + ends[1]).norm(dim=1, keepdim=True)
+    )
+    sine = angle.sin()
+    arc = ends[0] * ((1 - weight) * angle).sin() / sine + ends[1] * (weight * angle).sin() / sine
+    straight = ends[0] * (1 - weight) + ends[1] * weight
+    # Rows that agree need no arc; rows that are opposite have none of their own.
+    direction = torch.where(sine.abs() < 1e-6, straight, arc)
+    moved: Tensor = direction * (lengths[0] * (1 - weight) + lengths[1] * weight) + centre
+    return moved.float()
+
+
+METHODS: dict[Method, Callable[[Tensor, Tensor, float, Tensor | None], Tensor]] = {
+    "lerp": _lerp,
+    "slerp": _slerp,
+}
+TEMPLATES: tuple[Template, ...] = ("same", "first", "last")
+
+
+def _distance_matched(
+    rows: Tensor, sources: Sequence[Tensor], weights: Sequence[float], mean: Tensor | None
+) -> Tensor:
+    """Rows moved straight from or to the mean until they are as far from it as their sources are on average."""
+    assert mean is not None
+    distances = [(source - mean).norm(dim=1, keepdim=True) for source in sources]
+    wanted = torch.as_tensor(sum(weight * length for weight, length in zip(weights, distances, strict=True)))
+    centred = rows - mean
+    matched: Tensor = centred * (wanted / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)) + mean
+    return matched
+
+
+def _runs(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
+    return [prompt.vectors[run] for run in prompt.content_runs]
+
+
+def _gaps(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
+    flipped = replace(prompt, content=~prompt.content)
+    return [prompt.vectors[run] for run in flipped.content_runs]
+
+
+def _check_options(method: str, align: str, template: str) -> None:
+    for name, value, allowed in (
+        ("method", method, tuple(METHODS)),
+        ("align", align, tuple(ALIGNMENTS)),
+        ("template", template, TEMPLATES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
+
+
+def _check_weights(prompts: Sequence[PromptEmbeds], weights: Sequence[float]) -> None:
+    if not prompts or len(prompts) != len(weights):
+        raise ValueError(
+            f"blend needs one weight for each prompt, got {len(weights)} for {len(prompts)} prompts"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"weights must be finite and not negative, got {list(weights)}")
+    if abs(math.fsum(weights) - 1) > 1e-6:
+        raise ValueError(
+            f"weights must sum to 1, {list(weights)} sum to {math.fsum(weights)}; divide by the sum"
+        )
+
+
+def _needed_mean(
+    prompts: Sequence[PromptEmbeds], space: EmbeddingSpace | None, *, needed: bool
+) -> Float[Tensor, " hidden"] | None:
+    if not needed:
+        return None
+    if space is None:
+        raise ValueError(
+            "slerp, dtw and match_norm work about the vocabulary's mean row: pass the prompts' space="
+        )
+    for prompt in prompts:
+        space.require(prompt)
+    return space.mean.to(prompts[0].vectors.device)
+
+
+def _check_fit(prompts: Sequence[PromptEmbeds], template: Template) -> None:
+    first = prompts[0]
+    for prompt in prompts:
+        require_same_space(first, prompt)
+        require_content(prompt, "a blend")
+        require_finite(prompt, "a blend")
+        if prompt.vectors.dtype != first.vectors.dtype:
+            raise ValueError(
+                f"prompts have different dtypes {first.vectors.dtype} and {prompt.vectors.dtype}; "
+                "cast them with .to(dtype)"
+            )
+        if len(prompt.content_runs) != len(first.content_runs):
+            raise ValueError(
+                f"prompts have {len(first.content_runs)} and {len(prompt.content_runs)} runs of content rows; "
+                "messages are blended one with one, so give conversations with as many messages"
+            )
+        if template == "same" and not _same_template(first, prompt):
+            raise ValueError(
+                "the prompts' template rows differ; say whose to keep with template='first' or template='last'"
+            )
+
+
+def _same_template(a: PromptEmbeds, b: PromptEmbeds) -> bool:
+    ours, theirs = _gaps(a), _gaps(b)
+    return (
+        bool(a.content[0]) == bool(b.content[0])
+        and len(ours) == len(theirs)
+        and all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+    )
