@@ -112,4 +112,8 @@ def drop(rows: Float[Tensor, "rows hidden"], length: int) -> Float[Tensor, "leng
     return rows[evenly_spaced(len(rows), length, rows.device)]
 
 
-METHODS: dict[Method, Callable[[Tensor, int], Tensor]] = {"average": average, "truncate": truncate, "drop": drop}
+METHODS: dict[Method, Callable[[Tensor, int], Tensor]] = {
+    "average": average,
+    "truncate": truncate,
+    "drop": drop,
+}

@@ -71,11 +71,11 @@ def interpolate(
     }
     recipe = Recipe.of("interpolate", parameters, a.recipe, b.recipe)
     kept = b if template == "last" else a
-    if t in (0, 1):
-        return kept.with_runs(_runs(b if t else a), recipe)
     # Both calls that mean one point must compute the same numbers: the nearer prompt comes last, so that
     # its weight w is at least 1/2 and 1 - w is exact.
     far, near, weight = (a, b, float(t)) if t >= 0.5 else (b, a, 1 - float(t))
+    if weight == 1:
+        return kept.with_runs(_runs(near), recipe)
     weights = (1 - weight, weight)
     blended = []
     for rows in zip(_runs(far), _runs(near), strict=True):

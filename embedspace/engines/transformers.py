@@ -7,6 +7,7 @@ import importlib.metadata
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +71,12 @@ class TransformersEngine:
             EngineError: the device ran out of memory.
         """
         size = max(1, self.batch_size // sampling.n)
-        for is_ids, alike in itertools.groupby(
-            enumerate(prompts), key=lambda pair: not isinstance(pair[1], PromptEmbeds)
+        asked = ((prompt, self._sampling_that_fits(prompt, sampling)) for prompt in prompts)
+        for (is_ids, fitting), alike in itertools.groupby(
+            enumerate(asked), key=lambda item: (not isinstance(item[1][0], PromptEmbeds), item[1][1])
         ):
-            while batch := list(itertools.islice(alike, size)):
-                yield from self._generate_batch(batch, sampling, is_ids=is_ids)
+            while batch := [(position, prompt) for position, (prompt, _) in itertools.islice(alike, size)]:
+                yield from self._generate_batch(batch, fitting, is_ids=is_ids)
 
     def score(self, prompt: Prompt, continuation: str | Sequence[int]) -> Float[Tensor, " tokens"]:
         """Log-probabilities, in nats, of the tokens of a continuation after a prompt.
@@ -113,6 +115,15 @@ class TransformersEngine:
         """Let go of the model's memory."""
         self.model = None
 
+    def _sampling_that_fits(self, prompt: Prompt, sampling: Sampling) -> Sampling:
+        """With at most as many new tokens as the context has positions for after the prompt, as vLLM has it."""
+        room = (
+            sampling.max_tokens
+            if self.space.context_length is None
+            else self.space.context_length - len(prompt)
+        )
+        return sampling if room >= sampling.max_tokens or room < 1 else replace(sampling, max_tokens=room)
+
     def _check(self, prompt: Prompt, *, room: int) -> None:
         """Raise ``ValueError`` or ``TypeError`` where a prompt cannot be answered with ``room`` new tokens."""
         limit = None if self.space.context_length is None else self.space.context_length - room
@@ -134,7 +145,7 @@ class TransformersEngine:
         failed: dict[int, str] = {}
         for position, prompt in batch:
             try:
-                self._check(prompt, room=sampling.max_tokens)
+                self._check(prompt, room=1)
             except (TypeError, ValueError) as error:
                 failed[position] = str(error)
         good = [prompt for position, prompt in batch if position not in failed]

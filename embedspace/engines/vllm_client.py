@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -47,7 +48,7 @@ class VLLMClient:
     Args:
         url: the server's address, e.g. ``http://127.0.0.1:8000``.
         model: the name it is served under; by default the only one there is.
-        api_key: sent to the server and shown nowhere.
+        api_key: sent to the server and shown nowhere; by default ``$VLLM_API_KEY``.
         hidden_size: prompts of another one are refused before they are sent, where given.
         timeout: seconds without an answer after which a request counts as lost and is sent again.
         max_retries: how often one request is sent again.
@@ -77,6 +78,7 @@ class VLLMClient:
                 "prompts_per_request and max_concurrency must be at least 1, "
                 f"got {prompts_per_request} and {max_concurrency}"
             )
+        api_key = os.environ.get("VLLM_API_KEY") if api_key is None else api_key
         self._server = Connection(url, api_key=api_key, timeout=timeout, max_retries=max_retries)
         self._model = model
         self._hidden_size = hidden_size

@@ -150,13 +150,22 @@ def test_bad_prompts_of_a_batch_fail_alone(engine, prompts, tmp_path):
         1: "NaN",
         3: "hidden size 576",
         4: "lives in the space",
-        5: "at most 8180",
+        5: "at most 8191",
         7: "no token ids",
         8: "1000000",
     }
     for position, word in words.items():
         assert word in completions[position].error
         assert completions[position].finish_reason == "error"
+
+
+def test_a_prompt_near_the_end_of_the_context_gets_what_room_is_left(tmp_path):
+    engine = TransformersEngine(make_tiny_checkpoint(tmp_path, layers=1))
+    row = engine.space.embed("a")
+    long, longer, short = (PromptEmbeds.concat([row] * (512 // len(row) - left)) for left in (3, 1, 200))
+    completions = list(engine.generate([long, short, longer], Sampling(max_tokens=8)))
+    assert [len(c.token_ids) for c in completions] == [3, 8, 1]
+    assert [c.finish_reason for c in completions] == ["length"] * 3
 
 
 def test_prompts_are_read_as_they_are_needed(engine, prompts):
