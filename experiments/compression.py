@@ -13,7 +13,7 @@ from embedspace.cases import Case
 from embedspace.compression import Method
 from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity
 from embedspace.plots import Line, line_figure
-from embedspace.records import Record, Tag, by_tags
+from embedspace.records import Record, by_tags
 from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, unsigned
 
 FULL, NONE = "full", "none"
@@ -46,13 +46,15 @@ class Compression:
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
         """The whole passage, none, and every method at every ratio."""
-        for number, passage in enumerate(self.passages):
-            yield self._case(NONE, 0.0, number, space.embed_chat([_user(passage)]))
-            full = _with_passage(space, passage)
-            yield self._case(FULL, 1.0, number, full)
-            for method in (*self.methods, *self.controls):
-                for ratio in self.ratios:
-                    yield self._case(method, ratio, number, compress(full, ratio=ratio, method=method))
+        asked = [space.embed_chat([_user(passage)]) for passage in self.passages]
+        full = [_with_passage(space, passage) for passage in self.passages]
+        ways = [(method, ratio) for method in (*self.methods, *self.controls) for ratio in self.ratios]
+        yield from self._cases(NONE, 0.0, asked)
+        yield from self._cases(FULL, 1.0, full)
+        # What is answered comes first, so that an engine can batch it.
+        for method, ratio in sorted(ways, key=lambda way: not self._answers(*way)):
+            shorter = [compress(prompt, ratio=ratio, method=method) for prompt in full]
+            yield from self._cases(method, ratio, shorter)
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """Likelihood of the right answer, and likeness of the given one to it."""
@@ -61,8 +63,11 @@ class Compression:
         )
         likeness = self._likeness(records)
         shown = {
-            "log-likelihood of the right answer, nats per token": likelihood,
-            "likeness to the right answer": likeness,
+            "log-likelihood, nats per token": (likelihood, "How likely the right answer is"),
+            "likeness in meaning": (
+                likeness,
+                "Likeness (cosine of sentence vectors) of the answer given to the right one",
+            ),
         }
         section = Section(
             "Compression of a passage",
@@ -74,12 +79,12 @@ class Compression:
                     lines,
                     x_label="times fewer rows",
                     y_label=label,
-                    caption=f"{label[:1].upper()}{label[1:]}, against the length of the passage. Bands are 95% "
-                    "intervals over questions; the dotted level is the question without any passage.",
+                    caption=f"{caption}, against the length of the passage. Bands are 95% intervals over questions; "
+                    "the dotted level is the question without any passage.",
                     log_x=True,
                     levels=_levels(measure),
                 )
-                for label, measure in shown.items()
+                for label, (measure, caption) in shown.items()
                 if (lines := self._lines(measure))
             ],
             tables=[_table(likelihood, likeness)],
@@ -87,11 +92,18 @@ class Compression:
         )
         return Report("Compression of a passage", self._finding(likelihood, likeness), [section])
 
-    def _case(self, method: str, ratio: float, number: int, prompt: PromptEmbeds) -> Case:
-        tags: dict[str, Tag] = {"method": method, "ratio": ratio, "passage": number}
-        right = {RIGHT: self.passages[number]["answer"]}
-        answered = method in (FULL, NONE) or ratio in self.answered_ratios
-        return Case(f"{method}/ratio={ratio:g}/p{number:02d}", prompt, tags, right, answered)
+    def _cases(self, method: str, ratio: float, prompts: Sequence[PromptEmbeds]) -> Iterator[Case]:
+        for number, prompt in enumerate(prompts):
+            yield Case(
+                f"{method}/ratio={ratio:g}/p{number:02d}",
+                prompt,
+                {"method": method, "ratio": ratio, "passage": number},
+                {RIGHT: self.passages[number]["answer"]},
+                self._answers(method, ratio),
+            )
+
+    def _answers(self, method: str, ratio: float) -> bool:
+        return method in (FULL, NONE) or ratio in self.answered_ratios
 
     def _likeness(self, records: Sequence[Record]) -> Measure:
         """Likeness of the answers given to the right ones."""

@@ -16,6 +16,8 @@ class Demo:
     """Experiments side by side, each under its own name."""
 
     title: str
+    introduction: str
+    """What the page is about, before the findings."""
     parts: Mapping[str, Experiment]
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
@@ -38,6 +40,6 @@ class Demo:
         ]
         return Report(
             self.title,
-            "\n\n".join(report.summary for report in reports),
+            "\n\n".join([self.introduction, *(report.summary for report in reports)]),
             [section for report in reports for section in report.sections],
         )

@@ -158,7 +158,7 @@ class Style:
             f"log-odds {plus} : {minus}, nats": (
                 measures.odds,
                 f"How much likelier a {plus} opening of the answer is than a {minus} one. The band is a 95% interval "
-                "over questions; each grey line is one random vector; bars at the right are the instructions' intervals.",
+                "over questions; grey lines are random vectors, bars at the right the instructions' intervals.",
             ),
             "likeness to the unmoved answer": (
                 measures.likeness,

@@ -1,5 +1,6 @@
 """Between prompts: the ends are exact, the way is symmetric, the length moves, template rows stay."""
 
+import itertools
 import math
 
 import numpy as np
@@ -165,7 +166,7 @@ def test_warping_is_the_cheapest_of_all_ways_that_lay_every_row(shorter, extra, 
     found = warping(long, short, MEAN).tolist()
     assert found[0] == 0
     assert found[-1] == shorter - 1
-    assert all(after - before in (0, 1) for before, after in zip(found, found[1:], strict=False))
+    assert all(after - before in (0, 1) for before, after in itertools.pairwise(found))
 
     def unit(rows):
         rows = rows.double().numpy() - MEAN.double().numpy()

@@ -1,0 +1,57 @@
+"""Every configuration composes, and every experiment in them can be built from it."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, get_method, instantiate
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def names(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        return compose("run", overrides=[*overrides], return_hydra_config=False)
+
+
+@pytest.mark.parametrize("data", names("data"))
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_is_built_from_every_data_set(experiment, data):
+    config = composed(f"experiment={experiment}", f"data={data}", "out=unused")
+    assert instantiate(config.experiment) is not None
+    assert instantiate(config.sampling).max_tokens >= 1
+
+
+@pytest.mark.parametrize("engine", names("engine"))
+def test_every_engine_names_a_class_and_arguments_that_it_has(engine):
+    config = composed(f"engine={engine}", "out=unused").engine
+    if engine == "vllm":
+        assert OmegaConf.is_missing(config, "url")
+        config.url = "http://127.0.0.1:9"
+    target = get_class(config._target_)
+    arguments = set(config) - {"_target_"}
+    assert arguments <= set(target.__init__.__annotations__)
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_is_a_name_for_the_same_call(model):
+    config = composed(f"model={model}", "out=unused").model
+    assert get_method(config._target_).__name__ == "from_pretrained"
+    assert config.name
+
+
+def test_the_packaged_model_is_built_from_its_configuration(smollm2):
+    assert instantiate(composed("model=smollm2", "out=unused").model).fingerprint == smollm2.fingerprint
+
+
+def test_no_configuration_holds_a_secret():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert not re.search(r"oc\.env:\w*(KEY|TOKEN|SECRET)", path.read_text()), (
+            f"{path} would write it into run.json"
+        )
