@@ -65,8 +65,10 @@ class Section:
     """One finding with what it rests on."""
 
     title: str
+    finding: str
+    """In plain words, with its numbers; it stands at the head of the page."""
     text: str
-    """Paragraphs, separated by an empty line."""
+    """What was done: paragraphs, separated by an empty line."""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     comparisons: Sequence[Comparison] = ()
@@ -78,7 +80,7 @@ class Report:
 
     title: str
     summary: str
-    """The finding in plain words, with its numbers; paragraphs are separated by an empty line."""
+    """What the page is about, where the sections' findings do not say it: paragraphs, separated by an empty line."""
     sections: Sequence[Section]
 
 

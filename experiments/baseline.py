@@ -59,6 +59,7 @@ class Baseline:
         }
         section = Section(
             "Text against embeddings",
+            _finding(whole, shares),
             "A prompt can be given to a model as token ids, or as the rows that the model would look up for them. "
             "If the toolkit does it right, the answers are the same. The control has the same rows in another order: "
             "it shows that the measure can tell a difference.",
@@ -72,7 +73,7 @@ class Baseline:
                 for number, answers in sorted(whole.items())
             ],
         )
-        return Report("Text against embeddings", _finding(whole, shares), [section])
+        return Report("Text against embeddings", "", [section])
 
 
 def shuffle_rows(prompt: PromptEmbeds, seed: int) -> PromptEmbeds:

@@ -71,6 +71,7 @@ class Compression:
         }
         section = Section(
             "Compression of a passage",
+            self._finding(likelihood, likeness),
             f"{len(self.passages)} questions are asked about a passage that the model reads as embeddings. The "
             "passage's rows are made fewer; the rows of the question and of the template stay. Leaving rows out is the "
             "control that every other method has to beat.",
@@ -90,7 +91,7 @@ class Compression:
             tables=[_table(likelihood, likeness)],
             comparisons=self._comparisons(records),
         )
-        return Report("Compression of a passage", self._finding(likelihood, likeness), [section])
+        return Report("Compression of a passage", "", [section])
 
     def _cases(self, method: str, ratio: float, prompts: Sequence[PromptEmbeds]) -> Iterator[Case]:
         for number, prompt in enumerate(prompts):

@@ -39,7 +39,5 @@ class Demo:
             for name, part in self.parts.items()
         ]
         return Report(
-            self.title,
-            "\n\n".join([self.introduction, *(report.summary for report in reports)]),
-            [section for report in reports for section in report.sections],
+            self.title, self.introduction, [section for report in reports for section in report.sections]
         )

@@ -83,6 +83,7 @@ class Interpolation:
         ]
         section = Section(
             "Interpolation between prompts",
+            _finding(likelihood, likeness),
             "Every content row of the first prompt is moved in a straight line to the second prompt (t from 0 to 1, "
             "lengths matched by resampling). The answers of both ends are known; along the way, each becomes more or "
             "less likely. The control leads to random rows of the vocabulary, where no other answer waits.",
@@ -90,7 +91,7 @@ class Interpolation:
             tables=[_table(likelihood, likeness)] if figures else [],
             comparisons=self._comparisons(records),
         )
-        return Report("Interpolation between prompts", _finding(likelihood, likeness), [section])
+        return Report("Interpolation between prompts", "", [section])
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
         ends = {place: found[0] for place, found in by_tags(records, "pair", "end").items()}

@@ -63,6 +63,7 @@ class Style:
         title = f"Style: {self.positive_name} against {self.negative_name}"
         section = Section(
             title,
+            self._finding(measures),
             f"A style vector is the difference between the mean rows of {len(self.positive)} {self.positive_name} and "
             f"{len(self.negative)} {self.negative_name} sentences, scaled to a norm of {self.norm:g}. Alpha times this "
             "vector is added to the rows of the question; the chat template stays as it is. Random vectors of the same "
@@ -71,7 +72,7 @@ class Style:
             tables=[self._table(measures)],
             comparisons=self._comparisons(records),
         )
-        return Report(title, self._finding(measures), [section])
+        return Report(title, "", [section])
 
     def _moves(self, space: EmbeddingSpace) -> list[tuple[str, StyleVector, float]]:
         vector = StyleVector.fit(space, positive=self.positive, negative=self.negative)
