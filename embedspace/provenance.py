@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "embedspace",
     "torch",
     "transformers",
     "tokenizers",
@@ -46,16 +46,19 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command that repeats this process, relative to the working directory."""
+    """The command that repeats this process, relative to the working directory and without keys of servers."""
     script = Path(sys.argv[0])
     if script.is_absolute() and script.is_relative_to(Path.cwd()):
         script = script.relative_to(Path.cwd())
-    return shlex.join(["python", str(script), *sys.argv[1:]])
+    arguments = [re.sub(r"(api_key=).*", r"\1...", argument, flags=re.DOTALL) for argument in sys.argv[1:]]
+    return shlex.join(["python", str(script), *arguments])
 
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that matter."""
-    versions = {}
+    from embedspace import __version__
+
+    versions = {"embedspace": __version__}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

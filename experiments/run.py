@@ -52,6 +52,7 @@ def run_experiment(config: DictConfig) -> None:
             f"these settings have no value: give {', '.join(f'{key}=...' for key in sorted(missing))}"
         )
     values: Any = OmegaConf.to_container(config, resolve=True)
+    values["engine"].pop("api_key", None)
     folder, experiment = folder_of(config), instantiate(config.experiment)
     if not isinstance(experiment, Experiment):  # a benchmark measures the machine and asks the model nothing
         print(experiment.run(folder))

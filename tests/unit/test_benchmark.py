@@ -1,0 +1,56 @@
+"""The benchmark page states what was measured, and the measuring itself is sound."""
+
+import subprocess
+
+import pytest
+
+from embedspace.metrics import Interval
+from experiments.benchmark import Benchmark, Measurement, as_markdown, as_page, fresh_process, rate
+
+
+def test_a_fresh_process_is_timed_with_its_own_peak_memory():
+    _, small = fresh_process("pass")
+    _, large = fresh_process("x = b'1' * 200_000_000")
+    assert large - small == pytest.approx(200, rel=0.1)
+
+
+def test_a_process_that_fails_is_an_error_and_not_a_time():
+    with pytest.raises(subprocess.CalledProcessError):
+        fresh_process("raise SystemExit(3)")
+
+
+def test_a_rate_counts_calls():
+    calls = []
+    per_second = rate(lambda: calls.append(1), seconds=0.01)
+    assert per_second > 0
+    assert len(calls) > 1
+
+
+def test_the_page_names_machine_versions_commit_and_command():
+    row = Measurement("x", Interval(0.5, 0.4, 0.6, 7), "at most 1", "1 s against 2 s")
+    origin = {
+        "machine": {"cores": 2, "processor": "a processor", "memory_gib": 24.0},
+        "packages": {"torch": "2.13.0"},
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+    }
+    page = as_page(as_markdown([row]), origin, Benchmark("a-model", 1, 1, 1, 1, "unused"))
+    for word in (
+        "a processor",
+        "torch 2.13.0",
+        "0123456789ab",
+        "make bench",
+        "a-model",
+        "0.50 (0.40 to 0.60)",
+    ):
+        assert word in page
+
+
+def test_both_sides_of_the_wire_benchmark_do_the_same_work():
+    import torch
+
+    from embedspace import decode_prompt_embeds
+    from experiments.benchmark import plain_decode, plain_encode
+
+    vectors = torch.randn(3, 5)
+    assert torch.equal(decode_prompt_embeds(plain_encode(vectors)), vectors)
+    assert torch.equal(plain_decode(plain_encode(vectors)), vectors)
