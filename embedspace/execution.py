@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from embedspace.cases import AnswerOf, Case, Continuation, Scorer
 from embedspace.engines.base import Completion, Engine, Sampling
+from embedspace.errors import EngineResponseError
 from embedspace.progress import progress
 from embedspace.prompt import PromptEmbeds
 from embedspace.records import SCORED, Record, Score
@@ -49,7 +50,7 @@ def execute(
 
     Raises:
         ValueError: two cases have one key, or the recorded prompts are not those of these cases.
-        EngineError: the engine stopped working; what was recorded is kept.
+        EngineError: the engine stopped working or left prompts unanswered; what was recorded is kept.
         OSError: the records cannot be written.
     """
     plan = _Plan.of(run, cases())
@@ -146,11 +147,21 @@ def _answered(
             yield case.prompt
 
     group: list[Completion] = []
+    answered = 0
     for completion in engine.generate(prompts(), sampling):
+        if completion.prompt_index != answered:
+            raise EngineResponseError(
+                f"the engine {engine.describe()} answered prompt {completion.prompt_index} where the answer to prompt "
+                f"{answered} was due"
+            )
         group.append(completion)
         if completion.error is not None or len(group) == sampling.n:
             yield waiting.popleft(), group
-            group = []
+            group, answered = [], answered + 1
+    if waiting:
+        raise EngineResponseError(
+            f"the engine {engine.describe()} gave no full answer to {len(waiting)} of {answered + len(waiting)} prompts"
+        )
 
 
 def _unanswered(cases: Iterable[Case]) -> Iterator[tuple[Case, list[Completion]]]:
