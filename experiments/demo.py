@@ -21,10 +21,9 @@ class Demo:
     parts: Mapping[str, Experiment]
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
-        """The parts' cases, one part after another."""
-        for name, part in self.parts.items():
-            for case in part.cases(space):
-                yield case.under(name)
+        """The parts' cases: what is answered comes first, so that an engine can batch it across parts."""
+        cases = [case.under(name) for name, part in self.parts.items() for case in part.cases(space)]
+        yield from sorted(cases, key=lambda case: not case.answered)
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """The parts' findings and sections on one page."""
@@ -39,5 +38,7 @@ class Demo:
             for name, part in self.parts.items()
         ]
         return Report(
-            self.title, self.introduction, [section for report in reports for section in report.sections]
+            self.title,
+            "\n\n".join([self.introduction, *(report.summary for report in reports)]),
+            [section for report in reports for section in report.sections],
         )
