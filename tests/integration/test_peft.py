@@ -5,6 +5,7 @@ import torch
 
 from embedspace import PromptEmbeds
 from embedspace.engines import Sampling, TransformersEngine
+from embedspace.verification.certificate import compare_greedy
 
 PROMPTS = ["The capital of France is", "My favourite animal is the"]
 TARGET = " purple elephant, and it dances under the moon."
@@ -57,8 +58,11 @@ def test_the_in_process_engine_answers_as_peft_does(trained, smollm2):
 @pytest.mark.server
 def test_the_vllm_server_answers_as_peft_does(trained, smollm2, vllm_client):
     folder, answers = trained
-    completions = list(vllm_client.generate(_prompts(folder, smollm2), Sampling(max_tokens=NEW_TOKENS)))
-    assert [c.error for c in completions] == [None] * len(PROMPTS)
-    assert [c.text for c in completions] == [
-        smollm2.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers
-    ]
+    sampling = Sampling(max_tokens=NEW_TOKENS, logprobs=2)
+    served = list(vllm_client.generate(_prompts(folder, smollm2), sampling))
+    in_process = list(TransformersEngine(smollm2).generate(_prompts(folder, smollm2), sampling))
+    assert [list(completion.token_ids) for completion in in_process] == answers
+    # The server computes in bfloat16: where its rounding decides a near-tie, the texts may part, and nowhere else.
+    assert compare_greedy("adapter", served, in_process).values["different"] == 0
+    without = list(vllm_client.generate(map(smollm2.embed, PROMPTS), sampling))
+    assert [completion.text for completion in without] != [completion.text for completion in served]
