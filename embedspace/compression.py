@@ -4,47 +4,151 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from embedspace.alignment import evenly_spaced
 from embedspace.finite import require_finite
+from embedspace.merging import merged
+from embedspace.pooling import Pooling, averaged, first, floored, spaced
 from embedspace.prompt import PromptEmbeds, require_content
-from embedspace.recipe import Recipe
+from embedspace.recipe import Recipe, Value
+from embedspace.salience import INFORMATION, Information, salient, word_information
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
-Method = Literal["average", "truncate", "drop"]
+    from embedspace.engines.transformers import TransformersEngine
+    from embedspace.space import EmbeddingSpace
+
+Method = Literal["average", "merge", "salience", "truncate", "drop", "floor_average"]
 
 
 def compress(
-    prompt: PromptEmbeds, ratio: float | None = None, *, length: int | None = None, method: Method = "average"
+    prompt: PromptEmbeds,
+    ratio: float | None = None,
+    *,
+    length: int | None = None,
+    method: Method | None = None,
+    information: Information = "vocabulary",
+    words: bool = True,
+    fold: float = 0.0,
+    match_norm: bool = False,
+    space: EmbeddingSpace | None = None,
+    engine: TransformersEngine | None = None,
 ) -> PromptEmbeds:
     """Shorten a prompt's content rows; template rows stay bit-identical.
+
+    Every message (run of content rows) keeps its share of the length, at least one row, and no row is
+    mixed across messages. Ratio 1 gives the prompt itself.
 
     Args:
         prompt: has content rows.
         ratio: how many times fewer content rows, 1 or more; the length is rounded up.
-        length: number of content rows to keep, instead of a ratio.
-        method: how rows become fewer.
+        length: exact number of content rows to keep, instead of a ratio.
+        method: ``salience`` keeps the words that tell most (Selective Context, Li et al. 2023, with rows in
+            place of text); ``merge`` joins the most similar neighbours; ``average`` takes means over bins of
+            equal, fractional width; ``truncate`` keeps the first rows and ``drop`` evenly spaced ones;
+            ``floor_average`` pools the whole prompt, template included, with a floor kernel that loses the
+            tail, and is a control and nothing else. By default ``salience`` where ``space`` or ``engine`` is
+            given, and ``drop``, the best of those that need neither, where it is not.
+        information: what tells how much a row tells, for ``salience``: ``vocabulary``, the order of the
+            token list and the tokens' texts, or ``surprisal`` under the engine's model.
+        words: let ``salience`` keep whole words rather than single tokens.
+        fold: for ``salience``, the weight of each row left out in the kept row nearest to it, which counts 1.
+            Above 0 every content row reaches the result, and recall suffers.
+        match_norm: move mixed rows out to the distance from the vocabulary's mean that the rows in them have.
+        space: the prompt's space, for ``merge``, ``salience`` and ``match_norm``; by default the engine's.
+        engine: for ``information='surprisal'``; a smaller model than the one that answers may do.
 
     Raises:
-        ValueError: bounds.
+        ValueError: neither or both of ratio and length, one out of bounds, a prompt without content or not
+            finite, an unknown option, or no ``space`` or ``engine`` where one is needed.
     """
     require_content(prompt, "compression")
     require_finite(prompt, "compression")
+    method = _checked(method, information, fold, needs_nothing=space is None and engine is None)
     rows = int(prompt.content.sum())
     target = target_length(rows, len(prompt.content_runs), ratio, length)
     if target == rows:
         return prompt
-    pieces = [prompt.vectors[run].float() for run in prompt.content_runs]
-    lengths = allot([len(piece) for piece in pieces], target)
-    short = [METHODS[method](piece, wanted) for piece, wanted in zip(pieces, lengths, strict=True)]
-    recipe = Recipe.of("compress", {"length": target, "method": method}, prompt.recipe)
-    return prompt.with_runs(short, recipe)
+    content = _Content(prompt, space, engine, information, words, fold)
+    mean = content.mean if match_norm else None
+    recipe = Recipe.of("compress", _parameters(content, method, target, match_norm), prompt.recipe)
+    if method == "floor_average":
+        total = len(prompt) - rows + target
+        pooled = floored(len(prompt), total)(prompt.vectors, mean)
+        return PromptEmbeds(pooled, torch.ones_like(prompt.content[:total]), prompt.space, recipe)
+    runs = prompt.content_runs
+    lengths = allot([run.stop - run.start for run in runs], target)
+    pieces = [
+        METHODS[method](content, run, wanted)(prompt.vectors[run], mean)
+        for run, wanted in zip(runs, lengths, strict=True)
+    ]
+    return prompt.with_runs(pieces, recipe)
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """A prompt with what the methods ask about it; nothing is computed before it is asked for."""
+
+    prompt: PromptEmbeds
+    given_space: EmbeddingSpace | None
+    engine: TransformersEngine | None
+    information: Information
+    words: bool
+    fold: float
+
+    @cached_property
+    def space(self) -> EmbeddingSpace:
+        """The prompt's space, as given or as the engine's."""
+        space = self.given_space
+        if space is None and self.engine is not None and self.engine.space.fingerprint == self.prompt.space:
+            space = self.engine.space
+        if space is None:
+            raise ValueError(
+                "merge, salience and match_norm need the vocabulary: pass the prompt's space=; "
+                "average, drop and truncate need nothing"
+            )
+        space.require(self.prompt)
+        return space
+
+    @cached_property
+    def mean(self) -> Float[Tensor, " hidden"]:
+        """The vocabulary's mean row."""
+        return self.space.mean
+
+    @cached_property
+    def told(self) -> tuple[Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+        """Information and word number of every row; template rows tell nothing."""
+        mask = self.prompt.content.cpu()
+        told = torch.zeros(len(mask), dtype=torch.float64)
+        numbers = torch.full((len(mask),), -1)
+        told[mask], numbers[mask] = word_information(
+            self.prompt, self.space, self.engine, self.information, self.words
+        )
+        return told, numbers
+
+
+def _merge(content: _Content, run: slice, length: int) -> Pooling:
+    return merged(content.prompt.vectors[run], length, content.mean)
+
+
+def _salience(content: _Content, run: slice, length: int) -> Pooling:
+    told, numbers = content.told
+    return salient(told[run], numbers[run], length, content.fold)
+
+
+METHODS: dict[Method, Callable[[_Content, slice, int], Pooling]] = {
+    "average": lambda content, run, length: averaged(run.stop - run.start, length),
+    "merge": _merge,
+    "salience": _salience,
+    "truncate": lambda content, run, length: first(run.stop - run.start, length),
+    "drop": lambda content, run, length: spaced(run.stop - run.start, length),
+}
 
 
 def target_length(rows: int, runs: int, ratio: float | None, length: int | None) -> int:
@@ -58,11 +162,11 @@ def target_length(rows: int, runs: int, ratio: float | None, length: int | None)
     if ratio is not None:
         if not (math.isfinite(ratio) and ratio >= 1):
             raise ValueError(f"ratio is {ratio!r}; it must be a finite number of at least 1")
-        length = max(runs, math.ceil(rows / ratio))
-    assert length is not None
-    if not runs <= length <= rows:
+        return max(runs, math.ceil(rows / ratio))
+    if isinstance(length, bool) or not isinstance(length, int) or not runs <= length <= rows:
         raise ValueError(
-            f"length is {length}; the prompt's {rows} content rows in {runs} messages allow {runs} to {rows}"
+            f"length is {length!r}; the prompt's {rows} content rows in {runs} runs allow a whole number "
+            f"from {runs} to {rows}"
         )
     return length
 
@@ -71,49 +175,37 @@ def allot(rows: Sequence[int], length: int) -> list[int]:
     """``length`` divided over runs in proportion to their rows by largest remainder, at least one a run."""
     total = sum(rows)
     lengths = [max(1, length * count // total) for count in rows]
-    while sum(lengths) != length:
-        missing = [length * count / total - own for count, own in zip(rows, lengths, strict=True)]
-        if sum(lengths) < length:
-            lengths[missing.index(max(missing))] += 1
-        else:
-            smallest = min((gap, run) for run, gap in enumerate(missing) if lengths[run] > 1)
-            lengths[smallest[1]] -= 1
+    missing = length - sum(lengths)
+    # In units of 1 / total of a row, so that equal remainders are equal and the first run wins.
+    gaps = [length * count - own * total for count, own in zip(rows, lengths, strict=True)]
+    for run in sorted(range(len(rows)), key=lambda run: -gaps[run])[: max(0, missing)]:
+        lengths[run] += 1
+    for _ in range(max(0, -missing)):
+        # The rows that small runs got come from the run that is furthest above its share.
+        above = [
+            (own * total - length * count, run)
+            for run, (own, count) in enumerate(zip(lengths, rows, strict=True))
+        ]
+        lengths[max(pair for pair in above if lengths[pair[1]] > 1)[1]] -= 1
     return lengths
 
 
-def average(rows: Float[Tensor, "rows hidden"], length: int) -> Float[Tensor, "length hidden"]:
-    """Means over ``length`` bins of equal, fractional width: every row weighs the same, the tail included.
-
-    Row i is the stretch from i to i + 1, bin j the one from j to j + 1 in units of rows / length; a row
-    that lies over a border goes to both bins by its shares.
-    """
-    count = len(rows)
-    # Borders in units of 1 / length rows are integers: bin j starts at j * count, row i at i * length.
-    borders = torch.cat([torch.arange(count) * length, torch.arange(length) * count]).unique()
-    ends = torch.cat([borders[1:], borders.new_tensor([count * length])])
-    shares = (ends - borders).double() / count
-    starts = torch.searchsorted(borders, torch.arange(length) * count)
-    return torch.nn.functional.embedding_bag(
-        (borders // length).to(rows.device),
-        rows,
-        starts.to(rows.device),
-        mode="sum",
-        per_sample_weights=shares.to(rows),
-    )
+def _checked(method: Method | None, information: Information, fold: float, *, needs_nothing: bool) -> Method:
+    chosen: Method = method if method is not None else "drop" if needs_nothing else "salience"
+    allowed = (*METHODS, "floor_average")
+    if chosen not in allowed:
+        raise ValueError(f"unknown method {method!r}; allowed are {', '.join(allowed)}")
+    if information not in INFORMATION:
+        raise ValueError(f"unknown information {information!r}; allowed are {', '.join(INFORMATION)}")
+    if not 0 <= fold <= 1:
+        raise ValueError(f"fold is {fold!r}; it must be in [0, 1], the weight of a row left out")
+    return chosen
 
 
-def truncate(rows: Float[Tensor, "rows hidden"], length: int) -> Float[Tensor, "length hidden"]:
-    """The first rows."""
-    return rows[:length]
-
-
-def drop(rows: Float[Tensor, "rows hidden"], length: int) -> Float[Tensor, "length hidden"]:
-    """Evenly spaced rows, whatever they say."""
-    return rows[evenly_spaced(len(rows), length, rows.device)]
-
-
-METHODS: dict[Method, Callable[[Tensor, int], Tensor]] = {
-    "average": average,
-    "truncate": truncate,
-    "drop": drop,
-}
+def _parameters(content: _Content, method: Method, length: int, match_norm: bool) -> dict[str, Value]:
+    parameters: dict[str, Value] = {"length": length, "method": method, "match_norm": match_norm}
+    if method == "salience":
+        parameters |= {"information": content.information, "words": content.words, "fold": content.fold}
+        if content.information == "surprisal" and content.engine is not None:
+            parameters["engine"] = repr(sorted(content.engine.describe().items()))
+    return parameters

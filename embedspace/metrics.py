@@ -49,11 +49,16 @@ class Measure:
 
     @classmethod
     def of(cls, measured: Iterable[tuple[Condition, int, float]]) -> Self:
-        """From single values; the last one counts where an item has several under one condition."""
-        values: dict[Condition, dict[int, float]] = {}
+        """From single values; their mean counts where an item has several under one condition."""
+        found: dict[Condition, dict[int, list[float]]] = {}
         for condition, item, value in measured:
-            values.setdefault(condition, {})[item] = value
-        return cls(values)
+            found.setdefault(condition, {}).setdefault(item, []).append(value)
+        return cls(
+            {
+                condition: {item: sum(values) / len(values) for item, values in items.items()}
+                for condition, items in found.items()
+            }
+        )
 
     def __bool__(self) -> bool:
         """Whether anything was measured."""

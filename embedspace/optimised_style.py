@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import softplus
 
+from embedspace.answer_nats import answer_nats
 from embedspace.finite import require_finite
 from embedspace.progress import progress
 from embedspace.prompt import PromptEmbeds, require_content, tensor_digest
@@ -171,31 +172,11 @@ def _mean_loss(settings: Optimisation, cases: Sequence[_Case], vector: Tensor) -
 
 def _losses(settings: Optimisation, cases: Sequence[_Case], vector: Tensor) -> Float[Tensor, " cases"]:
     """Nats a token of the positive answers, plus the contrast: how far they are from being the likelier ones."""
-    likely = _nats(settings.engine, [(case.prompt, case.positive) for case in cases], vector)
+    likely = answer_nats(settings.engine, [(case.prompt, case.positive) for case in cases], vector)
     if not settings.contrast:
         return likely
-    unlikely = _nats(settings.engine, [(case.prompt, case.negative) for case in cases], vector)
-    return likely + settings.contrast * F.softplus(likely - unlikely)
-
-
-def _nats(
-    engine: TransformersEngine, cases: Sequence[tuple[PromptEmbeds, list[int]]], vector: Tensor
-) -> Float[Tensor, " cases"]:
-    """Mean negative log-probability of each answer's tokens after its prompt, moved by the vector."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in cases)
-    rows, targets = [], torch.full((len(cases), longest), -100)
-    for position, (prompt, answer) in enumerate(cases):
-        moved = prompt.vectors.to(vector) + prompt.content.to(vector)[:, None] * vector
-        said = engine.space.lookup(answer).to(vector)
-        rows.append(F.pad(torch.cat([moved, said]), (0, 0, 0, longest - len(prompt) - len(answer))))
-        targets[position, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    # Padding comes after all that counts, where causal attention does not look.
-    embeddings = torch.stack(rows).to(engine.dtype)
-    first = min(len(prompt) for prompt, _ in cases) - 1
-    logits = engine.model(inputs_embeds=embeddings, logits_to_keep=longest - first, use_cache=False).logits
-    wanted = targets[:, first + 1 :].to(vector.device)
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
-    return losses.sum(dim=1) / (wanted >= 0).sum(dim=1)
+    unlikely = answer_nats(settings.engine, [(case.prompt, case.negative) for case in cases], vector)
+    return likely + settings.contrast * softplus(likely - unlikely)
 
 
 def _cases(

@@ -67,25 +67,9 @@ def line_figure(
     def draw(axes: Axes) -> None:
         colours = iter(SERIES)
         for number, line in enumerate(lines):
-            colour = CONTROL if line.control else next(colours)
-            xs = sorted(line.points)
-            shown = [line.points[x] for x in xs]
-            if line.band:
-                lows, highs = [i.low for i in shown], [i.high for i in shown]
-                axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
-            axes.plot(
-                xs, [i.estimate for i in shown], color=colour, label=line.label or "_unlisted",
-                linewidth=2 if line.band else 1.2, markersize=5.5 if line.band else 3.5,
-                marker=MARKERS[number % len(MARKERS)], linestyle=(0, (4, 2)) if line.control else "-",
-            )  # fmt: skip
+            _draw_line(axes, line, CONTROL if line.control else next(colours), MARKERS[number % len(MARKERS)])
         for number, ((name, level), colour) in enumerate(zip((levels or {}).items(), colours, strict=False)):
-            axes.axhline(level.estimate, color=colour, linewidth=1.6, linestyle=(0, (1, 1.4)), label=name)
-            # Its interval stands at the right edge, beside those of the other levels.
-            edge = axes.get_yaxis_transform()
-            at = 0.985 - 0.02 * number
-            axes.plot(
-                [at, at], [level.low, level.high], color=colour, linewidth=3, alpha=0.55, transform=edge
-            )
+            _draw_level(axes, name, level, colour, number)
         positions = sorted({x for line in lines for x in line.points})
         if log_x:
             axes.set_xscale("log", base=2)
@@ -96,6 +80,32 @@ def line_figure(
         axes.set_ylabel(y_label)
 
     return Figure(_svg(draw, caption), caption)
+
+
+def _draw_line(axes: Axes, line: Line, colour: str, marker: str) -> None:
+    xs = sorted(line.points)
+    shown = [line.points[x] for x in xs]
+    if line.band:
+        lows, highs = [i.low for i in shown], [i.high for i in shown]
+        axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(
+        xs,
+        [i.estimate for i in shown],
+        color=colour,
+        label=line.label or "_unlisted",
+        linewidth=2 if line.band else 1.2,
+        markersize=5.5 if line.band else 3.5,
+        marker=marker,
+        linestyle=(0, (4, 2)) if line.control else "-",
+    )
+
+
+def _draw_level(axes: Axes, name: str, level: Interval, colour: str, number: int) -> None:
+    axes.axhline(level.estimate, color=colour, linewidth=1.6, linestyle=(0, (1, 1.4)), label=name)
+    # Its interval stands at the right edge, beside those of the other levels.
+    at = 0.985 - 0.02 * number
+    edge = axes.get_yaxis_transform()
+    axes.plot([at, at], [level.low, level.high], color=colour, linewidth=3, alpha=0.55, transform=edge)
 
 
 def dot_figure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -58,6 +58,12 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     caption: str
     digits: int = 2
+
+    def filled(self) -> Table:
+        """The table without the columns in which nothing was measured."""
+        kept = [column for column in range(len(self.columns)) if any(row[column] != "" for row in self.rows)]
+        rows = [[row[column] for column in kept] for row in self.rows]
+        return replace(self, columns=[self.columns[column] for column in kept], rows=rows)
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,8 @@ def _tags(tags: Mapping[str, Tag]) -> str:
 
 def _chips(run: Run) -> list[str]:
     engine = _last(run.manifest, "engine") or {}
-    chips = [
-        str(engine.get("model", "")),
-        " ".join(str(engine.get(name, "")) for name in ("engine", "dtype")),
-    ]
+    dtype = engine.get("dtype", "")
+    chips = [engine.get("model", ""), f"{engine.get('engine', '')} {dtype if dtype.isalnum() else ''}"]
     return [chip.strip() for chip in (*chips, run.sitting["started"][:10]) if chip.strip()]
 
 

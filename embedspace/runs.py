@@ -66,14 +66,18 @@ class Run:
             with _writable(folder):
                 if fresh:
                     _clear(folder)
-                manifest = _read_manifest(folder)
-            if manifest is not None:
-                _require_same(folder, manifest, {"config": dict(config), "fingerprint": fingerprint}, ignored)
-            else:
-                manifest = {"config": dict(config), "fingerprint": fingerprint, "sittings": []}
-            manifest |= {"config": dict(config), "seeds": _seeds(config)}
-            manifest["sittings"].append({"started": now(), "finished": None, **provenance()})
-            run = cls(folder, manifest, RecordLog(folder / RECORDS), lock)
+                old = _read_manifest(folder)
+            new: dict[str, Any] = {
+                "config": dict(config),
+                "fingerprint": fingerprint,
+                "seeds": _seeds(config),
+                "sittings": [],
+            }
+            if old is not None:
+                _require_same(folder, old, new, ignored)
+                new["sittings"] = old["sittings"]
+            new["sittings"].append({"started": now(), "finished": None, **provenance()})
+            run = cls(folder, new, RecordLog(folder / RECORDS), lock)
             run._save()
             return run
         except BaseException:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from embedspace.metrics import Interval, mean_interval
 from embedspace.progress import progress
@@ -77,15 +77,17 @@ class Benchmark:
     new_tokens: int
     page: str
     """File that gets the table."""
+    parts: Sequence[Literal["cold_start", "wire", "server"]]
+    """What is measured."""
 
     def run(self, folder: Path) -> str:
         """Measure everything, write the records into ``folder`` and the table into ``page``."""
         folder.mkdir(parents=True, exist_ok=True)
-        parts = (self.cold_start, self.wire, self.server)
+        ways = {"cold_start": self.cold_start, "wire": self.wire, "server": self.server}
         measured: list[Measurement] = []
-        with progress("benchmarks", len(parts)) as advance:
-            for part in parts:
-                measured += part()
+        with progress("benchmarks", len(self.parts)) as advance:
+            for part in self.parts:
+                measured += ways[part]()
                 advance()
         origin = provenance()
         lines = [{"measurement": asdict(row), **origin} for row in measured]
@@ -286,7 +288,8 @@ def as_page(table: str, origin: dict[str, object], benchmark: Benchmark) -> str:
     return (
         "# Benchmarks\n\n"
         "Ratios of the toolkit's figure to that of the ordinary way, on the same work, both sides in turn, in one run; "
-        f"the mean over rounds with its 95% bootstrap interval. Made by `make bench` on {machine['cores']} cores of "
+        f"the mean over rounds with its 95% bootstrap interval. Made by `make bench` ({', '.join(benchmark.parts)}) on "
+        f"{machine['cores']} cores of "
         f"{machine['processor']}, {machine['memory_gib']} GiB, no GPU, with `{benchmark.model}`; {versions}; {commit}. "
         "The single figures are in `runs/`, in `measurements.jsonl`.\n\n"
         f"{table}"

@@ -190,10 +190,9 @@ def _table(likelihood: Measure, likeness: Measure) -> Table:
 
 
 def _finding(likelihood: Measure, likeness: Measure) -> str:
-    measured, name = (
-        (likelihood, "log-likelihood in nats per token") if likelihood else (likeness, "likeness")
-    )
-    first, second = _curve(measured, PROMPT, FIRST), _curve(measured, PROMPT, SECOND)
+    if not likelihood:
+        return _finding_in_words(likeness)
+    first, second = _curve(likelihood, PROMPT, FIRST), _curve(likelihood, PROMPT, SECOND)
     if not {0.0, 1.0} <= first.keys() & second.keys():
         return "Too few answers were recorded to follow a path between prompts."
     moves = [
@@ -201,14 +200,28 @@ def _finding(likelihood: Measure, likeness: Measure) -> str:
         for curve in (first, second)
     ]
     text = (
-        f"On the straight path from one prompt to another ({first[0.0].items} pairs), the {name} of the first "
-        f"prompt's answer goes {moves[0]}, that of the second's {moves[1]}"
+        f"On the straight path from one prompt to another ({first[0.0].items} pairs), the log-likelihood in nats per "
+        f"token of the first prompt's answer goes {moves[0]}, that of the second's {moves[1]}"
     )
     ahead = [t for t in sorted(first.keys() & second.keys()) if second[t].estimate >= first[t].estimate]
     if ahead and ahead[0] > 0:
         before = max(t for t in second if t < ahead[0])
         text += f"; the second overtakes the first between t {before:g} and {ahead[0]:g}"
-    control = _curve(measured, RANDOM, SECOND)
+    control = _curve(likelihood, RANDOM, SECOND)
     if 1.0 in control:
         text += f". On the path to random rows the second's ends at {unsigned(control[1.0].estimate)}"
     return f"{text}."
+
+
+def _finding_in_words(likeness: Measure) -> str:
+    """What the answers given on the way say; at the ends they are the ends' own."""
+    first, second = _curve(likeness, PROMPT, FIRST), _curve(likeness, PROMPT, SECOND)
+    between = sorted((first.keys() & second.keys()) - {0.0, 1.0}, key=lambda t: abs(t - 0.5))
+    if not between or 0.0 not in second:
+        return "Too few answers were recorded to follow a path between prompts."
+    t = between[0]
+    return (
+        f"At t {t:g} on the straight path from one prompt to another ({first[t].items} pairs), the answer's likeness "
+        f"to the first prompt's is {unsigned(first[t].estimate)} and to the second's {unsigned(second[t].estimate)} "
+        f"(those two are alike by {unsigned(second[0.0].estimate)})."
+    )

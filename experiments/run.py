@@ -47,12 +47,7 @@ def run_experiment(config: DictConfig) -> None:
     from embedspace.report import write_report
     from embedspace.runs import Run
 
-    if missing := OmegaConf.missing_keys(config):
-        raise ValueError(
-            f"these settings have no value: give {', '.join(f'{key}=...' for key in sorted(missing))}"
-        )
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    values["engine"].pop("api_key", None)
+    values = checked(config)
     folder, experiment = folder_of(config), instantiate(config.experiment)
     if not isinstance(experiment, Experiment):  # a benchmark measures the machine and asks the model nothing
         print(experiment.run(folder))
@@ -70,6 +65,10 @@ def run_experiment(config: DictConfig) -> None:
         )
         good = [record for record in run.records() if record.error is None]
         print(f"{outcome.cases} cases, {outcome.recorded} asked now, records in {run.records_path}")
+        if outcome.skipped:
+            print(
+                f"{outcome.skipped} cases ask for likelihoods alone, which this engine cannot tell; left out"
+            )
         path = write_report(experiment.analyse(good), run)
         print(f"report: {path}")
     if outcome.failed:
@@ -77,6 +76,21 @@ def run_experiment(config: DictConfig) -> None:
             f"{outcome.failed} of {outcome.cases} cases failed; their errors are in {run.records_path} and in the "
             "report. The same command tries them again"
         )
+
+
+def checked(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, without keys of servers.
+
+    Raises:
+        ValueError: a setting still needs a value.
+    """
+    if missing := OmegaConf.missing_keys(config):
+        raise ValueError(
+            f"these settings have no value: give {', '.join(f'{key}=...' for key in sorted(missing))}"
+        )
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    values["engine"].pop("api_key", None)
+    return dict(values)
 
 
 def folder_of(config: DictConfig) -> Path:

@@ -105,7 +105,9 @@ class Style:
         )
         answered = [record for record in records if record.text.strip()]
         plain = {
-            record.tags["question"]: record.text for record in answered if record.tags["condition"] == PLAIN
+            record.tags["question"]: record.text
+            for record in answered
+            if record.tags["condition"] == PLAIN and record.choice == 0
         }
         compared = [record for record in answered if record.tags["question"] in plain]
         if not compared:
@@ -254,7 +256,7 @@ class Style:
         controls = [told.change((place, ends[0]), (place, ends[1])) for place in places]
         if moved := [control.estimate for control in controls if control is not None]:
             between = " to ".join(dict.fromkeys((signed(min(moved)), signed(max(moved)))))
-            text += f" {len(moved)} random vectors of the same norm: {between}."
+            text += f" Random vectors of the same norm ({len(moved)} drawn): {between}."
         spoken = told.change((INSTRUCTION, -1.0), (INSTRUCTION, 1.0))
         return text if spoken is None else f"{text} Asking for the style in words: {signed(spoken.estimate)}."
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from embedspace.engines.base import Completion, Sampling
 
-GREEDY = Sampling(max_tokens=24, logprobs=2)
+GREEDY = Sampling(max_tokens=16, logprobs=2)
 NEAR_TIE = 0.1
 """Nats between the two likeliest tokens under which rounding alone may decide."""
 

@@ -1,0 +1,37 @@
+"""How unlikely answers are after prompts that a vector has moved, with gradients to the vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from embedspace.prompt import PromptEmbeds
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from embedspace.engines.transformers import TransformersEngine
+
+
+def answer_nats(
+    engine: TransformersEngine, cases: Sequence[tuple[PromptEmbeds, list[int]]], vector: Tensor
+) -> Float[Tensor, " cases"]:
+    """Mean negative log-probability of each answer's tokens after its prompt, moved by the vector."""
+    longest = max(len(prompt) + len(answer) for prompt, answer in cases)
+    rows, targets = [], torch.full((len(cases), longest), -100)
+    for position, (prompt, answer) in enumerate(cases):
+        moved = prompt.vectors.to(vector) + prompt.content.to(vector)[:, None] * vector
+        said = engine.space.lookup(answer).to(vector)
+        rows.append(F.pad(torch.cat([moved, said]), (0, 0, 0, longest - len(prompt) - len(answer))))
+        targets[position, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+    # Padding comes after all that counts, where causal attention does not look.
+    embeddings = torch.stack(rows).to(engine.dtype)
+    first = min(len(prompt) for prompt, _ in cases) - 1
+    logits = engine.model(inputs_embeds=embeddings, logits_to_keep=longest - first, use_cache=False).logits
+    wanted = targets[:, first + 1 :].to(vector.device)
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
+    return losses.sum(dim=1) / (wanted >= 0).sum(dim=1)
