@@ -28,20 +28,26 @@ def resample(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | No
     """
     exact = sum(weight * len(piece) for piece, weight in zip(pieces, weights, strict=True))
     length = max(1, int(exact + 0.5))
-    return [piece[evenly_spaced(len(piece), length, piece.device)] for piece in pieces]
+    return [
+        piece if len(piece) == length else piece[evenly_spaced(len(piece), length, piece.device)]
+        for piece in pieces
+    ]
 
 
 def pad(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) -> list[Rows]:
     """Every piece with the length of the longest, by rows of zeros at its end."""
     longest = max(map(len, pieces))
-    return [torch.nn.functional.pad(piece, (0, 0, 0, longest - len(piece))) for piece in pieces]
+    return [
+        piece if len(piece) == longest else torch.nn.functional.pad(piece, (0, 0, 0, longest - len(piece)))
+        for piece in pieces
+    ]
 
 
 def warp(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) -> list[Rows]:
     """Every piece with the length of the longest, by dynamic time warping onto it (Sakoe and Chiba 1978)."""
     assert mean is not None
     longest = max(pieces, key=len)
-    return [piece[warping(longest, piece, mean)] for piece in pieces]
+    return [piece if len(piece) == len(longest) else piece[warping(longest, piece, mean)] for piece in pieces]
 
 
 def warping(longer: Rows, shorter: Rows, mean: Float[Tensor, " hidden"]) -> Int[Tensor, " longer"]:

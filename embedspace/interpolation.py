@@ -166,7 +166,8 @@ def blend(
 
 
 def _lerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
-    return x * (1 - weight) + y * weight
+    # torch.lerp rounds towards y; half-way both orders must give the same numbers.
+    return (x + y) * 0.5 if weight == 0.5 else torch.lerp(x, y, weight)
 
 
 def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:

@@ -132,6 +132,11 @@ def test_slerp_and_matched_norms_keep_rows_as_far_from_the_mean_as_their_ends(pa
         np.testing.assert_allclose(found, (1 - t) * x + t * y, rtol=1e-4)
 
 
+@given(pairs(), st.floats(0, 1))
+def test_between_a_prompt_and_itself_there_is_only_the_prompt(pair, t):
+    assert same_bits(interpolate(pair[0], pair[0], t), pair[0])
+
+
 def test_slerp_survives_rows_that_agree_and_rows_that_are_opposite():
     rows = torch.tensor([[1.0, 0, 0, 0, 0], [0, 2.0, 0, 0, 0], [0, 0, 0, 0, 0]])
     content = torch.ones(3, dtype=torch.bool)

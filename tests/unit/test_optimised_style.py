@@ -57,9 +57,18 @@ def test_equal_seeds_give_equal_vectors_whatever_the_order_of_prompts_and_answer
 
 
 def test_whole_answers_belong_to_their_prompts_in_any_order(engine):
-    better, worse = [f"{text} yes" for text in QUESTIONS], [f"{text} no" for text in QUESTIONS]
-    style = fit(engine, better, worse, answers="whole")
-    again = fit(engine, better[::-1], worse[::-1], chats(engine, QUESTIONS[::-1]), answers="whole")
+    better = [f"the river {number}" for number in range(len(QUESTIONS))]
+    worse = [f"weather {number}" for number in range(len(QUESTIONS))]
+    style = fit(engine, better, worse, answers="whole", batch_size=2, patience=10)
+    again = fit(
+        engine,
+        better[::-1],
+        worse[::-1],
+        chats(engine, QUESTIONS[::-1]),
+        answers="whole",
+        batch_size=2,
+        patience=10,
+    )
     assert torch.equal(style.vector, again.vector)
 
 
