@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import torch
 from embedspace.finite import require_finite
 from embedspace.prompt import PromptEmbeds, tensor_digest
 from embedspace.recipe import Recipe
-from embedspace.table import read_config
+from embedspace.table import read_config, read_json_object
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -51,7 +50,7 @@ def read_peft(
             for another base model.
     """
     folder = Path(folder)
-    config = _adapter_config(folder)
+    config = read_json_object(folder / CONFIG, f"{folder} is not a PEFT adapter: it has no {CONFIG}")
     _check_kind(config, folder)
     _check_base(config, folder, space, base_model)
     vectors = _soft_prompt(folder, space)
@@ -63,19 +62,6 @@ def read_peft(
     space.require(before)
     wider = torch.promote_types(vectors.dtype, before.vectors.dtype)
     return PromptEmbeds.concat([soft.to(wider), before.to(wider)])
-
-
-def _adapter_config(folder: Path) -> Mapping[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder} is not a PEFT adapter: it has no {CONFIG}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, it holds a {type(config).__name__}")
-    return config
 
 
 def _check_kind(config: Mapping[str, Any], folder: Path) -> None:

@@ -128,16 +128,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or it is not JSON.
     """
-    path = folder / "config.json"
+    return read_json_object(folder / "config.json", f"{folder} is not a model folder: it has no config.json")
+
+
+def read_json_object(path: Path, absent: str) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+        ValueError: the file is missing (``absent`` is the message), not JSON, or holds something else.
+    """
     try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} is not a model folder: it has no config.json") from None
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(absent) from None
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, it holds a {type(config).__name__}")
-    return config
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, it holds a {type(content).__name__}")
+    return content
 
 
 def _layout(config: Config, folder: Path) -> Layout:
