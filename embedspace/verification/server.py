@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,12 +12,13 @@ import torch
 
 from embedspace.engines.base import Completion, Sampling
 from embedspace.engines.vllm_client import VLLMClient
+from embedspace.engines.vllm_connection import ServerInfo
 from embedspace.errors import EngineError
 from embedspace.prompt import PromptEmbeds
-from embedspace.recipe import Recipe
 from embedspace.space import EmbeddingSpace
 from embedspace.verification.certificate import GREEDY, Check, compare_greedy
 from embedspace.verification.prompts import PARITY_PROMPTS
+from embedspace.wire import encode_prompt_embeds
 
 SAME_MODEL = 0.5
 """Nats by which the first token's log-probability may differ between float32 here and bfloat16 there."""
@@ -41,7 +43,7 @@ def check_server(
         )
         try:
             yield _server_tokens(space, info.url, info.model, api_key)
-            yield _length_limit(space, client, info.max_model_len)
+            yield _length_limit(space, info, api_key)
             by_rows = list(client.generate(prompts, GREEDY))
             yield compare_greedy("server's greedy answers", by_rows, list(client.generate(ids, GREEDY)))
             yield _same_model(by_rows, in_process)
@@ -62,15 +64,21 @@ def _server_tokens(space: EmbeddingSpace, url: str, model: str, api_key: str | N
     return Check("server's tokens", not different, detail, {"different_prompts": different})
 
 
-def _length_limit(space: EmbeddingSpace, client: VLLMClient, limit: int | None) -> Check:
-    """What the server says its limit is, and that one row more is refused and named."""
+def _length_limit(space: EmbeddingSpace, info: ServerInfo, api_key: str | None) -> Check:
+    """What the server says its limit is, and that it refuses one row more; the client would not even send that."""
+    limit = info.max_model_len
     if limit is None:
         return Check("length limit", False, "the server does not say how long a prompt may be")
-    rows = space.lookup([0]).expand(limit + 1, -1)
-    prompt = PromptEmbeds(rows, torch.ones(limit + 1).bool(), space.fingerprint, Recipe.of("verify", {}))
-    (answer,) = client.generate([prompt], Sampling(max_tokens=1))
-    refused = answer.error is not None
-    taken = "refused" if refused else "taken"
+    rows = encode_prompt_embeds(space.lookup([0]).expand(limit + 1, -1))
+    try:
+        _ask(
+            f"{info.url}/v1/completions",
+            api_key,
+            {"model": info.model, "max_tokens": 1, "prompt_embeds": [rows]},
+        )
+        refused, taken = False, "taken"
+    except urllib.error.HTTPError as error:
+        refused, taken = error.code == 400, f"answered with HTTP {error.code}"
     detail = f"{limit} rows and new tokens together; a prompt of {limit + 1} rows is {taken}"
     return Check("length limit", refused, detail, {"max_model_len": limit})
 
