@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from embedspace.prompt import PromptEmbeds
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
 
 def require_finite(prompt: PromptEmbeds, operation: str) -> None:
-    """Raise ``ValueError``, naming the rows, where a prompt holds NaN or infinity.
+    """Raise ``ValueError``, naming the rows, where a prompt holds NaN or infinity."""
+    if fault := rows_not_finite(prompt.vectors):
+        raise ValueError(f"{operation} needs finite rows; {fault}")
+
+
+def rows_not_finite(vectors: Float[Tensor, "tokens hidden"]) -> str | None:
+    """Which rows hold NaN or infinity, in words; None where all are finite.
 
     The sum of all values shows in one pass whether one of them is not finite; only then is it looked for.
     """
-    if bool(prompt.vectors.sum(dtype=torch.float32).isfinite()):
-        return
-    bad = (~prompt.vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
-    if bad:
-        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        raise ValueError(
-            f"{operation} needs finite rows; {len(bad)} of {len(prompt)} rows hold NaN or infinity (row {shown})"
-        )
+    if bool(vectors.sum(dtype=torch.float32).isfinite()):
+        return None
+    bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if not bad:
+        return None
+    shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+    return f"{len(bad)} of {len(vectors)} rows hold NaN or infinity (row {shown})"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedspace.finite import rows_not_finite
 from embedspace.prompt import PromptEmbeds
 
 if TYPE_CHECKING:
@@ -63,14 +64,8 @@ def preflight(
             f"the prompt has {len(vectors)} rows and at most {max_rows} fit beside the new tokens; "
             "shorten it (embedspace.compress) or serve the model with a longer context"
         )
-    finite = vectors.isfinite().all(dim=1)
-    if not bool(finite.all()):
-        bad = (~finite).nonzero().flatten().tolist()
-        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        raise ValueError(
-            f"{len(bad)} of {len(vectors)} rows hold NaN or infinity (row {shown}); "
-            "a server would answer with an empty text"
-        )
+    if fault := rows_not_finite(vectors):
+        raise ValueError(f"{fault}; a server would answer with an empty text")
 
 
 def encode_prompt_embeds(prompt: PromptEmbeds | Tensor, dtype: torch.dtype | None = None) -> str:
@@ -88,8 +83,9 @@ def encode_prompt_embeds(prompt: PromptEmbeds | Tensor, dtype: torch.dtype | Non
     if dtype is not None:
         vectors = vectors.to(dtype)
     preflight(vectors)
-    # torch.save stores the whole storage under a view: a clone stores these rows and no more.
-    dense = vectors.detach().cpu().clone(memory_format=torch.contiguous_format)
+    dense = vectors.detach().cpu().contiguous()
+    if dense.untyped_storage().nbytes() != dense.nbytes:
+        dense = dense.clone()  # torch.save stores the whole storage under a view
     buffer = io.BytesIO()
     torch.save(dense, buffer)
     return base64.b64encode(buffer.getbuffer()).decode("ascii")

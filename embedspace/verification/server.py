@@ -14,14 +14,18 @@ from embedspace.engines.base import Completion, Sampling
 from embedspace.engines.vllm_client import VLLMClient
 from embedspace.engines.vllm_connection import ServerInfo
 from embedspace.errors import EngineError
+from embedspace.metrics import common_prefix
 from embedspace.prompt import PromptEmbeds
 from embedspace.space import EmbeddingSpace
 from embedspace.verification.certificate import GREEDY, Check, compare_greedy
 from embedspace.verification.prompts import PARITY_PROMPTS
 from embedspace.wire import encode_prompt_embeds
 
-SAME_MODEL = 0.5
-"""Nats by which the first token's log-probability may differ between float32 here and bfloat16 there."""
+SAME_MODEL = 0.1
+"""Nats by which the tokens' log-probabilities may differ on average between float32 here and bfloat16 there.
+
+Of the packaged model 0.02 was measured, and 0.3 or more where one of its 30 layers was another's.
+"""
 
 
 def check_server(
@@ -84,20 +88,22 @@ def _length_limit(space: EmbeddingSpace, info: ServerInfo, api_key: str | None) 
 
 
 def _same_model(server: Sequence[Completion], in_process: Sequence[Completion]) -> Check:
-    """The log-probabilities of the first token here and there: another model's are far off."""
-    gaps = [
-        abs(theirs.logprobs[0] - ours.logprobs[0])
-        for theirs, ours in zip(server, in_process, strict=True)
-        if theirs.logprobs and ours.logprobs and theirs.token_ids[:1] == ours.token_ids[:1]
-    ]
-    agree = len(gaps) / len(server)
-    median = sorted(gaps)[len(gaps) // 2] if gaps else float("inf")
+    """The log-probabilities of greedy tokens here and there, up to where the two part: another model's are far off."""
+    gaps: list[float] = []
+    agreeing = 0
+    for theirs, ours in zip(server, in_process, strict=True):
+        shared = common_prefix(theirs.token_ids, ours.token_ids)
+        agreeing += shared > 0
+        pairs = zip(theirs.logprobs[:shared], ours.logprobs[:shared], strict=True)
+        gaps += [abs(a - b) for a, b in pairs]
+    agree = agreeing / len(server)
+    mean = sum(gaps) / len(gaps) if gaps else float("inf")
     detail = (
-        f"first token the same as in process for {agree:.0%} of prompts, "
-        f"its log-probability off by {median:.3f} nats (median)"
+        f"first token the same as in process for {agree:.0%} of prompts; over {len(gaps)} tokens, until the answers "
+        f"part, log-probabilities are off by {mean:.3f} nats on average (at most {SAME_MODEL:g})"
     )
-    passed = agree >= 0.75 and median < SAME_MODEL
-    return Check("same model", passed, detail, {"first_token_agreement": agree, "median_gap": median})
+    passed = agree >= 0.75 and mean < SAME_MODEL
+    return Check("same model", passed, detail, {"first_token_agreement": agree, "mean_gap": mean})
 
 
 def _payload_dtype(client: VLLMClient, prompt: PromptEmbeds, space: EmbeddingSpace) -> Check:

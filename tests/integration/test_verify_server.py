@@ -22,14 +22,12 @@ def failed(certificate: Certificate) -> set[str]:
     return {check.name for check in certificate.checks if not check.passed}
 
 
-def altered_copy(source: Path, folder: Path, ending: str, order: torch.Tensor) -> Path:
-    """The model, but tensors of that name have their rows in another order: same sizes, same norms."""
+def altered_copy(source: Path, folder: Path, name: str, order: torch.Tensor) -> Path:
+    """The model, but one tensor has its rows in another order: same sizes, same norms."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(MANIFEST))
     path = folder / "model.safetensors"
     tensors = load_file(path)
-    for name in tensors:
-        if name.endswith(ending):
-            tensors[name] = tensors[name][order].clone()
+    tensors[name] = tensors[name][order].clone()
     save_file(tensors, path, metadata={"format": "pt"})
     return folder
 
@@ -47,8 +45,8 @@ def test_the_packaged_model_passes_in_process_and_against_its_server(vllm_server
 def test_another_model_of_the_same_hidden_size_fails(
     vllm_server: VLLMServer, smollm2: EmbeddingSpace, tmp_path: Path
 ) -> None:
-    order = torch.arange(576).roll(1)
-    other = altered_copy(smollm2.folder, tmp_path / "other", "mlp.down_proj.weight", order)
+    one_of_thirty_layers = "model.layers.15.mlp.down_proj.weight"
+    other = altered_copy(smollm2.folder, tmp_path / "other", one_of_thirty_layers, torch.arange(576).roll(1))
     assert "same model" in failed(verify(str(other), server=vllm_server.url))
 
 
@@ -56,5 +54,5 @@ def test_a_table_whose_rows_are_mixed_up_fails(
     vllm_server: VLLMServer, smollm2: EmbeddingSpace, tmp_path: Path
 ) -> None:
     order = torch.arange(smollm2.vocab_size).roll(7)
-    damaged = altered_copy(smollm2.folder, tmp_path / "damaged", "embed_tokens.weight", order)
+    damaged = altered_copy(smollm2.folder, tmp_path / "damaged", "model.embed_tokens.weight", order)
     assert "server's greedy answers" in failed(verify(str(damaged), server=vllm_server.url))
