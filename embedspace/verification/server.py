@@ -103,7 +103,8 @@ def _same_model(server: Sequence[Completion], in_process: Sequence[Completion]) 
         f"part, log-probabilities are off by {mean:.3f} nats on average (at most {SAME_MODEL:g})"
     )
     passed = agree >= 0.75 and mean < SAME_MODEL
-    return Check("same model", passed, detail, {"first_token_agreement": agree, "mean_gap": mean})
+    values = {"first_token_agreement": agree, **({"mean_gap": mean} if gaps else {})}  # JSON has no infinity
+    return Check("same model", passed, detail, values)
 
 
 def _payload_dtype(client: VLLMClient, prompt: PromptEmbeds, space: EmbeddingSpace) -> Check:
