@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from pathlib import Path
 
-from embedspace.packaged import PACKAGED
-
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*/config.json"]
-HUB_IGNORED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "*.onnx", "README*"]
+from embedspace.hub import whole_model
+from embedspace.packaged import MANIFEST, PACKAGED
 
 
 def cache_folder() -> Path:
@@ -23,56 +22,60 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("embedspace")
 
 
-def resolve(name: str | Path) -> Path:
-    """The local folder of a model.
+def resolve(name: str | Path, *, revision: str | None = None) -> Path:
+    """The local folder of a whole model, weights included, as an engine needs it.
 
     Args:
         name: a packaged name (``smollm2-135m-instruct``, ``all-minilm-l6-v2``), a local folder, or a hub
             id such as ``meta-llama/Llama-3.2-1B-Instruct``. A packaged GGUF model is turned into a
             safetensors folder once, in the cache folder. Of a hub model, only safetensors, tokenizer and
-            configuration files are fetched.
+            configuration files are fetched. The folder of an embedding space whose table alone was
+            fetched from a hub leads to the whole model of that very commit.
+        revision: branch, tag or commit of a hub model; its main branch by default.
 
     Raises:
-        ValueError: nothing has that name; the message lists the packaged names and the nearest match.
+        ValueError: nothing has that name (the message lists the packaged names and the nearest match), the
+            hub did not give the model, or a revision of something that is not on a hub.
+    """
+    repository = hub_id(name)
+    if repository is not None:
+        return whole_model(repository, revision)
+    folder = local_folder(name, revision)
+    manifest = folder / MANIFEST
+    origin = json.loads(manifest.read_text()).get("hub") if manifest.is_file() else None
+    return folder if origin is None else whole_model(origin["repository"], origin["commit"])
+
+
+def hub_id(name: str | Path) -> str | None:
+    """The name as a hub id; None where it is a packaged name, a folder, or cannot be one."""
+    text = str(name)
+    looks_local = isinstance(name, Path) or text.startswith((".", "/", "~"))
+    if text in PACKAGED or looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        return None
+    return None if Path(text).is_dir() else text
+
+
+def local_folder(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of a packaged model or of a local path.
+
+    Raises:
+        ValueError: there is none, or it cannot have a revision.
     """
     text = str(name)
+    folder = Path(text).expanduser()
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} is for models of a hub; {text!r} is none")
     if text in PACKAGED:
         return PACKAGED[text].folder(cache_folder())
-    folder = Path(text).expanduser()
     if text and folder.is_dir():
         return folder.absolute()
-    looks_local = isinstance(name, Path) or text.startswith((".", "/", "~"))
-    if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        return _from_hub(text)
     raise ValueError(_unknown(text))
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"no folder {repository!r} exists, and the model hub did not give it: {_first_line(error)}. "
-            "Check the spelling, the network and, for a gated model, `hf auth login`; "
-            f"{_packaged_names()} need no hub"
-        ) from error
 
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), PACKAGED, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
-        f"unknown model {name!r}.{hint} Allowed: a packaged model ({_packaged_names()}), an existing folder, "
+        f"unknown model {name!r}.{hint} Allowed: a packaged model ({', '.join(PACKAGED)}), an existing folder, "
         "or a hub id such as 'meta-llama/Llama-3.2-1B-Instruct'"
     )
-
-
-def _packaged_names() -> str:
-    return ", ".join(PACKAGED)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

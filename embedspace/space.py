@@ -15,7 +15,7 @@ import torch
 
 from embedspace.chat import Message, check_messages, content_mask, render_with_spans
 from embedspace.memo import read_memo, write_memo
-from embedspace.models import cache_folder, resolve
+from embedspace.models import cache_folder, hub_id, local_folder
 from embedspace.prompt import PromptEmbeds
 from embedspace.recipe import Recipe
 from embedspace.table import EmbeddingTable, read_config
@@ -35,7 +35,7 @@ class EmbeddingSpace:
     name: str
     """As it was asked for."""
     folder: Path
-    """The model's local folder."""
+    """Holds configuration, tokenizer and table; ``models.resolve`` makes the whole model's folder of it."""
     tokenizer: Tokenizer
     table: EmbeddingTable
     fingerprint: str
@@ -44,19 +44,31 @@ class EmbeddingSpace:
     """Most rows and new tokens together that the model has positions for, where its configuration says."""
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, table: str | None = None) -> EmbeddingSpace:
+    def from_pretrained(
+        cls, name: str | Path, *, table: str | None = None, revision: str | None = None
+    ) -> EmbeddingSpace:
         """The space of a model.
 
         Args:
-            name: packaged name, local folder or hub id; see :func:`embedspace.models.resolve`.
+            name: packaged name, local folder or hub id. Of a hub model only configuration, tokenizer and
+                the byte range of the table are fetched, once; see
+                :func:`embedspace.hub_table.table_folder`.
             table: name of the table's tensor, for an architecture that is not known here: vouches that
                 the model's layers receive these rows unchanged.
+            revision: branch, tag or commit of a hub model; its main branch by default.
 
         Raises:
-            ValueError: unknown model, a folder without configuration, tokenizer or table, or an
-                architecture that nobody has vouched for.
+            ValueError: unknown model, a folder without configuration, tokenizer or table, a hub that does
+                not give them, or an architecture that nobody has vouched for.
+            OSError: the cache folder cannot be written, or is full.
         """
-        folder = resolve(name)
+        repository = hub_id(name)
+        if repository is None:
+            folder = local_folder(name, revision)
+        else:
+            from embedspace.hub_table import table_folder
+
+            folder = table_folder(repository, revision=revision, tensor=table)
         rows = EmbeddingTable.from_folder(folder, tensor=table)
         length = read_config(folder).get("max_position_embeddings")
         return cls(str(name), folder, Tokenizer.from_folder(folder), rows, _fingerprint(folder, rows), length)

@@ -86,11 +86,8 @@ class EmbeddingTable:
                 architecture that nobody has vouched for.
         """
         config = read_config(folder)
-        layout = _layout(config, folder) if tensor is None else Layout(tensor)
-        names = [layout.tensor, layout.tensor.split(".", 1)[-1]]
-        if tensor is None and config.get("tie_word_embeddings"):
-            names.append("lm_head.weight")
-        path, name = _find(folder, names)
+        layout = _layout(config, folder, tensor)
+        path, name = _find(folder, table_names(config, folder, tensor))
         rows = _memory_mapped(path, name)
         if rows.ndim != 2 or not rows.is_floating_point():
             raise ValueError(
@@ -148,11 +145,31 @@ def read_json_object(path: Path, absent: str) -> dict[str, Any]:
     return content
 
 
-def _layout(config: Config, folder: Path) -> Layout:
+def table_names(config: Config, source: Path | str, tensor: str | None = None) -> list[str]:
+    """The names under which a checkpoint may hold its table, likeliest first.
+
+    Args:
+        config: the model's configuration.
+        source: folder or hub id, for the message.
+        tensor: the name that the caller vouches for.
+
+    Raises:
+        ValueError: an architecture that nobody has vouched for.
+    """
+    layout = _layout(config, source, tensor)
+    names = [layout.tensor, layout.tensor.split(".", 1)[-1]]
+    if tensor is None and config.get("tie_word_embeddings"):
+        names.append("lm_head.weight")
+    return names
+
+
+def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
+    if tensor is not None:
+        return Layout(tensor)
     kind = config.get("model_type")
     if kind not in LAYOUTS:
         raise ValueError(
-            f"the architecture {kind!r} of {folder} is not known to take plain embedding rows; known are "
+            f"the architecture {kind!r} of {source} is not known to take plain embedding rows; known are "
             f"{', '.join(sorted(LAYOUTS))}. If its layers receive the rows of one table unchanged, vouch for it "
             "with EmbeddingSpace.from_pretrained(..., table='name.of.the.tensor') and check with `embedspace verify`"
         )

@@ -16,6 +16,7 @@ import torch
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.engines.sampling import Sampler, StopStrings
 from embedspace.errors import EngineError
+from embedspace.models import resolve
 from embedspace.prompt import PromptEmbeds
 from embedspace.space import EmbeddingSpace
 from embedspace.wire import preflight
@@ -55,12 +56,14 @@ class TransformersEngine:
 
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(model, EmbeddingSpace):
+            resolve(model)  # the whole model first: the space is then read from it, not fetched beside it
         self.space = model if isinstance(model, EmbeddingSpace) else EmbeddingSpace.from_pretrained(model)
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device, self.space)
         self.batch_size = batch_size
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            self.space.folder, dtype=self.dtype, local_files_only=True
+            resolve(self.space.folder), dtype=self.dtype, local_files_only=True
         )
         self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
 
