@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 
+from embedspace.prompt import tensor_digest
 from embedspace.vocabulary_rows import token_ids
 from embedspace.words import token_texts
 
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
     from embedspace.prompt import PromptEmbeds
     from embedspace.space import EmbeddingSpace
 
+# One prompt is often asked about at several lengths, and the model's answer is the same for all.
+_REMEMBERED = 1024
+_KNOWN: WeakKeyDictionary[TransformersEngine, OrderedDict[str, Tensor]] = WeakKeyDictionary()
+
 
 def surprisal(
     prompt: PromptEmbeds, space: EmbeddingSpace, engine: TransformersEngine
@@ -26,6 +33,18 @@ def surprisal(
     An engine of another model reads the prompt's text with its own tokenizer; the surprisal of its tokens
     is divided over their characters and summed over the characters of ours.
     """
+    known = _KNOWN.setdefault(engine, OrderedDict())
+    key = f"{prompt.space} {tensor_digest(prompt.vectors)}"
+    if key not in known:
+        known[key] = _told(prompt, space, engine)
+        if len(known) > _REMEMBERED:
+            known.popitem(last=False)
+    return known[key]
+
+
+def _told(
+    prompt: PromptEmbeds, space: EmbeddingSpace, engine: TransformersEngine
+) -> Float[Tensor, " tokens"]:
     ids = token_ids(space, prompt.vectors)
     if engine.space.fingerprint == space.fingerprint:
         return _surprisal(engine, prompt.vectors, ids)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # Chosen on made-up passages of facts, with the words' information judged by how much recall survived.
 _DIGIT_BONUS = 1.2
 _CAPITAL_BONUS = 2.0
-_LONGEST_WORD = 8
+_LONGEST_WORD = 12
+_BETWEEN_DIGITS, _BEFORE_DIGITS, _AFTER_DIGITS = set(".,:/-"), set("$€£¥#"), set("%°")
 # What a token that holds a part of a character only is decoded to.
 _PART = "\N{REPLACEMENT CHARACTER}"
 
@@ -37,18 +38,38 @@ def rarity(space: EmbeddingSpace, ids: Sequence[int], texts: Sequence[str]) -> F
 
     Byte-pair vocabularies list frequent tokens first, so the logarithm of a token's number stands for the
     information in it. Digits are single tokens early in the list and carry facts, as capitalised words do:
-    they count as rarer than their number says. Punctuation counts as nothing.
+    they count as rarer than their number says, and so do the signs that belong to a number (``$1,250.50``,
+    ``3%``). Other punctuation counts as nothing.
     """
     highest = math.log(space.vocab_size)
     return torch.tensor(
-        [_told(token, text.strip(), highest) for token, text in zip(ids, texts, strict=True)],
+        [
+            highest + _DIGIT_BONUS if of_number else _told(token, text.strip())
+            for token, text, of_number in zip(ids, texts, number_parts(texts), strict=True)
+        ],
         dtype=torch.float64,
     )
 
 
-def _told(token: int, text: str, highest: float) -> float:
-    if text.isdigit():
-        return highest + _DIGIT_BONUS
+def number_parts(texts: Sequence[str]) -> list[bool]:
+    """Whether each token is a part of a number: digits, signs between digits, a currency before, a unit after."""
+    digits = [text.strip().isdigit() for text in texts]
+    parts = list(digits)
+    for place, text in enumerate(texts):
+        # White space parts a number from a sign, except in the first token of the two.
+        before = place > 0 and digits[place - 1] and not text[:1].isspace()
+        after = place + 1 < len(texts) and digits[place + 1] and not texts[place + 1][:1].isspace()
+        sign = text.strip()
+        if sign in _BETWEEN_DIGITS:
+            parts[place] = before and after
+        elif sign in _BEFORE_DIGITS:
+            parts[place] = after
+        elif sign[:1] in _AFTER_DIGITS:
+            parts[place] = before
+    return parts
+
+
+def _told(token: int, text: str) -> float:
     if not any(character.isalnum() or character == _PART for character in text):
         return 0.0
     return math.log(token + 1) + (_CAPITAL_BONUS if text[0].isupper() else 0.0)
@@ -57,16 +78,19 @@ def _told(token: int, text: str, highest: float) -> float:
 def word_numbers(texts: Sequence[str]) -> list[int]:
     """Number of the word that each token belongs to.
 
-    A word goes on while letters or digits follow each other without a space. Scripts that write none
-    make every token a word, and no word has more than eight tokens.
+    A word goes on while letters or digits, or the parts of a number, follow each other without a space.
+    Scripts that write none make every token a word, and no word has more than twelve tokens.
     """
     numbers: list[int] = []
-    size, before = 0, ""
-    for text in texts:
-        joined = bool(numbers) and size < _LONGEST_WORD and _joins(before[-1:]) and _joins(text[:1])
+    size, before, was_number = 0, "", False
+    for text, is_number in zip(texts, number_parts(texts), strict=True):
+        follows = (was_number and is_number and not text[:1].isspace()) or (
+            _joins(before[-1:]) and _joins(text[:1])
+        )
+        joined = bool(numbers) and size < _LONGEST_WORD and follows
         size = size + 1 if joined else 1
         numbers.append((numbers[-1] if numbers else -1) + (not joined))
-        before = text
+        before, was_number = text, is_number
     return numbers
 
 

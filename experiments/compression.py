@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
 from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.cases import Case
-from embedspace.compression import Method
-from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity
-from embedspace.plots import Line, line_figure
+from embedspace.engines import TransformersEngine
+from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity, kept_share
+from embedspace.plots import Figure, Line, line_figure
 from embedspace.records import Record, by_tags
 from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, unsigned
 
@@ -20,188 +22,290 @@ FULL, NONE = "full", "none"
 """The whole passage, and the question without any."""
 RIGHT = "right answer"
 
-NAMES: dict[str, str] = {"average": "averaged", "truncate": "truncated", "drop": "evenly dropped"}
-"""How the report calls a method; the later ones by their own names."""
 
-
-class Passage(TypedDict):
+class Item(TypedDict):
     """A text, a question about it, and the right answer."""
 
     text: str
     question: str
     answer: str
+    beginning: NotRequired[str]
+    """How the model's answer is made to begin."""
+    task: NotRequired[str]
+    """Kind of question; the report keeps kinds apart."""
 
 
 @dataclass(frozen=True)
 class Compression:
     """Asks about a passage whose rows are made fewer; the question's own rows stay as they are."""
 
-    passages: Sequence[Passage]
-    methods: Sequence[Method]
-    controls: Sequence[Method]
-    """Methods that any other should beat at equal length."""
+    items: Sequence[Item]
+    source: str
+    """Where the items come from, for the report."""
+    ways: Mapping[str, Mapping[str, Any] | None]
+    """Name of a way to compress -> what ``compress`` is told beside the ratio; None leaves the way out. The first is
+    the one in question."""
+    controls: Sequence[str]
+    """Names of the ways that any other should beat at equal length."""
+    peer: str | None
+    """Name of the way that the first is compared with item by item."""
     ratios: Sequence[float]
     answered_ratios: Sequence[float]
     """Ratios at which the model answers; at the others the right answer's likelihood alone is wanted."""
 
+    @property
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """The ways that are not left out."""
+        return {way: dict(options) for way, options in self.ways.items() if options is not None}
+
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
-        """The whole passage, none, and every method at every ratio."""
-        asked = [space.embed_chat([_user(passage)]) for passage in self.passages]
-        full = [_with_passage(space, passage) for passage in self.passages]
-        ways = [(method, ratio) for method in (*self.methods, *self.controls) for ratio in self.ratios]
-        yield from self._cases(NONE, 0.0, asked)
+        """The whole passage, none, and every way at every ratio."""
+        yield from self._cases(NONE, 0.0, [_prompt(space, item, with_text=False) for item in self.items])
+        full = [_prompt(space, item, with_text=True) for item in self.items]
         yield from self._cases(FULL, 1.0, full)
+        places = [(way, ratio) for way in self.chosen for ratio in self.ratios]
         # What is answered comes first, so that an engine can batch it.
-        for method, ratio in sorted(ways, key=lambda way: not self._answers(*way)):
-            shorter = [compress(prompt, ratio=ratio, method=method) for prompt in full]
-            yield from self._cases(method, ratio, shorter)
+        for way, ratio in sorted(places, key=lambda place: not self._answers(*place)):
+            shorter = _Compressor(space, self.chosen[way])
+            yield from self._cases(way, ratio, (shorter(prompt, ratio) for prompt in full))
 
     def analyse(self, records: Sequence[Record]) -> Report:
-        """Likelihood of the right answer, and likeness of the given one to it."""
+        """For each task, what each way keeps of the passage's worth."""
+        tasks = list(dict.fromkeys(_task(item) for item in self.items))
+        sections = [
+            self._section(task, [r for r in records if self._task_of(r) == task], alone=len(tasks) == 1)
+            for task in tasks
+        ]
+        return Report("Compression of a passage", "", sections)
+
+    def _section(self, task: str, records: Sequence[Record], *, alone: bool) -> Section:
         likelihood = Measure.of(
             (*_place(record), record.scores[RIGHT].per_token) for record in records if record.scores
         )
         likeness = self._likeness(records)
-        shown = {
-            "log-likelihood, nats per token": (likelihood, "How likely the right answer is"),
-            "likeness in meaning": (
-                likeness,
-                "Likeness (cosine of sentence vectors) of the answer given to the right one",
-            ),
-        }
-        section = Section(
-            "Compression of a passage",
+        count = sum(_task(item) == task for item in self.items)
+        return Section(
+            "Compression of a passage" if alone else f"Compression of a passage: {task}",
             self._finding(likelihood, likeness),
-            f"{len(self.passages)} questions are asked about a passage that the model reads as embeddings. The "
-            "passage's rows are made fewer; the rows of the question and of the template stay. Leaving rows out is the "
-            "control that every other method has to beat.",
-            figures=[
-                line_figure(
-                    lines,
-                    x_label="times fewer rows",
-                    y_label=label,
-                    caption=f"{caption}, against the length of the passage. Bands are 95% intervals over questions; "
-                    "the dotted level is the question without any passage.",
-                    log_x=True,
-                    levels=_levels(measure),
-                )
-                for label, (measure, caption) in shown.items()
-                if (lines := self._lines(measure))
-            ],
-            tables=[_table(likelihood, likeness)],
+            f"{count} questions are asked about a passage that the model reads as embeddings ({self.source}). The "
+            "passage's rows are made fewer; the rows of the question and of the template stay. What a passage is worth "
+            "is how much likelier it makes the right answer, in nats a token; what a way of compressing keeps is the "
+            "share of that. Below 0, the model does worse than without any passage.",
+            figures=self._figures(likelihood, likeness),
+            tables=[self._table(likelihood, likeness), *self._peer_table(likelihood)],
             comparisons=self._comparisons(records),
         )
-        return Report("Compression of a passage", "", [section])
 
-    def _cases(self, method: str, ratio: float, prompts: Sequence[PromptEmbeds]) -> Iterator[Case]:
+    def _cases(
+        self, way: str, ratio: float, prompts: Iterator[PromptEmbeds] | Sequence[PromptEmbeds]
+    ) -> Iterator[Case]:
         for number, prompt in enumerate(prompts):
             yield Case(
-                f"{method}/ratio={ratio:g}/p{number:02d}",
+                f"{way}/ratio={ratio:g}/p{number:03d}",
                 prompt,
-                {"method": method, "ratio": ratio, "passage": number},
-                {RIGHT: self.passages[number]["answer"]},
-                self._answers(method, ratio),
+                {"method": way, "ratio": ratio, "passage": number},
+                {RIGHT: self.items[number]["answer"]},
+                self._answers(way, ratio),
             )
 
-    def _answers(self, method: str, ratio: float) -> bool:
-        return method in (FULL, NONE) or ratio in self.answered_ratios
+    def _answers(self, way: str, ratio: float) -> bool:
+        return bool(self.answered_ratios) and (way in (FULL, NONE) or ratio in self.answered_ratios)
+
+    def _task_of(self, record: Record) -> str:
+        return _task(self.items[int(record.tags["passage"])])
 
     def _likeness(self, records: Sequence[Record]) -> Measure:
         """Likeness of the answers given to the right ones."""
         answered = [record for record in records if record.text.strip()]
-        right = [self.passages[int(record.tags["passage"])]["answer"] for record in answered]
+        right = [self.items[int(record.tags["passage"])]["answer"] for record in answered]
         cosines = SentenceSimilarity().cosines([record.text for record in answered], right)
         return Measure.of((*_place(record), cosine) for record, cosine in zip(answered, cosines, strict=True))
 
-    def _lines(self, measure: Measure) -> list[Line]:
-        lines = []
-        for method in (*self.methods, *self.controls):
-            points = measure.curve({1.0: (FULL, 1.0), **{ratio: (method, ratio) for ratio in self.ratios}})
-            if len(points) > 1:
-                lines.append(Line(_name(method), points, control=method in self.controls))
-        return lines
+    def _kept(self, likelihood: Measure, way: str, ratio: float) -> Interval | None:
+        return kept_share(likelihood, (way, ratio), nothing=(NONE, 0.0), everything=(FULL, 1.0))
+
+    def _figures(self, likelihood: Measure, likeness: Measure) -> list[Figure]:
+        shares = {
+            way: {1.0: Interval(1.0, 1.0, 1.0, 0)}
+            | {
+                ratio: kept
+                for ratio in self.ratios
+                if (kept := self._kept(likelihood, way, ratio)) is not None
+            }
+            for way in self.chosen
+        }
+        likenesses = {
+            way: likeness.curve({1.0: (FULL, 1.0), **{ratio: (way, ratio) for ratio in self.ratios}})
+            for way in self.chosen
+        }
+        without = likeness.mean((NONE, 0.0))
+        shown = (
+            (shares, "share of the passage's worth kept", "What is kept of how much likelier the passage makes the "
+             "right answer", {}),
+            (likenesses, "likeness in meaning", "Likeness (cosine of sentence vectors) of the answer given to the "
+             "right one; dotted: the question without any passage", {"no passage": without} if without else {}),
+        )  # fmt: skip
+        return [
+            line_figure(
+                lines,
+                x_label="times fewer rows",
+                y_label=label,
+                caption=f"{caption}. Bands are 95% intervals over questions.",
+                log_x=True,
+                levels=levels,
+            )
+            for curves, label, caption, levels in shown
+            if (lines := [
+                Line(way, points, control=way in self.controls, band=way not in self.controls)
+                for way, points in curves.items() if len(points) > 1
+            ])
+        ]  # fmt: skip
 
     def _finding(self, likelihood: Measure, likeness: Measure) -> str:
-        measured, name = (
-            (likelihood, "log-likelihood in nats per token")
-            if likelihood
-            else (likeness, "likeness of the answer given")
-        )
-        full, without = measured.mean((FULL, 1.0)), measured.mean((NONE, 0.0))
+        full, without = likelihood.mean((FULL, 1.0)), likelihood.mean((NONE, 0.0))
         if full is None or without is None:
-            return "Too few answers were recorded to compare lengths of a passage."
+            return self._finding_of_answers(likeness)
         text = (
-            f"The right answer to a question about a passage has a {name} of {unsigned(full.estimate)} with the whole "
-            f"passage and {unsigned(without.estimate)} without it ({without.items} questions)."
+            f"The right answer has a log-likelihood of {unsigned(full.estimate)} nats a token with the whole passage "
+            f"and {unsigned(without.estimate)} without it ({without.items} questions). "
         )
         told = []
-        for method in (*self.methods, *self.controls):
-            mean = measured.mean((method, self.ratios[0]))
-            if mean is not None:
-                worse = " (less than without the passage)" if mean.estimate < without.estimate else ""
-                told.append(f"{_name(method)} {unsigned(mean.estimate)}{worse}")
-        return text + (f" In {self.ratios[0]:g} times fewer rows: {', '.join(told)}." if told else "")
+        for way in self.chosen:
+            kept = {ratio: self._kept(likelihood, way, ratio) for ratio in self.ratios}
+            shares = [
+                f"{share.estimate:.0%} at {ratio:g}x" for ratio, share in kept.items() if share is not None
+            ]
+            if shares:
+                told.append(f"{way}: {', '.join(shares)}".replace("-", "\u2212"))
+        return text + f"Of that gain is kept, by way and number of times fewer rows: {'; '.join(told)}."
+
+    def _finding_of_answers(self, likeness: Measure) -> str:
+        full, without = likeness.mean((FULL, 1.0)), likeness.mean((NONE, 0.0))
+        if full is None or without is None:
+            return "Too few answers were recorded to compare lengths of a passage."
+        told = [
+            f"{way} {unsigned(mean.estimate)}"
+            for way in self.chosen
+            if (mean := likeness.mean((way, self.ratios[0]))) is not None
+        ]
+        return (
+            f"The answers' likeness to the right one is {unsigned(full.estimate)} with the whole passage and "
+            f"{unsigned(without.estimate)} without it ({without.items} questions)."
+            + (f" In {self.ratios[0]:g} times fewer rows: {', '.join(told)}." if told else "")
+        )
+
+    def _table(self, likelihood: Measure, likeness: Measure) -> Table:
+        places = [(FULL, 1.0), *((way, ratio) for way in self.chosen for ratio in self.ratios), (NONE, 0.0)]
+        rows: list[list[Cell]] = []
+        for way, ratio in places:
+            means = (
+                self._kept(likelihood, way, ratio),
+                likelihood.mean((way, ratio)),
+                likeness.mean((way, ratio)),
+            )
+            if any(means):
+                rows.append(
+                    [way, f"{ratio:g}" if ratio else "", *("" if mean is None else mean for mean in means)]
+                )
+        return Table(
+            (
+                "Passage",
+                "Times fewer rows",
+                "Share kept",
+                "Log-likelihood, nats per token",
+                "Likeness to the right answer",
+            ),
+            rows,
+            "Means over questions; 95% bootstrap intervals in small print.",
+        )
+
+    def _peer_table(self, likelihood: Measure) -> list[Table]:
+        """The first way against its peer on the same questions."""
+        way = next(iter(self.chosen))
+        if self.peer not in self.chosen or not likelihood:
+            return []
+        rows: list[list[Cell]] = []
+        for ratio in self.ratios:
+            gain = likelihood.change((self.peer, ratio), (way, ratio))
+            effect = likelihood.effect((self.peer, ratio), (way, ratio))
+            if gain is not None and effect is not None:
+                rows.append([f"{ratio:g}", gain, effect.size, f"{effect.p_value:.2g}"])
+        caption = (
+            f"{way} against {self.peer}, question by question: difference of log-likelihood with its 95% interval, "
+            "effect size (mean over standard deviation of the differences) and p-value (Wilcoxon's signed-rank test)."
+        )
+        return (
+            [Table(("Times fewer rows", "Nats per token more", "Effect size", "p"), rows, caption)]
+            if rows
+            else []
+        )
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
         answers = {place: found[0] for place, found in by_tags(records, "passage", "method", "ratio").items()}
         wanted = {
             "Whole passage": (FULL, 1.0),
             **{
-                f"{_name(method).capitalize()}, {ratio:g} times fewer rows": (method, ratio)
-                for method in (*self.methods, *self.controls)
+                f"{way.capitalize()}, {ratio:g} times fewer rows": (way, ratio)
+                for way in self.chosen
                 for ratio in self.answered_ratios[:1]
             },
             "No passage": (NONE, 0.0),
         }
         comparisons = []
-        for number, passage in enumerate(self.passages):
+        for number, item in enumerate(self.items):
             shown = [
                 Answer.of(label, answers[number, *place])
                 for label, place in wanted.items()
-                if (number, *place) in answers
+                if (number, *place) in answers and answers[number, *place].text
             ]
-            comparisons.append(
-                Comparison(passage["question"], [Answer("Right answer", passage["answer"]), *shown])
-            )
+            if shown:
+                comparisons.append(
+                    Comparison(item["question"], [Answer("Right answer", item["answer"]), *shown])
+                )
         return comparisons
 
 
-def _user(passage: Passage) -> dict[str, str]:
-    return {"role": "user", "content": passage["question"]}
+@dataclass(frozen=True)
+class _Compressor:
+    """``compress`` with one way's options; the model is loaded where a way asks it."""
+
+    space: EmbeddingSpace
+    options: dict[str, Any]
+
+    def __call__(self, prompt: PromptEmbeds, ratio: float) -> PromptEmbeds:
+        return compress(prompt, ratio=ratio, **self._asked, **self.options)
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        if self.options.get("information") == "surprisal":
+            return {"engine": _engine(self.space.folder)}
+        return {"space": self.space}
 
 
-def _with_passage(space: EmbeddingSpace, passage: Passage) -> PromptEmbeds:
-    """Passage and question, where only the passage's rows count as content."""
-    whole = space.embed_chat([{"role": "system", "content": passage["text"]}, _user(passage)])
-    content = torch.zeros_like(whole.content)
-    content[whole.content_runs[0]] = True
-    return replace(whole, content=content)
+@cache
+def _engine(folder: Path) -> TransformersEngine:
+    return TransformersEngine(folder)
+
+
+def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool) -> PromptEmbeds:
+    """Passage, question and the answer's beginning, where only the passage's rows count as content."""
+    messages = [{"role": "user", "content": item["question"]}]
+    if with_text:
+        messages.insert(0, {"role": "system", "content": item["text"]})
+    chat = space.embed_chat(messages)
+    content = torch.zeros_like(chat.content)
+    if with_text:
+        content[chat.content_runs[0]] = True
+    chat = replace(chat, content=content)
+    if not item.get("beginning"):
+        return chat
+    beginning = space.embed(item["beginning"])
+    return PromptEmbeds.concat([chat, replace(beginning, content=torch.zeros_like(beginning.content))])
+
+
+def _task(item: Item) -> str:
+    return item.get("task", "questions")
 
 
 def _place(record: Record) -> tuple[Condition, int]:
     return (str(record.tags["method"]), float(record.tags["ratio"])), int(record.tags["passage"])
-
-
-def _levels(measure: Measure) -> dict[str, Interval]:
-    without = measure.mean((NONE, 0.0))
-    return {} if without is None else {"no passage": without}
-
-
-def _name(method: str) -> str:
-    return NAMES.get(method, method)
-
-
-def _table(likelihood: Measure, likeness: Measure) -> Table:
-    rows: list[list[Cell]] = []
-    for method, ratio in sorted(
-        {*likelihood.values, *likeness.values},
-        key=lambda place: (place[0] not in (FULL, NONE), *map(str, place)),
-    ):
-        means = (measure.mean((method, ratio)) for measure in (likelihood, likeness))
-        shown = f"{ratio:g}" if ratio else ""
-        rows.append([_name(str(method)), shown, *("" if mean is None else mean for mean in means)])
-    return Table(
-        ("Passage", "Times fewer rows", "Log-likelihood, nats per token", "Likeness to the right answer"),
-        rows,
-        "Means over questions; 95% bootstrap intervals in small print.",
-    )

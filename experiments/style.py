@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector
 from embedspace.cases import Case
-from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity, log_odds
+from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity, StyleJudge, log_odds
 from embedspace.plots import Figure, Line, line_figure
 from embedspace.records import Record, by_tags
 from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, signed
@@ -32,6 +32,8 @@ class Style:
     positive_openings: Sequence[str]
     """Openings of an answer that are typical of the style."""
     negative_openings: Sequence[str]
+    judge: Sequence[Sequence[str]]
+    """Pairs of other texts, in the style and against it, on which the judge of the answers is trained."""
     norm: float
     """Length of the style vector and of the random ones: alpha 1 moves every row by this much."""
     alphas: Sequence[float]
@@ -114,8 +116,7 @@ class Style:
             return _Measures(odds, Measure({}), Measure({}))
         encoder, texts = SentenceSimilarity(), [record.text for record in compared]
         cosines = encoder.cosines(texts, [plain[record.tags["question"]] for record in compared])
-        axis = encoder.vectors(self.positive).mean(axis=0) - encoder.vectors(self.negative).mean(axis=0)
-        leans = (encoder.vectors(texts) @ axis).tolist()
+        leans = StyleJudge.trained(encoder, self.judge).log_odds(texts)
         return _Measures(
             odds,
             Measure.of((*_place(record), value) for record, value in zip(compared, cosines, strict=True)),
@@ -167,9 +168,10 @@ class Style:
                 measures.likeness,
                 "Likeness in meaning (cosine of sentence vectors) of the answer to the answer without any shift.",
             ),
-            f"lean towards {plus} examples": (
+            f"judge's log-odds of {plus}, nats": (
                 measures.lean,
-                f"Likeness of the answer to the {plus} example sentences minus that to the {minus} ones.",
+                f"How {plus} rather than {minus} a judge finds the answer: a logistic regression on sentence vectors, "
+                f"trained on {len(self.judge)} pairs of other texts.",
             ),
         }
         return [
@@ -205,7 +207,13 @@ class Style:
                 ]
             )
         return Table(
-            ("Condition", "Alpha", "Log-odds, nats", "Likeness to unmoved", f"Lean to {self.positive_name}"),
+            (
+                "Condition",
+                "Alpha",
+                "Log-odds, nats",
+                "Likeness to unmoved",
+                f"Judge: {self.positive_name}, nats",
+            ),
             rows,
             f"Means over up to {len(self.questions)} questions; 95% bootstrap intervals in small print.",
         )
@@ -244,7 +252,7 @@ class Style:
         if measures.odds:
             did = f"multiplied the odds of a {plus} over a {minus} opening by {math.exp(effect.estimate):.3g}"
         else:
-            did = f"moved the answers' lean from {minus} towards {plus} examples"
+            did = f"moved the judge's log-odds of {plus} over {minus} answers"
         text = (
             f"Moving questions along the {plus} direction from alpha {signed(low, 1)} to {signed(high, 1)} {did}: "
             f"{signed(effect.estimate)} (95% interval {signed(effect.low)} to {signed(effect.high)}, {effect.items} "
@@ -270,7 +278,7 @@ class _Measures:
     likeness: Measure
     """Likeness of an answer's meaning to the plain answer's."""
     lean: Measure
-    """Likeness of an answer to the positive example sentences minus that to the negative ones."""
+    """Log-odds, by an independent judge, that an answer is in the positive style, in nats."""
 
     @property
     def conditions(self) -> list[Condition]:

@@ -14,7 +14,7 @@ from embedspace.merging import merged
 from embedspace.pooling import averaged, floored
 from embedspace.salience import salient
 from embedspace.vocabulary_rows import token_ids
-from embedspace.words import rarity, token_texts, word_numbers
+from embedspace.words import number_parts, rarity, token_texts, word_numbers
 
 HIDDEN = 5
 MADE = Recipe.of("made", {"by": "test"})
@@ -211,7 +211,7 @@ def test_tokens_of_parts_of_characters_are_one_word_and_no_punctuation(smollm2):
 
 def test_words_of_unspaced_scripts_are_tokens_and_no_word_is_longer_than_eight():
     assert word_numbers(["東", "京", " a", "b"]) == [0, 1, 2, 2]
-    assert word_numbers(["x"] * 10) == [0] * 8 + [1] * 2
+    assert word_numbers(["x"] * 14) == [0] * 12 + [1] * 2
 
 
 def test_the_default_keeps_the_telling_words_and_says_so_in_the_recipe(smollm2):
@@ -335,3 +335,23 @@ def test_prompts_that_cannot_be_compressed_are_refused(smollm2):
         compress(foreign, 2, space=smollm2)
     with pytest.raises(ValueError, match="engine="):
         compress(smollm2.embed(PASSAGE), 2, space=smollm2, method="salience", information="surprisal")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("The fee is $1,250.50 a year", ["$1,250.50"]),
+        ("a rate of 3.5% or 12", ["3.5%", "12"]),
+        ("from 10:30, on page 7.", ["10:30", "7"]),
+        ("no number, 50-50 - or $ alone", ["50-50"]),
+    ],
+)
+def test_a_number_is_one_word_with_its_signs(smollm2, text, numbers):
+    texts = token_texts(smollm2, smollm2.tokenize(text))
+    told, words = rarity(smollm2, smollm2.tokenize(text), texts), word_numbers(texts)
+    of_number = [place for place, part in enumerate(number_parts(texts)) if part]
+    joined: dict[int, str] = {}
+    for place in of_number:
+        joined[words[place]] = joined.get(words[place], "") + texts[place].strip()
+    assert list(joined.values()) == numbers
+    assert {float(told[place]) for place in of_number} == {float(told.max())}

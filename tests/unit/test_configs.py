@@ -28,6 +28,20 @@ def test_every_experiment_is_built_from_every_data_set(experiment, data):
     assert instantiate(config.sampling).max_tokens >= 1
 
 
+@pytest.mark.parametrize("passages", names("data/passages"))
+def test_compression_is_built_from_all_passages(passages):
+    built = instantiate(
+        composed("experiment=compression", f"data/passages={passages}", "out=unused").experiment
+    )
+    assert all({"text", "question", "answer"} <= set(item) for item in built.items)
+
+
+@pytest.mark.parametrize("style", names("data/style"))
+def test_a_style_experiment_is_built_for_every_style(style):
+    built = instantiate(composed("experiment=style", f"data/style={style}", "out=unused").experiment)
+    assert not {text for pair in built.judge for text in pair} & {*built.positive, *built.negative}
+
+
 @pytest.mark.parametrize("engine", names("engine"))
 def test_every_engine_names_a_class_and_arguments_that_it_has(engine):
     config = composed(f"engine={engine}", "out=unused").engine

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from embedspace.metrics import (
     Measure,
     SentenceSimilarity,
+    StyleJudge,
     common_prefix,
+    kept_share,
     log_odds,
     mean_interval,
     share_interval,
@@ -96,3 +98,61 @@ def test_sentences_of_one_meaning_are_alike() -> None:
     assert same == pytest.approx(1, abs=1e-5)
     assert empty == 0
     assert encoder.cosines([], []) == []
+
+
+def three_conditions(kept: list[float]) -> Measure:
+    sides = {("none",): [0.0, -1.0, 2.0], ("kept",): kept, ("full",): [4.0, 1.0, 4.0]}
+    return Measure.of(
+        (name, item, value) for name, values in sides.items() for item, value in enumerate(values)
+    )
+
+
+def test_the_share_kept_is_the_ratio_of_mean_gains() -> None:
+    share = kept_share(three_conditions([2.0, 0.0, 3.0]), ("kept",), nothing=("none",), everything=("full",))
+    assert share is not None
+    assert share.estimate == pytest.approx((2 + 1 + 1) / (4 + 2 + 2))
+    assert share.low <= share.estimate <= share.high
+    assert share.items == 3
+
+
+@pytest.mark.parametrize(
+    ("kept", "share"), [([4.0, 1.0, 4.0], 1.0), ([0.0, -1.0, 2.0], 0.0), ([-4.0, -3.0, 0.0], -1.0)]
+)
+def test_all_nothing_and_less_than_nothing_are_1_0_and_below_0(kept: list[float], share: float) -> None:
+    found = kept_share(three_conditions(kept), ("kept",), nothing=("none",), everything=("full",))
+    assert found is not None
+    assert (found.estimate, found.low, found.high) == pytest.approx((share, share, share))
+
+
+def test_an_effect_is_that_of_paired_differences() -> None:
+    from scipy.stats import wilcoxon
+
+    before, after = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.5, 2.0, 5.0, 4.5, 7.0, 5.5]
+    measure = Measure.of(
+        ((name,), item, value)
+        for name, values in (("a", before), ("b", after))
+        for item, value in enumerate(values)
+    )
+    changes = np.subtract(after, before)
+    effect = measure.effect(("a",), ("b",))
+    assert effect is not None
+    assert effect.size == pytest.approx(changes.mean() / changes.std(ddof=1))
+    assert effect.p_value == pytest.approx(wilcoxon(changes).pvalue)
+    assert measure.effect(("a",), ("absent",)) is None
+
+
+def test_a_judge_tells_texts_that_it_was_not_trained_on() -> None:
+    pairs = [
+        ("The meal was delicious.", "The meal was disgusting."),
+        ("What a lovely day!", "What an awful day!"),
+        ("I am so happy with it.", "I am so angry about it."),
+        ("They did a brilliant job.", "They did a miserable job."),
+    ]
+    judge = StyleJudge.trained(SentenceSimilarity(), pairs)
+    good, bad = judge.log_odds(["A wonderful film, I loved it.", "A terrible film, I hated it."])
+    assert good > 0 > bad
+
+
+def test_a_judge_of_one_pair_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least two pairs"):
+        StyleJudge.trained(SentenceSimilarity(), [("yes", "no")])
