@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from embedspace.cache_check import CacheStats, Pruned, Verification, check_file
+from embedspace.cache_check import CacheStats, Pruned, Verification, check_file, structure_problems
 from embedspace.cache_connection import CacheConnection
 from embedspace.cache_entry import encoded_batches
-from embedspace.cache_file import WAIT_SECONDS, file_bytes, is_damage, transaction
+from embedspace.cache_file import file_bytes, is_damage, transaction
 from embedspace.cache_key import require_key, transformed_key
 from embedspace.cache_rows import (
     READ_TOGETHER,
@@ -24,8 +23,8 @@ from embedspace.cache_rows import (
     remove_rows,
     shrink,
     write_rows,
-    write_uses,
 )
+from embedspace.cache_uses import CacheUses
 
 if TYPE_CHECKING:
     from embedspace.prompt import PromptEmbeds
@@ -35,8 +34,6 @@ SMALLEST = 2**20
 DEFAULT_BYTES = 4 * 2**30
 WRITTEN_BYTES = 8 * 2**20
 """Values written in one transaction: the write-ahead log grows by as much."""
-NOTED_USES = 4096
-"""Times of use that are written together."""
 
 
 class EmbeddingCache:
@@ -65,8 +62,8 @@ class EmbeddingCache:
         self.max_bytes = max_bytes
         self._file = CacheConnection(self.path)
         self._lock = self._file.lock
-        self._closed = False
-        self._uses: dict[bytes, int] = {}
+        self._closed = self._examined = False
+        self._uses = CacheUses()
         self._told: set[str] = set()
         self._hits = self._misses = self._damaged = 0
 
@@ -229,7 +226,7 @@ class EmbeddingCache:
                 self._file.set_aside("; ".join(found.problems))
                 return Pruned(found.entries, 0, before)
             with transaction(connection):
-                self._write_uses(connection)
+                self._uses.write(connection)
                 remove_rows(connection, found.damaged)
                 evicted = make_room(connection, [], bound)
             shrink(connection, 0)
@@ -240,7 +237,8 @@ class EmbeddingCache:
         """Write what is noted and let go of the file; closing twice is no trouble."""
         with self._lock:
             if not self._closed:
-                self._flush_uses()
+                with self._forgiving("written"):
+                    self._uses.flush(self._file.get())
                 self._file.close()
                 self._closed = True
 
@@ -251,36 +249,31 @@ class EmbeddingCache:
     def _write(self, batch: Sequence[tuple[bytes, bytes]]) -> int:
         connection = self._file.get()
         with transaction(connection):
-            self._write_uses(connection)
+            self._uses.write(connection)
             written = write_rows(connection, batch, self.max_bytes)
         shrink(connection, self.max_bytes)
         return written
 
     def _note(self, found: Iterable[bytes], damaged: Sequence[bytes]) -> None:
         """Remember what was used, and take out what is damaged."""
-        self._uses.update(zip(found, itertools.count(time.time_ns())))
+        self._uses.note(found)
         if damaged:
-            with self._forgiving("written"), transaction(connection := self._file.get()):
-                remove_rows(connection, damaged)
-        if len(self._uses) >= NOTED_USES:
-            self._flush_uses()
+            with self._forgiving("written"):
+                self._mend(damaged)
+        if self._uses.many:
+            with self._forgiving("written"):
+                self._uses.flush(self._file.get())
 
-    def _flush_uses(self) -> None:
-        """Write the times of use now if nobody else is writing: a reader does not wait, and can do without."""
-        try:
-            connection = self._file.get()
-            connection.execute("PRAGMA busy_timeout=0")
-            try:
-                with transaction(connection):
-                    self._write_uses(connection)
-            finally:
-                connection.execute(f"PRAGMA busy_timeout={int(1000 * WAIT_SECONDS)}")
-        except (sqlite3.Error, OSError, ValueError):
-            self._uses.clear()
-
-    def _write_uses(self, connection: sqlite3.Connection) -> None:
-        write_uses(connection, self._uses)
-        self._uses.clear()
+    def _mend(self, damaged: Sequence[bytes]) -> None:
+        """Take damaged entries out; once, look whether the damage goes deeper, for then it would come again."""
+        connection = self._file.get()
+        if not self._examined:
+            self._examined = True
+            if problems := structure_problems(connection):
+                self._file.set_aside("; ".join(problems))
+                return
+        with transaction(connection):
+            remove_rows(connection, damaged)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

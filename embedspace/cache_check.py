@@ -59,7 +59,7 @@ def check_file(connection: sqlite3.Connection) -> Verification:
     """
     entries, damaged, problems = 0, list[bytes](), list[str]()
     try:
-        entries, problems = _check_entries(connection, damaged), _structure(connection)
+        entries, problems = _check_entries(connection, damaged), structure_problems(connection)
     except sqlite3.Error as error:
         if not is_damage(error):
             raise
@@ -82,7 +82,7 @@ def _check_entries(connection: sqlite3.Connection, damaged: list[bytes]) -> int:
     return entries
 
 
-def _structure(connection: sqlite3.Connection) -> list[str]:
+def structure_problems(connection: sqlite3.Connection) -> list[str]:
     """What SQLite finds wrong with the file, and values that no entry names."""
     said = [str(line, "utf-8", "replace") for (line,) in connection.execute("PRAGMA quick_check(10)")]
     statement = "SELECT count(*) FROM vals WHERE id NOT IN (SELECT id FROM entries)"

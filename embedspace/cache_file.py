@@ -70,11 +70,15 @@ def open_file(path: Path) -> sqlite3.Connection:
         ValueError: another program's database, or a newer format.
         sqlite3.Error: it can be neither opened nor made.
     """
+    # Read before SQLite does: it takes the rest of a page that was cut off for zeros.
+    size, log = (file.stat().st_size if file.exists() else 0 for file in (path, beside(path, "-wal")))
     connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         # Not memory-mapped: a file that somebody cuts short would end the process.
         connection.text_factory = bytes
         _recognise(connection, path)
+        if size % PAGE_BYTES and not log:
+            raise FileDamagedError(f"it was cut short: {size} bytes are not whole pages")
         _set(
             connection,
             "journal_mode=WAL",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from embedspace.cache_entry import checksum, decode_entry
@@ -60,11 +60,6 @@ def write_rows(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (key, place, len(value), checksum(key, value), now)
         )
     return len(fitting)
-
-
-def write_uses(connection: sqlite3.Connection, uses: Mapping[bytes, int]) -> None:
-    """Write when entries were used last, in nanoseconds since 1970."""
-    connection.executemany("UPDATE entries SET used = ? WHERE key = ?", [(uses[key], key) for key in uses])
 
 
 def pages_of(values: Iterable[bytes]) -> int:

@@ -330,7 +330,11 @@ def filled(tmp_path_factory):
 
 
 def use(path):
-    """Read everything from a cache and go on writing: how many entries were there, none of them wrong."""
+    """Read everything from a cache and go on writing; nothing may come back wrong.
+
+    Returns:
+        How many entries came back, and one for the last that was written, or -1 where the file was refused.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
@@ -339,17 +343,19 @@ def use(path):
             said = str(error)
         else:
             with cache:
-                return _read_and_write(cache)
+                return read_and_write(cache)
     assert re.search("another program|newer format", said)
     return -1
 
 
-def _read_and_write(cache):
+def read_and_write(cache):
     found = cache.get_many([key_of(n) for n in NUMBERS])
     assert all(same(each, prompt_of(n)) for n, each in zip(NUMBERS, found, strict=True) if each is not None)
-    assert cache.put(key_of(1000), prompt_of(1000))
-    assert same(cache.get(key_of(1000)), prompt_of(1000))
-    return sum(each is not None for each in found)
+    for number in range(1000, 1003):
+        cache.put(key_of(number), prompt_of(number))
+        again = cache.get(key_of(number))
+        assert again is None or same(again, prompt_of(number))
+    return sum(each is not None for each in found) + (again is not None)
 
 
 @given(st.data())
@@ -378,7 +384,7 @@ def test_a_file_that_was_cut_short_is_set_aside_or_read_as_far_as_it_is_whole(tm
         leftover.unlink()
     whole = filled.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    assert use(path) >= 0
+    assert use(path) > 0
 
 
 def test_a_wrong_byte_in_a_value_is_a_miss_found_by_verify_and_dropped_by_prune(tmp_path, filled, capsys):
