@@ -20,6 +20,7 @@ from embedspace.cache_rows import (
     READ_TOGETHER,
     make_room,
     read_rows,
+    remove_nameless,
     remove_rows,
     shrink,
     write_rows,
@@ -228,6 +229,7 @@ class EmbeddingCache:
             with transaction(connection):
                 self._uses.write(connection)
                 remove_rows(connection, found.damaged)
+                remove_nameless(connection)
                 evicted = make_room(connection, [], bound)
             shrink(connection, 0)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -100,6 +100,11 @@ def remove_rows(connection: sqlite3.Connection, keys: Iterable[bytes]) -> None:
     connection.executemany("DELETE FROM entries WHERE key = ?", listed)
 
 
+def remove_nameless(connection: sqlite3.Connection) -> None:
+    """Take out values that no entry names any more, inside a transaction: damage alone leaves such."""
+    connection.execute("DELETE FROM vals WHERE id NOT IN (SELECT id FROM entries)")
+
+
 def _used(connection: sqlite3.Connection) -> int:
     return pragma(connection, "page_count") - pragma(connection, "freelist_count")
 

@@ -259,21 +259,25 @@ def test_killed_writers_lose_nothing_that_they_reported_and_damage_nothing(tmp_p
             assert cache.verify().sound
 
 
-def test_processes_with_different_spaces_write_and_read_one_small_cache_at_once(tmp_path):
-    path, bound = tmp_path / "cache.sqlite", 2**20
+def run_together(path, spaces, max_bytes):
+    """Processes that write and read one cache at once; none of them may read a wrong prompt."""
     workers = []
-    for space in ("one space", "another", "one space", "another"):
+    for space in spaces:
         receive, send = PROCESSES.Pipe(duplex=False)
-        worker = PROCESSES.Process(
-            target=write_and_read, args=(str(path), space, list(range(120)), bound, send)
-        )
-        worker.start()
-        workers.append((worker, receive))
+        arguments = (str(path), space, list(range(120)), max_bytes, send)
+        workers.append((PROCESSES.Process(target=write_and_read, args=arguments), receive))
+        workers[-1][0].start()
+        send.close()
     for worker, receive in workers:
         wrong, right = receive.recv()
         assert wrong == 0
         assert right > 0
         worker.join()
+
+
+def test_processes_with_different_spaces_write_and_read_one_small_cache_at_once(tmp_path):
+    path, bound = tmp_path / "cache.sqlite", 2**20
+    run_together(path, ["one space", "another", "one space", "another"], bound)
     assert path.stat().st_size <= bound
     with EmbeddingCache(path) as cache:
         assert cache.verify().sound
@@ -417,6 +421,15 @@ def test_a_value_found_under_another_entrys_key_is_a_miss(tmp_path, filled):
     with EmbeddingCache(path) as cache:
         assert same(cache.get(key_of(3)), prompt_of(3))
         assert cache.get(key_of(4)) is None
+        cache.prune()
+        assert cache.verify().sound
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        entries, values = (
+            database.execute(f"SELECT id FROM {table} ORDER BY id").fetchall()
+            for table in ("entries", "vals")
+        )
+    assert entries == values
+    assert len(entries) < len(NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +445,16 @@ def test_a_file_that_is_no_database_is_set_aside_whole_with_a_warning(tmp_path, 
         assert same(cache.get(key_of(1)), prompt_of(1))
         assert not cache.verify().sound
     assert (tmp_path / "cache.sqlite.damaged-1").read_bytes() == content
+
+
+def test_processes_that_find_the_file_damaged_together_set_it_aside_once(tmp_path):
+    path, garbage = tmp_path / "cache.sqlite", b"not a database at all, " * 3000
+    path.write_bytes(garbage)
+    run_together(path, ["one space"] * 4, 8 * 2**20)
+    assert [file.read_bytes() for file in tmp_path.glob("*.damaged-*")] == [garbage]
+    with EmbeddingCache(path) as cache:
+        assert cache.stats().entries == 120
+        assert cache.verify().sound
 
 
 def test_a_file_that_breaks_while_it_is_in_use_is_set_aside_and_the_run_goes_on(tmp_path, filled):
