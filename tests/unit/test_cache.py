@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedspace import EmbeddingCache, EmbeddingSpace, PromptEmbeds, Recipe
+from embedspace.cache_connection import CacheConnection
 from embedspace.cache_key import cache_key, transformed_key
 from embedspace.cli import main, size_in_bytes
 from tests.cache_writers import key_of, prompt_of, same, write_and_read, write_until_killed
@@ -322,6 +324,24 @@ def test_a_cache_crosses_a_fork_and_a_pickle(tmp_path):
             assert other.max_bytes == cache.max_bytes
 
 
+def test_what_a_forked_child_keeps_outlives_its_parents_closing(tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
+    cache.put(key_of(1), prompt_of(1))
+    closed, tell_closed = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(closed, 1)
+        kept = cache.put(key_of(2), prompt_of(2))
+        os.kill(os.getpid(), signal.SIGKILL if kept else signal.SIGTERM)
+    cache.close()
+    os.write(tell_closed, b".")
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    os.close(closed)
+    os.close(tell_closed)
+    with EmbeddingCache(cache.path) as again:
+        assert all(same(again.get(key_of(n)), prompt_of(n)) for n in (1, 2))
+
+
 NUMBERS = range(40)
 
 
@@ -455,6 +475,19 @@ def test_processes_that_find_the_file_damaged_together_set_it_aside_once(tmp_pat
     with EmbeddingCache(path) as cache:
         assert cache.stats().entries == 120
         assert cache.verify().sound
+
+
+def test_one_that_meets_the_damage_late_leaves_the_fresh_file_alone(tmp_path, filled):
+    path = tmp_path / "cache.sqlite"
+    shutil.copy(filled, path)
+    early, late = CacheConnection(path), CacheConnection(path)
+    with pytest.warns(RuntimeWarning, match="it was broken"):
+        early.set_aside("it was broken")
+    early.get()
+    late.set_aside("it was broken")
+    assert [file.name for file in tmp_path.glob("*.damaged-?")] == ["cache.sqlite.damaged-1"]
+    early.close()
+    late.close()
 
 
 def test_a_file_that_breaks_while_it_is_in_use_is_set_aside_and_the_run_goes_on(tmp_path, filled):
