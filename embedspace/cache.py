@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 SMALLEST = 2**20
 DEFAULT_BYTES = 4 * 2**30
-WRITTEN_BYTES = 8 * 2**20
-"""Values written in one transaction: the write-ahead log grows by as much."""
+WRITTEN_BYTES = 8 * 2**20  # in one transaction: the write-ahead log grows by as much
 
 
 class EmbeddingCache:
@@ -68,9 +67,6 @@ class EmbeddingCache:
         self._told: set[str] = set()
         self._hits = self._misses = self._damaged = 0
 
-    def __repr__(self) -> str:
-        return f"EmbeddingCache({str(self.path)!r}, max_bytes={self.max_bytes})"
-
     def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
         """Another process opens the file for itself."""
         return type(self), (str(self.path), self.max_bytes)
@@ -86,7 +82,9 @@ class EmbeddingCache:
         return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[bytes]) -> list[PromptEmbeds | None]:
-        """The prompts kept under keys, in the order of the keys; much faster than one by one.
+        """The prompts kept under keys, in the order of the keys; faster than one by one.
+
+        A key that is given twice gives the same object twice.
 
         Raises:
             TypeError: a key that is not bytes.
@@ -112,13 +110,13 @@ class EmbeddingCache:
         """Keep a prompt; False where the cache could not, or where the prompt is larger than the whole cache.
 
         Raises:
-            TypeError: a key that is not bytes, or vectors of a dtype that safetensors files rarely hold.
+            TypeError: a key that is not bytes, or vectors of a dtype that is not kept, such as float8.
             ValueError: a key of another length, or the cache is closed.
         """
         return self.put_many([(key, prompt)]) == 1
 
     def put_many(self, entries: Iterable[tuple[bytes, PromptEmbeds]]) -> int:
-        """Keep prompts, a few megabytes a transaction; returns how many were kept, the first ones first.
+        """Keep prompts, a few megabytes a transaction; returns how many were kept.
 
         Raises:
             TypeError, ValueError: as :meth:`put`.

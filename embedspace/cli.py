@@ -150,10 +150,10 @@ def size_in_bytes(text: str) -> int:
     """``500M`` as a number of bytes; K, M, G and T are powers of 1024.
 
     Raises:
-        ValueError: no such size.
+        argparse.ArgumentTypeError: no such size.
     """
     if not (size := re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text)):
-        raise ValueError(f"{text!r} is no size; write 500M or 2G")
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 500M or 2G")
     return int(float(size[1]) * 1024 ** " KMGT".index(size[2] or " "))
 
 

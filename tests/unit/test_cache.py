@@ -1,5 +1,6 @@
 """The persistent cache: never a wrong prompt, whatever happens to the file, the disk or the processes."""
 
+import argparse
 import contextlib
 import itertools
 import multiprocessing
@@ -670,5 +671,5 @@ def test_sizes_are_read_in_powers_of_1024(text, size):
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1X", "inf", "1 M"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ValueError, match="is no size"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size"):
         size_in_bytes(text)
