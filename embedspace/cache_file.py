@@ -15,6 +15,8 @@ APPLICATION = 0x456D6245
 """SQLite's ``application_id`` of our files: ``EmbE``."""
 PAGE_BYTES = 32768
 """Eight times SQLite's own: entries are tens of kilobytes, and larger pages are read twice as fast."""
+PAGES_KIB = 512
+"""SQLite's own page cache: the system keeps the pages anyway, and these stay in the processor's."""
 LOG_BYTES = 8 * 2**20
 """Size of the write-ahead log at which it is written back."""
 WAIT_SECONDS = 20.0
@@ -84,6 +86,7 @@ def open_file(path: Path) -> sqlite3.Connection:
             "journal_mode=WAL",
             "synchronous=NORMAL",
             "secure_delete=OFF",
+            f"cache_size={-PAGES_KIB}",
             f"wal_autocheckpoint={LOG_BYTES // PAGE_BYTES}",
             f"journal_size_limit={LOG_BYTES}",
         )
