@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from embedspace.cache import EmbeddingCache
     from embedspace.compression import compress
     from embedspace.interpolation import interpolate
     from embedspace.prompt import PromptEmbeds
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "EmbeddingCache": "embedspace.cache",
     "EmbeddingSpace": "embedspace.space",
     "PromptEmbeds": "embedspace.prompt",
     "Recipe": "embedspace.recipe",
@@ -30,6 +32,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "EmbeddingCache",
     "EmbeddingSpace",
     "PromptEmbeds",
     "Recipe",

@@ -1,9 +1,10 @@
-"""The command line: ``embedspace models | serve | verify``. Thin: every command is one call of the library."""
+"""The command line: ``embedspace models | serve | verify | cache``. Thin: every command is one call of the library."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from embedspace.errors import EngineError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 for success, 1 for a failed check or engine, 2 for wrong use."""
     options = _parser().parse_args(arguments)
-    commands = {"models": _models, "serve": _serve, "verify": _verify}
+    commands = {"models": _models, "serve": _serve, "verify": _verify, "cache": _cache}
     try:
         return commands[options.command](options)
     except (ValueError, OSError) as error:
@@ -49,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("model", help="packaged name, local folder or hub id")
     verify.add_argument("--server", metavar="URL", help="check this vLLM server as well")
     verify.add_argument("--json", metavar="FILE", type=Path, help="write the certificate for machines")
+
+    cache = commands.add_parser("cache", help="look at a cache of prompts, check it, or make it smaller")
+    cache.add_argument("path", type=Path, help="the cache's file")
+    cache.add_argument("action", choices=("stats", "verify", "prune"))
+    cache.add_argument(
+        "--max-size", type=size_in_bytes, help="prune: keep at most this, such as 500M or 2G; default: 4G"
+    )
     return parser
 
 
@@ -111,6 +119,42 @@ def _verify(options: argparse.Namespace) -> int:
         options.json.write_text(certificate.to_json())
         console.print(f"certificate written to {options.json}")
     return 0 if certificate.passed else 1
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from embedspace.cache import EmbeddingCache
+
+    if not options.path.is_file():
+        raise ValueError(f"there is no cache at {options.path}")
+    if options.max_size is not None and options.action != "prune":
+        raise ValueError(f"--max-size belongs to prune, not to {options.action}")
+    with EmbeddingCache(options.path) as cache:
+        if options.action == "stats":
+            counts = cache.stats()
+            print(
+                f"{counts.entries:,} entries, {counts.value_bytes:,} bytes; the file has {counts.file_bytes:,}"
+            )
+            return 0
+        if options.action == "prune":
+            gone = cache.prune(options.max_size)
+            print(
+                f"{gone.damaged:,} damaged and {gone.evicted:,} old entries dropped, {gone.freed_bytes:,} bytes freed"
+            )
+            return 0
+        found = cache.verify()
+        print(f"{found.entries:,} entries, {len(found.damaged):,} damaged", *found.problems, sep="\n")
+        return 0 if found.sound else 1
+
+
+def size_in_bytes(text: str) -> int:
+    """``500M`` as a number of bytes; K, M, G and T are powers of 1024.
+
+    Raises:
+        argparse.ArgumentTypeError: no such size.
+    """
+    if not (size := re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 500M or 2G")
+    return int(float(size[1]) * 1024 ** " KMGT".index(size[2] or " "))
 
 
 if __name__ == "__main__":

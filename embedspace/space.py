@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+    from embedspace.cache import EmbeddingCache
+
 Conversation = Sequence[Message]
 
 
@@ -150,20 +152,26 @@ class EmbeddingSpace:
         )
 
     def embed_many(
-        self, items: Iterable[str | Conversation], *, batch_size: int = 256
+        self,
+        items: Iterable[str | Conversation],
+        *,
+        batch_size: int = 256,
+        cache: EmbeddingCache | None = None,
     ) -> Iterator[PromptEmbeds]:
         """Embed texts and conversations, in order, a batch at a time.
 
         Args:
             items: strings as for :meth:`embed`, lists of messages as for :meth:`embed_chat`.
             batch_size: how many are read and tokenised together; memory stays bounded by it.
+            cache: keeps the prompts on disk. What it holds is not looked up again; texts are tokenised all the
+                same, since the token ids are part of what a prompt is kept under.
 
         Raises:
             ValueError: as :meth:`embed` and :meth:`embed_chat`; the message names the item.
         """
         numbered = enumerate(items)
         while batch := list(itertools.islice(numbered, batch_size)):
-            yield from self._embed_batch(batch)
+            yield from self._embed_batch(batch, cache)
 
     def nearest(
         self, vectors: Float[Tensor, "n hidden"], k: int = 5
@@ -226,7 +234,9 @@ class EmbeddingSpace:
             "embed_chat", {"messages": said, "add_generation_prompt": add_generation_prompt}
         )  # fmt: skip
 
-    def _embed_batch(self, batch: Sequence[tuple[int, str | Conversation]]) -> Iterator[PromptEmbeds]:
+    def _embed_batch(
+        self, batch: Sequence[tuple[int, str | Conversation]], cache: EmbeddingCache | None
+    ) -> Iterator[PromptEmbeds]:
         prepared = []
         for position, item in batch:
             try:
@@ -238,11 +248,27 @@ class EmbeddingSpace:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"item {position}: {error}") from error
         encoded = self.tokenizer.encode_batch([text for text, _, _ in prepared])
-        for (text, spans, recipe), (ids, offsets) in zip(prepared, encoded, strict=True):
+
+        def made(number: int) -> PromptEmbeds:
+            (text, spans, recipe), (ids, offsets) = prepared[number], encoded[number]
             plain = recipe.operation == "embed"
-            yield self._prompt(
-                ids, [True] * len(ids) if plain else content_mask(text, spans, offsets), recipe
-            )
+            content = [True] * len(ids) if plain else content_mask(text, spans, offsets)
+            return self._prompt(ids, content, recipe)
+
+        if cache is None:
+            yield from map(made, range(len(batch)))
+        else:
+            recipes = [recipe for _, _, recipe in prepared]
+            keys = [self._key(ids, recipe) for (ids, _), recipe in zip(encoded, recipes, strict=True)]
+            yield from cache.get_or_make(keys, made)
+
+    def _key(self, ids: Sequence[int], recipe: Recipe) -> bytes:
+        from embedspace.cache_key import cache_key
+
+        template = None if recipe.operation == "embed" else self.tokenizer.chat_template
+        return cache_key(
+            space=self.fingerprint, template=template, token_ids=ids, recipe=recipe, dtype=self.dtype
+        )
 
     def _prompt(self, ids: Sequence[int], content: Sequence[bool], recipe: Recipe) -> PromptEmbeds:
         return PromptEmbeds(self.lookup(ids), torch.tensor(content), self.fingerprint, recipe)

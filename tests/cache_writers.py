@@ -1,0 +1,69 @@
+"""What the cache's tests run in processes of their own. Imports little: many of these processes are killed young."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from multiprocessing.connection import Connection
+
+import torch
+
+from embedspace.cache import EmbeddingCache
+from embedspace.cache_key import cache_key
+from embedspace.prompt import PromptEmbeds
+from embedspace.recipe import Recipe
+
+HIDDEN = 64
+
+
+def prompt_of(number: int, space: str = "a space") -> PromptEmbeds:
+    """The same prompt for the same number in every process, of 1 to 300 rows."""
+    generator = torch.Generator().manual_seed(number)
+    rows = 1 + (number * 7919) % 300
+    vectors = torch.randn(rows, HIDDEN, generator=generator).bfloat16()
+    content = torch.rand(rows, generator=generator) > 0.5
+    return PromptEmbeds(vectors, content, space, Recipe.of("made", {"number": number}))
+
+
+def key_of(number: int, space: str = "a space") -> bytes:
+    """The key of that prompt."""
+    recipe = Recipe.of("made", {"number": number})
+    return cache_key(space=space, template=None, token_ids=[number], recipe=recipe, dtype=torch.bfloat16)
+
+
+def same(a: PromptEmbeds | None, b: PromptEmbeds) -> bool:
+    """Whether a prompt is the other one, bit for bit."""
+    return (
+        a is not None
+        and a.vectors.dtype == b.vectors.dtype
+        and torch.equal(a.vectors, b.vectors)
+        and torch.equal(a.content, b.content)
+        and (a.space, a.recipe) == (b.space, b.recipe)
+    )
+
+
+def write_until_killed(path: str, first: int, reports: Connection) -> None:
+    """Put prompts, one by one and several together, and report each after it is said to be kept."""
+    torch.set_num_threads(1)
+    cache = EmbeddingCache(path)
+    for number in itertools.count(first):
+        together = [number * 10 + part for part in range(1 + number % 3)]
+        if cache.put_many((key_of(each), prompt_of(each)) for each in together) == len(together):
+            reports.send(together)
+
+
+def write_and_read(path: str, space: str, numbers: list[int], max_bytes: int, answers: Connection) -> None:
+    """Put and get prompts of a space in a random order; answer with how many came back wrong, and right."""
+    torch.set_num_threads(1)
+    order = random.Random(os.getpid())
+    wrong = right = 0
+    with EmbeddingCache(path, max_bytes) as cache:
+        for number in order.sample(numbers, len(numbers)):
+            cache.put(key_of(number, space), prompt_of(number, space))
+            asked = order.choice(numbers)
+            found = cache.get(key_of(asked, space))
+            if found is not None:
+                right += same(found, prompt_of(asked, space))
+                wrong += not same(found, prompt_of(asked, space))
+    answers.send((wrong, right))
