@@ -15,6 +15,9 @@ from embedspace.prompt import PromptEmbeds
 from embedspace.recipe import Recipe
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from embedspace.space import EmbeddingSpace
     from embedspace.tokenizer import Tokenizer
 
@@ -61,8 +64,11 @@ class PrefixedPrompts:
         """The rows with which the prompts begin: the longest token prefix that all conversations have in common.
 
         A user turn whose first characters merge with the template's last token shares a row or two less.
+
+        Raises:
+            ValueError: they have nothing in common.
         """
-        return self._prefix[1]
+        return self.space.embed_chat(self.conversation(_PROBES[0])).first_rows(len(self._prefix[0]))
 
     def conversation(self, text: str) -> list[Message]:
         """The messages of the prompt with this user turn."""
@@ -100,17 +106,13 @@ class PrefixedPrompts:
                 yield self._embedded(turn, ids, offsets)
 
     @cached_property
-    def _prefix(self) -> tuple[list[int], PromptEmbeds]:
-        """Token ids and rows that the conversations of all probes begin with."""
+    def _prefix(self) -> tuple[list[int], Float[Tensor, "tokens hidden"], list[bool]]:
+        """Token ids, rows and content mask that the conversations of all probes begin with."""
         rendered = [self._rendered(probe) for probe in _PROBES]
         encoded = self.space.tokenizer.encode_batch([text for text, _ in rendered])
         ids = encoded[0][0][: _alike([ids for ids, _ in encoded])]
         text, spans = rendered[0]
-        content = content_mask(text, spans, encoded[0][1][: len(ids)])
-        recipe = Recipe.of("first_rows", {"rows": len(ids)}, self._recipe(_PROBES[0]))
-        return ids, PromptEmbeds(
-            self.space.lookup(ids), torch.tensor(content), self.space.fingerprint, recipe
-        )
+        return ids, self.space.lookup(ids), content_mask(text, spans, encoded[0][1][: len(ids)])
 
     @cached_property
     def _head(self) -> _Head:
@@ -119,7 +121,7 @@ class PrefixedPrompts:
         text, spans = rendered[0]
         common = text[: _alike([text for text, _ in rendered])]
         ids, offsets = self.space.tokenizer.encode_with_offsets(text)
-        tokens = _cut(self.space.tokenizer, common, ids[: len(self.prefix)], offsets)
+        tokens = _cut(self.space.tokenizer, common, ids[: len(self._prefix[0])], offsets)
         return _Head(text[: offsets[tokens][0]] if tokens else "", tokens, spans)
 
     def _turn(self, position: int, text: str) -> _Turn:
@@ -142,15 +144,13 @@ class PrefixedPrompts:
         return chat_recipe(self.conversation(text), add_generation_prompt=True)
 
     def _embedded(self, turn: _Turn, ids: list[int], offsets: list[Span]) -> PromptEmbeds:
-        known_ids, known = self._prefix
+        known_ids, rows, known = self._prefix
         kept = self._head.tokens if turn.start else 0
         shifted = [(start + turn.start, stop + turn.start) for start, stop in offsets]
-        content = torch.tensor(content_mask(turn.text, turn.spans, shifted), dtype=torch.bool)
+        content = torch.tensor([*known[:kept], *content_mask(turn.text, turn.spans, shifted)])
         alike = _alike([known_ids[kept:], ids])
-        vectors = torch.cat([known.vectors[: kept + alike], self.space.lookup(ids[alike:])])
-        return PromptEmbeds(
-            vectors, torch.cat([known.content[:kept], content]), self.space.fingerprint, turn.recipe
-        )
+        vectors = torch.cat([rows[: kept + alike], self.space.lookup(ids[alike:])])
+        return PromptEmbeds(vectors, content, self.space.fingerprint, turn.recipe)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypedDict
-
-import torch
 
 from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.cases import Case
@@ -173,9 +171,7 @@ def _user(passage: Passage) -> dict[str, str]:
 def _with_passage(space: EmbeddingSpace, passage: Passage) -> PromptEmbeds:
     """Passage and question, where only the passage's rows count as content."""
     whole = space.embed_chat([{"role": "system", "content": passage["text"]}, _user(passage)])
-    content = torch.zeros_like(whole.content)
-    content[whole.content_runs[0]] = True
-    return replace(whole, content=content)
+    return whole.only_run(0)
 
 
 def _place(record: Record) -> tuple[Condition, int]:

@@ -169,3 +169,12 @@ def test_a_model_without_a_template_is_refused_at_once(tmp_path):
     space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path, layers=1, chat_template=None))
     with pytest.raises(ValueError, match="no chat template"):
         PrefixedPrompts(space, system="x")
+
+
+def test_a_template_that_begins_with_the_users_text_shares_nothing(tmp_path):
+    bare = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+    space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path, layers=1, chat_template=bare))
+    prompts = PrefixedPrompts(space)
+    assert same(prompts("hello"), space.embed_chat(prompts.conversation("hello")))
+    with pytest.raises(ValueError, match="rows is 0"):
+        print(prompts.prefix)
