@@ -18,7 +18,7 @@ from embedspace.interpolation import blend, interpolate
 from embedspace.prompt import PromptEmbeds, tensor_digest
 from embedspace.recipe import Recipe
 from embedspace.records import Record, read_records
-from embedspace.runs import read_manifest
+from embedspace.runs import MANIFEST, read_manifest
 from embedspace.space import EmbeddingSpace
 from embedspace.style import StyleVector
 from embedspace.style_recipe import examples, mask_from_text
@@ -257,7 +257,7 @@ def _record(path: Path, index: int) -> Record:
 
 
 def _model_of(path: Path, record: Record) -> str:
-    manifest = read_manifest(path.parent) if (path.parent / "run.json").exists() else None
+    manifest = read_manifest(path.parent) if (path.parent / MANIFEST).exists() else None
     model = (manifest or {}).get("config", {}).get("model")
     name = model.get("name") if isinstance(model, dict) else None
     return str(name or record.engine.get("model", ""))

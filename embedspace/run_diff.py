@@ -36,15 +36,9 @@ def differences(first: str | Path, second: str | Path) -> list[Difference]:
     Raises:
         ValueError: a folder holds no run, or a damaged one.
     """
-    runs = [_Side.of(Path(folder)) for folder in (first, second)]
-    found = [
-        Difference(kind, name, sides[0].get(name, ABSENT), sides[1].get(name, ABSENT))
-        for kind, read in _FACTS.items()
-        for sides in [[read(run) for run in runs]]
-        for name in sorted(sides[0].keys() | sides[1].keys())
-        if sides[0].get(name) != sides[1].get(name)
-    ]
-    return [*found, *_prompts(*runs), *_completions(*runs)]
+    a, b = (_Side.of(Path(folder)) for folder in (first, second))
+    facts = [each for kind, read in _FACTS.items() for each in _facts(kind, read(a), read(b))]
+    return [*facts, *_prompts(a, b), *_completions(a, b)]
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,13 @@ _FACTS: dict[str, Callable[[_Side], dict[str, str]]] = {
 }
 
 
+def _facts(kind: str, first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[Difference]:
+    """Named values that are not the same on both sides."""
+    for name in sorted(first.keys() | second.keys()):
+        if first.get(name) != second.get(name):
+            yield Difference(kind, name, first.get(name, ABSENT), second.get(name, ABSENT))
+
+
 def _prompts(first: _Side, second: _Side) -> Iterator[Difference]:
     """Cases that only one run has, and prompts that were made in another way or of other rows."""
     ours, theirs = ({key: record for (key, _), record in run.records.items()} for run in (first, second))
@@ -102,20 +103,19 @@ def _prompts(first: _Side, second: _Side) -> Iterator[Difference]:
         if missing := [key for key in here if key not in there]:
             told = _few(missing)
             yield Difference("prompts", kind, *((told, ABSENT) if here is ours else (ABSENT, told)))
-    both = [key for key in ours if key in theirs]
-    changed = [key for key in both if ours[key].recipe != theirs[key].recipe]
-    yield from _each("prompts", changed, lambda key: (str(ours[key].recipe), str(theirs[key].recipe)))
-    rows = [
-        key
-        for key in both
-        if key not in set(changed)
-        and None not in (ours[key].prompt_sha256, theirs[key].prompt_sha256)
-        and ours[key].prompt_sha256 != theirs[key].prompt_sha256
-    ]
+    pairs = {key: (ours[key], theirs[key]) for key in ours if key in theirs}
+    made = [key for key, (a, b) in pairs.items() if a.recipe != b.recipe]
+    yield from _each(
+        "prompts", made, lambda key: (_short(pairs[key][0].recipe), _short(pairs[key][1].recipe))
+    )
+    rows = [key for key, pair in pairs.items() if _other_rows(*pair)]
     yield from _each(
         "prompts",
         rows,
-        lambda key: (f"same recipe, rows {ours[key].prompt_sha256}", f"rows {theirs[key].prompt_sha256}"),
+        lambda key: (
+            f"same recipe, rows {pairs[key][0].prompt_sha256}",
+            f"rows {pairs[key][1].prompt_sha256}",
+        ),
     )
 
 
@@ -138,12 +138,25 @@ def _completions(first: _Side, second: _Side) -> Iterator[Difference]:
         )
 
 
+def _other_rows(a: Record, b: Record) -> bool:
+    """Whether one recipe made two prompts; records of earlier versions cannot tell."""
+    known = a.prompt_sha256 is not None and b.prompt_sha256 is not None
+    return known and a.recipe == b.recipe and a.prompt_sha256 != b.prompt_sha256
+
+
 def _answer(record: Record) -> tuple[object, ...]:
     return record.text, record.token_ids, record.finish_reason, record.error
 
 
 def _told(record: Record) -> str:
-    return f"{record.text!r} ({record.finish_reason})" if record.error is None else f"error: {record.error}"
+    return (
+        f"error: {record.error}" if record.error else f"{_short(repr(record.text))} ({record.finish_reason})"
+    )
+
+
+def _short(told: object) -> str:
+    text = str(told)
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _gap(a: Record, b: Record) -> float:
