@@ -88,7 +88,7 @@ class Replayer:
         """The token ids of a recipe that is nothing else; None for any other."""
         if recipe.operation != "token_ids":
             return None
-        return [int(token) for token in str(dict(recipe.parameters)["ids"]).split()]
+        return [int(token) for token in str(dict(recipe.parameters).get("ids", "")).split()]
 
     def prompt(self, recipe: Recipe) -> PromptEmbeds:
         """The prompt of a recipe.
@@ -121,7 +121,7 @@ def _followed(replayer: Replayer, recipe: Recipe, steps: Mapping[str, Step]) -> 
         )
     try:
         return step(replayer, dict(recipe.parameters), recipe.inputs)
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the step {recipe} lacks what is needed to repeat it ({error}); it was written by another version"
         ) from error

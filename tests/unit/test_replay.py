@@ -217,6 +217,7 @@ def test_another_model_is_named(run, tiny, tmp_path, smollm2):
         (lambda r: r["recipe"].update(operation="with_content"), "given by hand"),
         (lambda r: r["recipe"].update(parameters={}), r"step embed\(\) lacks .*'text'"),
         (lambda r: r["recipe"].update(operation="to", parameters={"dtype": "float32"}), "another version"),
+        (lambda r: r["recipe"].update(parameters={"text": 5}), "another version"),
         (
             lambda r: r.update(
                 recipe={"operation": "style", "parameters": {"vector": "0" * 32}, "inputs": [r["recipe"]]}
