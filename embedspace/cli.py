@@ -156,7 +156,8 @@ def _diff(options: argparse.Namespace) -> int:
     table = Table("what", "", str(options.first), str(options.second))
     for each in found:
         table.add_row(*(Text(cell) for cell in (each.kind, each.name, each.first, each.second)))
-    Console().print(table)
+    # A file or another program takes lines of any length, and is searched for whole names.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
     return 1
 
 
