@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -57,6 +58,18 @@ class Case:
             for name, target in self.continuations.items()
         }
         return dataclasses.replace(self, key=f"{prefix}/{self.key}", continuations=continuations)
+
+
+def prompt_sha256(prompt: Prompt) -> str:
+    """Hash of a prompt's dtype, shape and bytes, or of its token ids: equal for bit-identical prompts alone."""
+    import torch
+
+    if not isinstance(prompt, PromptEmbeds):
+        return hashlib.sha256(f"token ids {list(prompt)}".encode()).hexdigest()
+    rows = prompt.vectors.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{rows.dtype} {list(rows.shape)} ".encode())
+    digest.update(rows.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @runtime_checkable

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+
+from embedspace.recipe import Recipe
 
 Message = Mapping[str, object]
 """``{"role": ..., "content": ...}`` and whatever else the template reads."""
@@ -34,6 +37,12 @@ def check_messages(messages: Sequence[Message]) -> None:
                     f"messages[{position}][{field!r}] must be a string, got {message.get(field)!r}; "
                     "join text parts into one string"
                 )
+
+
+def chat_recipe(messages: Sequence[Message], add_generation_prompt: bool) -> Recipe:
+    """The recipe of a conversation that went through the chat template."""
+    said = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
+    return Recipe.of("embed_chat", {"messages": said, "add_generation_prompt": add_generation_prompt})
 
 
 def render_with_spans(render: Render, messages: Sequence[Message]) -> tuple[str, list[Span]]:

@@ -1,4 +1,4 @@
-"""The command line: ``embedspace models | serve | verify | cache``. Thin: every command is one call of the library."""
+"""The command line, ``embedspace models | serve | verify | cache | replay | diff``: each command one call."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from embedspace.errors import EngineError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 for success, 1 for a failed check or engine, 2 for wrong use."""
+    """Run a command; 0 is success, 1 a failed check or engine or a difference, 2 wrong use."""
     options = _parser().parse_args(arguments)
-    commands = {"models": _models, "serve": _serve, "verify": _verify, "cache": _cache}
+    commands = {
+        "models": _models,
+        "serve": _serve,
+        "verify": _verify,
+        "cache": _cache,
+        "replay": _replay,
+        "diff": _diff,
+    }
     try:
         return commands[options.command](options)
     except (ValueError, OSError) as error:
@@ -57,6 +64,24 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument(
         "--max-size", type=size_in_bytes, help="prune: keep at most this, such as 500M or 2G; default: 4G"
     )
+
+    replay = commands.add_parser(
+        "replay", help="make a recorded prompt again from its recipe and compare the bits"
+    )
+    replay.add_argument("records", type=Path, help="records.jsonl of a run")
+    replay.add_argument("--index", type=int, required=True, help="which record, counted from 0")
+    replay.add_argument("--model", help="default: the one that run.json names")
+    replay.add_argument(
+        "--vector",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a style vector that StyleVector.save wrote",
+    )
+
+    diff = commands.add_parser("diff", help="what differs between two runs")
+    diff.add_argument("first", type=Path, help="folder of a run")
+    diff.add_argument("second", type=Path)
     return parser
 
 
@@ -155,6 +180,36 @@ def size_in_bytes(text: str) -> int:
     if not (size := re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 500M or 2G")
     return int(float(size[1]) * 1024 ** " KMGT".index(size[2] or " "))
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from embedspace.replay import replay
+
+    done = replay(options.records, options.index, model=options.model, vectors=options.vector)
+    verdict = "bit-identical" if done.identical else "NOT the same"
+    print(f"{done.record.key}, choice {done.record.choice}: {done.record.recipe}")
+    print(f"recorded {done.record.prompt_sha256}  {done.record.rows} rows")
+    print(f"replayed {done.digest}  {len(done.prompt)} rows: {verdict}")
+    return 0 if done.identical else 1
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from embedspace.run_diff import differences
+
+    found = differences(options.first, options.second)
+    if not found:
+        print("the runs are the same")
+        return 0
+    table = Table("what", "", str(options.first), str(options.second))
+    for each in found:
+        table.add_row(*(Text(cell) for cell in (each.kind, each.name, each.first, each.second)))
+    # A file or another program takes lines of any length, and is searched for whole names.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    return 1
 
 
 if __name__ == "__main__":

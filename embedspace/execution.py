@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from embedspace.cases import AnswerOf, Case, Continuation, Scorer
+from embedspace.cases import AnswerOf, Case, Continuation, Scorer, prompt_sha256
 from embedspace.engines.base import Completion, Engine, Sampling
 from embedspace.errors import EngineResponseError
 from embedspace.progress import progress
@@ -217,4 +217,5 @@ class _Asked:
             seconds=round(made.seconds, 6),
             scores=scores,
             error=error,
+            prompt_sha256=prompt_sha256(case.prompt),
         )

@@ -54,7 +54,9 @@ def read_peft(
     _check_kind(config, folder)
     _check_base(config, folder, space, base_model)
     vectors = _soft_prompt(folder, space)
-    recipe = Recipe.of("from_peft", {"vectors": tensor_digest(vectors)})
+    recipe = Recipe.of(
+        "from_peft", {"folder": str(folder), "base_model": base_model, "vectors": tensor_digest(vectors)}
+    )
     soft = PromptEmbeds(vectors, torch.zeros(len(vectors), dtype=torch.bool), space.fingerprint, recipe)
     require_finite(soft, f"the adapter in {folder}")
     if before is None:

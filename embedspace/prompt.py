@@ -145,6 +145,30 @@ class PromptEmbeds:
             recipe = Recipe.of("with_content", {"vectors": tensor_digest(new)}, self.recipe)
         return PromptEmbeds(new, torch.cat([*content, self.content[position:]]), self.space, recipe)
 
+    def only_run(self, number: int) -> PromptEmbeds:
+        """The same rows, of which one run of content rows alone counts as content.
+
+        Raises:
+            ValueError: the prompt has no such run.
+        """
+        runs = self.content_runs
+        if not 0 <= number < len(runs):
+            raise ValueError(f"the prompt has {len(runs)} runs of content rows; there is no run {number}")
+        content = torch.zeros_like(self.content)
+        content[runs[number]] = True
+        return replace(self, content=content, recipe=Recipe.of("only_run", {"number": number}, self.recipe))
+
+    def first_rows(self, rows: int) -> PromptEmbeds:
+        """The prompt's beginning.
+
+        Raises:
+            ValueError: fewer than one row, or more than there are.
+        """
+        if not 1 <= rows <= len(self):
+            raise ValueError(f"rows is {rows}; the prompt has {len(self)} rows, give a number from 1 to that")
+        recipe = Recipe.of("first_rows", {"rows": rows}, self.recipe)
+        return replace(self, vectors=self.vectors[:rows], content=self.content[:rows], recipe=recipe)
+
     @staticmethod
     def concat(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
         """One prompt out of several of the same space and dtype, one after another.

@@ -76,6 +76,8 @@ class Record:
     scores: Mapping[str, Score] = field(default_factory=dict)
     """Likelihoods of named continuations of the prompt; only the in-process engine tells them."""
     error: str | None = None
+    prompt_sha256: str | None = None
+    """Hash of the prompt's dtype, shape and bytes, or of its token ids; None in records of earlier versions."""
 
     def __post_init__(self) -> None:
         for name, value in self.tags.items():

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 MANIFEST, RECORDS, REPORT, LOCK = "run.json", "records.jsonl", "report.html", "run.lock"
 
+UNIMPORTANT = ("out", "fresh", "engine.url")
+"""Configuration that says where things are and decides no result: it may change between the sittings of a run."""
+
 _SHOWN_CHANGES = 12
 
 
@@ -66,7 +69,7 @@ class Run:
             with _writable(folder):
                 if fresh:
                     _clear(folder)
-                old = _read_manifest(folder)
+                old = read_manifest(folder)
             new: dict[str, Any] = {
                 "config": dict(config),
                 "fingerprint": fingerprint,
@@ -177,7 +180,12 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What ``run.json`` of a run folder holds; None where nothing was ever run in it.
+
+    Raises:
+        ValueError: the file is damaged, or there are records without it.
+    """
     path = folder / MANIFEST
     if not path.exists():
         if (folder / RECORDS).exists():
@@ -200,7 +208,7 @@ def _require_same(
     folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str]
 ) -> None:
     before, after = (
-        {**_flat(side["config"]), "model fingerprint": side["fingerprint"]} for side in (old, new)
+        {**flattened(side["config"]), "model fingerprint": side["fingerprint"]} for side in (old, new)
     )
     changes = [
         f"  {name}: {_shown(before, name)} -> {_shown(after, name)}"
@@ -216,7 +224,7 @@ def _require_same(
         )
 
 
-def _flat(value: object, name: str = "") -> dict[str, object]:
+def flattened(value: object, name: str = "") -> dict[str, object]:
     """Nested mappings and lists as one mapping with dotted names."""
     if isinstance(value, Mapping):
         items = list(value.items())
@@ -226,7 +234,7 @@ def _flat(value: object, name: str = "") -> dict[str, object]:
         return {name: value}
     flat: dict[str, object] = {} if items else {name: type(value)()}
     for key, inner in items:
-        flat.update(_flat(inner, f"{name}.{key}" if name else str(key)))
+        flat.update(flattened(inner, f"{name}.{key}" if name else str(key)))
     return flat
 
 
@@ -237,4 +245,6 @@ def _shown(side: Mapping[str, object], name: str) -> str:
 
 def _seeds(config: Mapping[str, Any]) -> dict[str, object]:
     """Every entry of the configuration that is named ``seed`` or ``seeds``."""
-    return {name: value for name, value in _flat(config).items() if {"seed", "seeds"} & set(name.split("."))}
+    return {
+        name: value for name, value in flattened(config).items() if {"seed", "seeds"} & set(name.split("."))
+    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedspace.chat import Message, check_messages, content_mask, render_with_spans
+from embedspace.chat import Message, chat_recipe, check_messages, content_mask, render_with_spans
 from embedspace.memo import read_memo, write_memo
 from embedspace.models import cache_folder, hub_id, local_folder
 from embedspace.prompt import PromptEmbeds
@@ -229,10 +229,7 @@ class EmbeddingSpace:
             return self.tokenizer.render(conversation, add_generation_prompt=add_generation_prompt)
 
         text, spans = render_with_spans(render, messages)
-        said = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
-        return text, spans, Recipe.of(
-            "embed_chat", {"messages": said, "add_generation_prompt": add_generation_prompt}
-        )  # fmt: skip
+        return text, spans, chat_recipe(messages, add_generation_prompt)
 
     def _embed_batch(
         self, batch: Sequence[tuple[int, str | Conversation]], cache: EmbeddingCache | None

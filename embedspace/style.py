@@ -14,7 +14,8 @@ import torch
 from embedspace.finite import require_finite
 from embedspace.prompt import PromptEmbeds, require_content, tensor_digest
 from embedspace.recipe import Recipe, Value
-from embedspace.style_directions import DIRECTIONS, Direction, example_rows, fit_direction, ordered
+from embedspace.style_directions import DIRECTIONS, Direction, example_rows, fit_direction
+from embedspace.style_recipe import fit_recipe, mask_as_text
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -54,7 +55,7 @@ class StyleVector:
     method: str
     """How it was found: a method of :meth:`fit`, ``random``, or ``algebra``."""
     recipe: Recipe
-    """The method's parameters and digests of the examples."""
+    """The method's parameters and the examples."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.vector, torch.Tensor) or self.vector.dtype != torch.float32:
@@ -113,12 +114,7 @@ class StyleVector:
             return cls(found, space.fingerprint, method, recipe)
         assert method != "optimised"
         high, low = example_rows(space, positive, "positive"), example_rows(space, negative, "negative")
-        digests = {
-            side: tensor_digest(ordered(rows)) for side, rows in (("positive", high), ("negative", low))
-        }
-        if method == "pca" and len(high) == len(low):
-            digests["pairs"] = tensor_digest(ordered(torch.cat([high, low], dim=1)))
-        recipe = Recipe.of("fit_style", {"method": method, **digests})
+        recipe = fit_recipe(method, positive, negative)
         return cls(fit_direction(high, low, method), space.fingerprint, method, recipe)
 
     @classmethod
@@ -181,9 +177,9 @@ class StyleVector:
             "method": self.method,
             "vector": self.digest,
             "alpha": float(alpha),
-            "rows": rows if isinstance(rows, str) else tensor_digest(rows),
+            "rows": rows if isinstance(rows, str) else mask_as_text(rows),
         }
-        recipe = Recipe.of("style", parameters, prompt.recipe)
+        recipe = Recipe.of("style", parameters, prompt.recipe, self.recipe)
         return PromptEmbeds(vectors, prompt.content, prompt.space, recipe)
 
     def similarity(self, other: StyleVector) -> float:

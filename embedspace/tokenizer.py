@@ -66,6 +66,11 @@ class Tokenizer:
 
         return tokenizers.Tokenizer.from_str(self.pipeline)
 
+    @cached_property
+    def added_tokens(self) -> dict[int, tokenizers.AddedToken]:
+        """Tokens that are looked for in a text before anything else, by id: special tokens and the like."""
+        return dict(self._backend.get_added_tokens_decoder())
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens around it."""
         return list(self._backend.encode(_checked(text), add_special_tokens=False).ids)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from embedspace import EmbeddingSpace, PromptEmbeds, Recipe
+from embedspace import EmbeddingSpace, PromptEmbeds
 from embedspace.cases import Case
+from embedspace.controls import shuffle_rows
 from embedspace.metrics import Interval, common_prefix, mean_interval, share_interval
 from embedspace.plots import Figure, Line, dot_figure, line_figure
 from embedspace.records import Record, Tag, by_tags
@@ -74,13 +73,6 @@ class Baseline:
             ],
         )
         return Report("Text against embeddings", "", [section])
-
-
-def shuffle_rows(prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
-    """The prompt with its content rows in a random order."""
-    rows = prompt.content_vectors
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return prompt.with_content(rows[order], Recipe.of("shuffle_rows", {"seed": seed}, prompt.recipe))
 
 
 def same(a: Record, b: Record) -> bool:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
-
-import torch
 
 from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.cases import Case
@@ -292,15 +290,10 @@ def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool) -> PromptEmbe
     messages = [{"role": "user", "content": item["question"]}]
     if with_text:
         messages.insert(0, {"role": "system", "content": item["text"]})
-    chat = space.embed_chat(messages)
-    content = torch.zeros_like(chat.content)
-    if with_text:
-        content[chat.content_runs[0]] = True
-    chat = replace(chat, content=content)
-    if not item.get("beginning"):
-        return chat
-    beginning = space.embed(item["beginning"])
-    return PromptEmbeds.concat([chat, replace(beginning, content=torch.zeros_like(beginning.content))])
+    prompt = space.embed_chat(messages)
+    if item.get("beginning"):
+        prompt = PromptEmbeds.concat([prompt, space.embed(item["beginning"])])
+    return prompt.only_run(0) if with_text else prompt
 
 
 def _task(item: Item) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, interpolate
+from embedspace import EmbeddingSpace, PromptEmbeds, interpolate
 from embedspace.cases import AnswerOf, Case
+from embedspace.controls import random_rows
 from embedspace.metrics import Interval, Measure, SentenceSimilarity
 from embedspace.plots import Figure, Line, line_figure
 from embedspace.records import Record, by_tags
@@ -109,15 +108,6 @@ class Interpolation:
             ]
             comparisons.append(Comparison(f"{first} → {second}", [answer for answer in shown if answer]))
         return [comparison for comparison in comparisons if comparison.answers]
-
-
-def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
-    """The prompt with its content replaced by as many random rows of the vocabulary."""
-    count = int(prompt.content.sum())
-    ids = torch.randint(space.vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
-    return prompt.with_content(
-        space.lookup(ids.tolist()), Recipe.of("random_rows", {"seed": seed}, prompt.recipe)
-    )
 
 
 def _end(number: int, side: str) -> str:

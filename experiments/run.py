@@ -16,9 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from embedspace.errors import EngineError
 
-UNIMPORTANT = ("out", "fresh", "engine.url")
-"""Configuration that may change between the sittings of one run."""
-
 
 class RunFailed(CompactHydraException):
     """Hydra shows its text without a traceback, goes on with the other jobs of a sweep, and exits with 1."""
@@ -45,7 +42,7 @@ def run_experiment(config: DictConfig) -> None:
     from embedspace.cases import Experiment
     from embedspace.execution import execute
     from embedspace.report import write_report
-    from embedspace.runs import Run
+    from embedspace.runs import UNIMPORTANT, Run
 
     values = checked(config)
     folder, experiment = folder_of(config), instantiate(config.experiment)

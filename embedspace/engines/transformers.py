@@ -15,6 +15,7 @@ import torch
 
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.engines.sampling import Sampler, StopStrings
+from embedspace.engines.shared_prefix import SharedPrefix
 from embedspace.errors import EngineError
 from embedspace.models import resolve
 from embedspace.prompt import PromptEmbeds
@@ -31,7 +32,8 @@ class TransformersEngine:
 
     Embeddings and token ids take the same road after the embedding layer, so greedy answers to a prompt
     and to its embeddings are the same. Sampling draws each prompt's random numbers from the seed and the
-    prompt itself: an answer depends neither on the batch nor on what was asked before.
+    prompt itself: an answer depends neither on the batch nor on what was asked before. Rows with which the
+    prompts of a batch, or one prompt after another, begin alike are computed once; the last such rows are kept.
 
     Args:
         model: packaged name, local folder, hub id, or a space that is loaded already.
@@ -66,6 +68,7 @@ class TransformersEngine:
             resolve(self.space.folder), dtype=self.dtype, local_files_only=True
         )
         self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
+        self._prefix = SharedPrefix(self.model)
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
         """Completions in prompt order; a prompt that cannot be answered fails alone.
@@ -95,12 +98,18 @@ class TransformersEngine:
     ) -> list[Float[Tensor, " tokens"]]:
         """:meth:`score` for several continuations of one prompt, which is computed once."""
         targets = [self._continuation_ids(continuation) for continuation in continuations]
-        self._check(prompt, room=max(map(len, targets), default=0))
-        start = self.model(**self._inputs([prompt]), use_cache=True, logits_to_keep=1)
+        room = max(map(len, targets), default=0)
+        self._check(prompt, room=room)
+        inputs = self._inputs([prompt], room=room)
+        if (known := inputs.get("past_key_values")) is not None:
+            name = next(iter(inputs))
+            inputs[name] = inputs[name][:, known.get_seq_length() :]
+        start = self.model(**inputs, use_cache=True, logits_to_keep=1)
         first = start.logits[0, -1].float().log_softmax(dim=-1)
         scores = []
         for batch in _chunks(targets, self.batch_size):
             scores += self._score_batch(batch, first, start.past_key_values)
+        self._keep(prompt, start.past_key_values, room=room)
         return scores
 
     def describe(self) -> dict[str, str]:
@@ -117,6 +126,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Let go of the model's memory."""
         self.model = None
+        self._prefix = SharedPrefix(None)
 
     def _sampling_that_fits(self, prompt: Prompt, sampling: Sampling) -> Sampling:
         """With at most as many new tokens as the context has positions for after the prompt, as vLLM has it."""
@@ -171,7 +181,7 @@ class TransformersEngine:
         """One maker of a Completion, given prompt position and index, for each sequence of a batch."""
         started = time.monotonic()
         repeated = [prompt for prompt in prompts for _ in range(sampling.n)]
-        inputs = self._inputs(repeated)
+        inputs = self._inputs(repeated, room=sampling.max_tokens)
         # With embeddings, generate returns the new tokens only; with ids, the prompt before them.
         skipped = inputs["input_ids"].shape[1] if is_ids else 0
         sampler = Sampler(sampling, [_identity(prompt) for prompt in repeated], self.space.tokenizer)
@@ -182,9 +192,11 @@ class TransformersEngine:
         )
         seconds = time.monotonic() - started
         ended = {*config.eos_token_id, config.pad_token_id}
+        if len(repeated) == 1:
+            self._keep(repeated[0], output.past_key_values, room=sampling.max_tokens)
         return [
             sampler.completion(row, tokens, ended, seconds)
-            for row, tokens in enumerate(output[:, skipped:].tolist())
+            for row, tokens in enumerate(output.sequences[:, skipped:].tolist())
         ]
 
     def _generation_config(self, sampling: Sampling) -> Any:
@@ -196,23 +208,40 @@ class TransformersEngine:
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         pad = own.pad_token_id if own.pad_token_id is not None else (ends or [0])[0]
         return GenerationConfig(
-            max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
+            max_new_tokens=sampling.max_tokens,
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=pad,
+            return_dict_in_generate=True,
         )
 
-    def _inputs(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """A left-padded batch, all of embeddings or all of token ids, with its attention mask."""
-        longest = max(map(len, prompts))
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        if isinstance(prompts[0], PromptEmbeds):
-            rows = torch.zeros(len(prompts), longest, self.space.hidden_size, dtype=self.dtype)
-            for row, prompt in zip(rows, prompts, strict=True):
-                assert isinstance(prompt, PromptEmbeds)
-                row[longest - len(prompt) :] = prompt.vectors
-            inputs = {"inputs_embeds": rows}
-        else:
-            padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]  # type: ignore[arg-type]
-            inputs = {"input_ids": torch.tensor(padded)}
-        return {name: tensor.to(self.device) for name, tensor in (*inputs.items(), ("attention_mask", mask))}
+    def _inputs(self, prompts: Sequence[Prompt], *, room: int) -> dict[str, Any]:
+        """A padded batch, all of embeddings or all of token ids, with its attention mask and shared prefix's cache.
+
+        The padding stands before what the prompts do not share: with no shared rows, at the left.
+        """
+        tensors = [self._tensor(prompt) for prompt in prompts]
+        longest = max(map(len, tensors))
+        shared = self._prefix.length(tensors, columns=longest + room)
+        padded = tensors[0].new_zeros(len(tensors), longest, *tensors[0].shape[1:])
+        mask = torch.zeros(len(tensors), longest, dtype=torch.long)
+        for row, seen, tensor in zip(padded, mask, tensors, strict=True):
+            own = longest - len(tensor) + shared
+            row[:shared], row[own:] = tensor[:shared], tensor[shared:]
+            seen[:shared] = seen[own:] = 1
+        name = "inputs_embeds" if padded.ndim == 3 else "input_ids"
+        inputs = {name: padded.to(self.device), "attention_mask": mask.to(self.device)}
+        return inputs | ({"past_key_values": self._prefix.cache(shared, len(tensors))} if shared else {})
+
+    def _keep(self, prompt: Prompt, cache: Any, *, room: int) -> None:
+        self._prefix.keep(self._tensor(prompt), cache, columns=len(prompt) + room)
+
+    def _tensor(self, prompt: Prompt) -> Tensor:
+        return (
+            prompt.vectors.detach().to("cpu", self.dtype)
+            if isinstance(prompt, PromptEmbeds)
+            else torch.tensor(prompt)
+        )
 
     def _continuation_ids(self, continuation: str | Sequence[int]) -> list[int]:
         ids = self.space.tokenize(continuation) if isinstance(continuation, str) else list(continuation)

@@ -54,3 +54,20 @@ def test_both_sides_of_the_wire_benchmark_do_the_same_work():
     vectors = torch.randn(3, 5)
     assert torch.equal(decode_prompt_embeds(plain_encode(vectors)), vectors)
     assert torch.equal(plain_decode(plain_encode(vectors)), vectors)
+
+
+def test_the_prefixes_of_the_benchmark_are_long_enough_and_share_only_the_template(smollm2):
+    from experiments.benchmark_prefix import ROWS, prompts_after
+
+    first, second = (prompts_after(smollm2, seed).prefix for seed in (1, 2))
+    assert len(first) >= ROWS
+    same = (first.vectors[:ROWS] == second.vectors[:ROWS]).all(dim=1)
+    assert int((~same).nonzero()[0]) < 10
+
+
+def test_the_gain_of_a_known_prefix_is_taken_round_by_round():
+    from experiments.benchmark_prefix import Round, sooner
+
+    row = sooner("first token", [Round(4.0, 0.5), Round(6.0, 1.0)])
+    assert row.ratio.estimate == pytest.approx(7.0)
+    assert "5.00 s cold, 0.75 s warm" in row.detail

@@ -204,7 +204,7 @@ def test_recipes_name_the_vector_the_method_and_alpha(smollm2):
         "rows": "content",
         "vector": style.digest,
     }
-    assert moved.recipe.inputs == (smollm2.embed("hello there").recipe,)
+    assert moved.recipe.inputs == (smollm2.embed("hello there").recipe, style.recipe)
     assert StyleVector.fit(smollm2, FORMAL[::-1], CASUAL).recipe == style.recipe
 
 

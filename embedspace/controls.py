@@ -1,0 +1,24 @@
+"""Controls: prompts that keep everything of another but what a claim is about."""
+
+from __future__ import annotations
+
+import torch
+
+from embedspace.prompt import PromptEmbeds
+from embedspace.recipe import Recipe
+from embedspace.space import EmbeddingSpace
+
+
+def shuffle_rows(prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
+    """The prompt with its content rows in a random order."""
+    rows = prompt.content_vectors
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return prompt.with_content(rows[order], Recipe.of("shuffle_rows", {"seed": seed}, prompt.recipe))
+
+
+def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
+    """The prompt with its content replaced by as many random rows of the vocabulary."""
+    count = int(prompt.content.sum())
+    ids = torch.randint(space.vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
+    recipe = Recipe.of("random_rows", {"seed": seed}, prompt.recipe)
+    return prompt.with_content(space.lookup(ids.tolist()), recipe)
