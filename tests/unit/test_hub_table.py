@@ -216,6 +216,49 @@ def test_a_broken_connection_is_resumed_within_the_range(request, checkpoint, fi
     assert (third.if_range is not None) == (fixture == "plain")
 
 
+def test_an_answer_that_is_shorter_than_it_says_is_completed(served, checkpoint):
+    served.publish(MODEL, checkpoint())
+    served.faults = [
+        Fault("/store/", times=2, headers={"X-Passed": "yes"}),
+        Fault("/store/", times=1, part=lambda first, last: (first, last - 1000)),
+    ]
+    space = EmbeddingSpace.from_pretrained(MODEL)
+    assert space.fingerprint == EmbeddingSpace.from_pretrained(checkpoint()).fingerprint
+    assert served.parts()[-1].body == 1000
+
+
+FLAT = """
+import sys, tracemalloc
+from pathlib import Path
+from embedspace.remote_tensor import RemoteFile, RemoteTensor
+tensor = RemoteTensor.locate(RemoteFile(sys.argv[1], None, None), ["model.embed_tokens.weight"])
+tracemalloc.start()
+tensor.fetch(Path(sys.argv[2]), lambda there: None)
+print(tensor.length, tracemalloc.get_traced_memory()[1])
+"""
+
+
+def test_a_download_holds_little_of_the_table_in_memory(plain, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "large"
+    folder.mkdir()
+    save_file({"model.embed_tokens.weight": torch.zeros(16_000, 512)}, folder / "model.safetensors")
+    plain.publish(MODEL, folder)
+    url = f"{plain.url}/{MODEL}/resolve/main/model.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", FLAT, url, str(tmp_path / "table")],
+        env=environment(plain, tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    length, peak = map(int, done.stdout.split())
+    assert length == 16_000 * 512 * 4
+    assert peak < length / 8
+
+
 def test_a_killed_process_leaves_its_bytes_to_the_next(served, checkpoint, tmp_path):
     folder = checkpoint()
     served.publish(MODEL, folder)
