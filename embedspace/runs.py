@@ -205,7 +205,7 @@ def _require_same(
     changes = [
         f"  {name}: {_shown(before, name)} -> {_shown(after, name)}"
         for name in sorted(before.keys() | after.keys())
-        if name not in ignored and before.get(name) != after.get(name)
+        if before.get(name) != after.get(name) and not _covers(ignored, name)
     ]
     if changes:
         if len(changes) > _SHOWN_CHANGES:
@@ -214,6 +214,11 @@ def _require_same(
             f"{folder} holds a run with another configuration:\n" + "\n".join(changes) + "\n"
             "choose another out=FOLDER, or pass fresh=true to throw the old run away"
         )
+
+
+def _covers(names: Collection[str], name: str) -> bool:
+    """Whether a dotted name, or what it is a part of, is among these."""
+    return any(name == outer or name.startswith(f"{outer}.") for outer in names)
 
 
 def _flat(value: object, name: str = "") -> dict[str, object]:
