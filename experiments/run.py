@@ -16,7 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from embedspace.errors import EngineError
 
-UNIMPORTANT = ("out", "fresh", "engine.url")
+_HOW_TO_ASK = ("url", "timeout", "max_retries", "patience", "max_concurrency")
+UNIMPORTANT = (
+    "out",
+    "fresh",
+    *(f"{client}.{setting}" for client in ("engine", "engine.client") for setting in _HOW_TO_ASK),
+)
 """Configuration that may change between the sittings of one run."""
 
 

@@ -68,6 +68,11 @@ class SmallServer:
             self._process.communicate()
             self._process = None
 
+    def restart(self) -> None:
+        """Kill the process and start it again at the same address."""
+        self.kill()
+        self.start()
+
     def answered(self) -> int:
         """How many prompts this process answered since it was started."""
         import urllib.request

@@ -66,7 +66,7 @@ class Connection:
 
         Args:
             wanted: name of the model.
-            timeout: seconds for each of the two questions; by default as for any request.
+            timeout: seconds for each of the two questions, where that is less than for any request.
 
         Raises:
             EngineError: the server failed, or serves several models and none was wanted.
@@ -104,7 +104,7 @@ class Connection:
             EngineError: the server failed, or ``read`` raised an error of a misshapen answer.
         """
         with self._explained(subject):
-            options: RequestOptions = {} if timeout is None else {"timeout": timeout}
+            options: RequestOptions = {} if timeout is None else {"timeout": min(timeout, self._timeout)}
             return _understood(
                 read, await self._api.get(f"{self.url}{path}", cast_to=object, options=options)
             )
