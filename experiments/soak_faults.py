@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ def fault_rows(folder: Path, prompts: int, faults: int) -> Iterator[Row]:
     from embedspace.runs import Run
 
     cases = [case(number) for number in range(prompts)]
-    wanted = {fault: faults // 4 if fault in DISRUPTIVE else faults for fault in FAULTS}
+    wanted = Counter({fault: faults // 4 if fault in DISRUPTIVE else faults for fault in FAULTS})
     with (
         SmallServer(0.002) as server,
         FaultProxy(server.url, wanted, length=prompts, restart=server.restart) as proxy,

@@ -42,9 +42,8 @@ class VLLMClient:
 
     Prompts are read as they are needed and completions come in prompt order. A prompt that is not fit to be
     sent, or that the server refuses, fails alone. Requests that meet 429, 5xx, a lost connection or an answer that
-    is no completion are sent again, with growing pauses and to whichever server is there; what still fails then
-    raises an :class:`~embedspace.errors.EngineError` that names the server, the prompts and the answer. A server
-    that stops answering is left alone until it serves the same model again.
+    is no completion are sent again, after growing pauses, to whichever server is there; what still fails then
+    raises an :class:`~embedspace.errors.EngineError` that names the server, the prompts and the answer.
 
     Args:
         url: the server's address, e.g. ``http://127.0.0.1:8000``, or a list of them: all serve the same model.
@@ -53,8 +52,7 @@ class VLLMClient:
         hidden_size: prompts of another one are refused before they are sent, where given.
         timeout: seconds without an answer after which a request counts as lost and is sent again.
         max_retries: how often one request is sent again.
-        patience: seconds for which requests wait where no server is there any more. When the client is new, every
-            server has to be there.
+        patience: seconds for which requests wait where no server is there any more; at first all must be there.
         prompts_per_request: most prompts in one request.
         max_concurrency: most requests under way at each server.
         dtype: of the embeddings on the wire; by default each prompt's own.

@@ -101,13 +101,13 @@ def _explain(error: openai.APIError | ValueError, exchange: Exchange) -> EngineE
         case openai.APIConnectionError() if "Connect" in type(error.__cause__).__name__:
             return exchange.error(
                 EngineUnreachableError,
-                f"cannot be reached: {error.__cause__}",
+                f"cannot be reached: {_cause(error)}",
                 "start it (`embedspace serve MODEL`) or correct the address",
             )
         case openai.APIConnectionError():
             return exchange.error(
                 EngineResponseError,
-                f"broke off in the middle of its answer: {error.__cause__}",
+                f"broke off in the middle of its answer: {_cause(error)}",
                 "look into its log, it may have crashed",
             )
         case openai.APIStatusError():
@@ -154,6 +154,10 @@ def _explain_status(status: int, body: str, exchange: Exchange) -> EngineError:
                 "lower `max_concurrency`, raise `max_retries`, or wait",
             )
     return exchange.error(EngineResponseError, problem, "look into its log")
+
+
+def _cause(error: Exception) -> str:
+    return str(error.__cause__) or type(error.__cause__).__name__
 
 
 def _pause(header: Callable[[str], str | None]) -> float | None:
