@@ -212,7 +212,9 @@ class ServerPool:
             try:
                 _require_same(before, await server.connection.info(before.model, _PROBE_TIMEOUT))
                 break
-            except (PassingError, EngineError) as error:
+            except (
+                Exception
+            ) as error:  # whatever it is: a probe that died would leave its server out for good
                 if server.missed is None:
                     _log.warning("%s; waiting for it", error)
                 server.missed = error

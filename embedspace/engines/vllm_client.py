@@ -88,7 +88,7 @@ class VLLMClient:
             max_retries=max_retries,
             patience=patience,
         )
-        # Twice as many are read as are under way, so that one slow request does not idle the others' places.
+        # Twice as many are read as are under way: one slow request does not idle the others' places.
         self._window = 2 * max_concurrency * len(urls)
         self._model = model
         self._hidden_size = hidden_size
@@ -105,8 +105,7 @@ class VLLMClient:
         """What the servers say of themselves, asked once; of several, ``url`` lists all.
 
         Raises:
-            EngineError: one cannot be reached, does not serve the model, serves several while none was named, or
-                serves it with another length than the others.
+            EngineError: one cannot be reached, leaves open which model is meant, or is not like the others.
         """
         if self._info is None:
             self._info = self._open_loop().run(self._servers.info(self._model))
@@ -128,11 +127,8 @@ class VLLMClient:
         if hidden_size is not None:
             row = encode_prompt_embeds(torch.zeros(1, hidden_size), self._dtype)
             body = {"model": self.info.model, "max_tokens": 1, "prompt_embeds": [row]}
-
-            async def take(server: Connection) -> None:
-                await server.post("/v1/completions", body, "one row as a probe", itemgetter("choices"))
-
-            self._open_loop().run(self._servers.each(take))
+            probe = ("/v1/completions", body, "one row as a probe", itemgetter("choices"))
+            self._open_loop().run(self._servers.each(lambda server: server.post(*probe)))
         return self.info
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
@@ -284,11 +280,10 @@ class VLLMClient:
     ) -> AsyncGenerator[str, None]:
         body = completion_request(info.model, [prompt], sampling, self._dtype)
         ended = False
-
-        def ask(server: Connection) -> AsyncGenerator[tuple[str, bool], None]:
-            return server.stream("/v1/completions", body, "a stream", read_piece)
-
-        async with aclosing(self._servers.stream(ask)) as pieces:
+        events = self._servers.stream(
+            lambda server: server.stream("/v1/completions", body, "a stream", read_piece)
+        )
+        async with aclosing(events) as pieces:
             async for text, last in pieces:
                 ended = ended or last
                 if text:
