@@ -66,7 +66,8 @@ class FaultProxy:
         self._killing = asyncio.Lock()
         self._posts = 0
         self._port = 0
-        self._listener: asyncio.Server | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._connections: set[asyncio.Task[None]] = set()
         self._loop = BackgroundLoop("fault-proxy")
 
     @property
@@ -79,19 +80,26 @@ class FaultProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.run(self._hang_up())
         self._loop.close()
 
     async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._port, backlog=256)
-        self._port = self._listener.sockets[0].getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self._port), backlog=256)
+        listener.setblocking(False)
+        self._port = listener.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept(listener))
 
-    async def _hang_up(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+    async def _accept(self, listener: socket.socket) -> None:
+        # By hand: an asyncio.Server that is closed while it accepts forgets the connection and leaves it open.
+        with listener:
+            while True:
+                connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+                task = asyncio.create_task(self._serve(connection))
+                self._connections.add(task)
+                task.add_done_callback(self._connections.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, connection: socket.socket) -> None:
         """One connection with one request."""
+        reader, writer = await asyncio.open_connection(sock=connection)
         fault = None
         try:
             request = await _message(reader)
@@ -139,17 +147,20 @@ class FaultProxy:
             case "out of order":
                 writer.write(await self._late_and_shuffled(request))
             case "hang":
-                await reader.read()  # until the client gives up
+                with contextlib.suppress(OSError):
+                    await reader.read()  # until the client gives up
             case "server killed":
                 await self._killed(request, writer)
 
     async def _refuse(self, writer: asyncio.StreamWriter) -> None:
         """Let nothing listen for a while; the client of this connection is the first to hear of it."""
-        assert self._listener is not None
-        self._listener.close()
+        accepting, self._accepting = self._accepting, None
+        if accepting is not None:
+            accepting.cancel()
+            await asyncio.wait([accepting])
         _reset(writer)
         await asyncio.sleep(REFUSAL_SECONDS)
-        if not self._listener.is_serving():
+        if accepting is not None:
             await self._listen()
 
     async def _late_and_shuffled(self, request: bytes) -> bytes:

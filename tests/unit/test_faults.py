@@ -72,13 +72,12 @@ def test_a_thousand_prompts_through_every_fault_end_as_one_right_record_each(
     server: SmallServer, tmp_path: Path
 ) -> None:
     cases = numbered(1000)
-    faults: dict[Fault, int] = {
-        fault: 2 if fault in ("refused connections", "server killed") else 6 for fault in FAULTS
-    }
+    rare = {"refused connections": 2, "server killed": 2, "hang": 4}
+    faults: dict[Fault, int] = {fault: rare.get(fault, 6) for fault in FAULTS}
 
     with FaultProxy(server.url, faults, length=400, restart=server.restart) as proxy:
         client = VLLMClient(
-            proxy.url, timeout=2, max_retries=30, patience=60, prompts_per_request=2, max_concurrency=16
+            proxy.url, timeout=4, max_retries=30, patience=60, prompts_per_request=2, max_concurrency=16
         )
         outcome = asked(tmp_path, cases, client)
     assert recorded(tmp_path) == list(right(cases).items())
@@ -87,7 +86,7 @@ def test_a_thousand_prompts_through_every_fault_end_as_one_right_record_each(
     met = outcome.retries
     assert (met["429"], met["500"], met["unreadable"]) == (12, 6, 6)
     assert met["broken off"] >= 6 + 6 + 2 + 2  # resets, half responses, and what refusals and kills cut off
-    assert met["timed out"] >= 6
+    assert met["timed out"] >= 4
     (sitting,) = json.loads((tmp_path / "run.json").read_text())["sittings"]
     assert sitting["retries"] == met
 

@@ -70,7 +70,7 @@ def test_faults_are_made_and_every_prompt_is_there_once(tmp_path: Path) -> None:
 def test_a_process_that_ends_by_itself_was_not_killed(tmp_path: Path) -> None:
     lottery = random.Random(0)
     assert not killed([sys.executable, "-c", "pass"], tmp_path, 1, lottery)
-    assert killed([sys.executable, "-c", "input()"], tmp_path, 0, lottery)
+    assert killed([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0, lottery)
 
 
 def test_memory_that_grows_with_the_stream_is_not_flat() -> None:
