@@ -6,10 +6,10 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedspace.cases import AnswerOf, Case, Continuation, Scorer, prompt_sha256
-from embedspace.engines.base import Completion, Engine, Sampling
+from embedspace.engines.base import Completion, Engine, Resending, Sampling
 from embedspace.errors import EngineResponseError
 from embedspace.progress import progress
 from embedspace.prompt import PromptEmbeds
@@ -29,6 +29,8 @@ class Outcome:
     """Recorded with an error."""
     skipped: int
     """Left out because they ask for likelihoods that the engine cannot tell."""
+    retries: Mapping[str, int] = field(default_factory=dict)
+    """Requests that the engine sent again, by what they met before."""
 
 
 def execute(
@@ -63,11 +65,17 @@ def execute(
         asked = plan.pending if scores else plan.pending - plan.only_scored
         skipped = len(plan.pending) - len(asked)
         failed = 0
-        with progress(title, plan.total - skipped, plan.total - len(plan.pending)) as advance:
-            for records in _recorded(run, engine, left, sampling, plan.referred):
-                failed += any(record.error is not None for record in records)
-                advance()
-    return Outcome(plan.total, len(asked), failed, skipped)
+        retries: Mapping[str, int] = {}
+        try:
+            with progress(title, plan.total - skipped, plan.total - len(plan.pending)) as advance:
+                for records in _recorded(run, engine, left, sampling, plan.referred):
+                    failed += any(record.error is not None for record in records)
+                    advance()
+        finally:
+            if isinstance(engine, Resending):
+                # The run writes it when it is closed, also where the engine failed.
+                retries = run.sitting["retries"] = dict(engine.retries)
+    return Outcome(plan.total, len(asked), failed, skipped, retries)
 
 
 @dataclass(frozen=True)

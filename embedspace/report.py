@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,7 +193,13 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
         "Machine": _pairs(sitting["machine"]),
         "Started": manifest["sittings"][0]["started"],
         "Sittings": str(len(manifest["sittings"])),
+        "Requests sent again": _pairs(_retries(manifest)),
     }
+
+
+def _retries(manifest: Mapping[str, Any]) -> Mapping[str, int]:
+    """What the engine sent again in all sittings together, by what it met before."""
+    return sum((Counter(sitting.get("retries", {})) for sitting in manifest["sittings"]), Counter[str]())
 
 
 def _pairs(values: Mapping[str, object]) -> str:

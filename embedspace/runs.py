@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 MANIFEST, RECORDS, REPORT, LOCK = "run.json", "records.jsonl", "report.html", "run.lock"
 
-UNIMPORTANT = ("out", "fresh", "engine.url")
+_HOW_TO_ASK = ("url", "timeout", "max_retries", "patience", "max_concurrency")
+UNIMPORTANT = (
+    "out",
+    "fresh",
+    *(f"{client}.{setting}" for client in ("engine", "engine.client") for setting in _HOW_TO_ASK),
+)
 """Configuration that says where things are and decides no result: it may change between the sittings of a run."""
 
 _SHOWN_CHANGES = 12
@@ -213,7 +218,7 @@ def _require_same(
     changes = [
         f"  {name}: {_shown(before, name)} -> {_shown(after, name)}"
         for name in sorted(before.keys() | after.keys())
-        if name not in ignored and before.get(name) != after.get(name)
+        if before.get(name) != after.get(name) and not _covers(ignored, name)
     ]
     if changes:
         if len(changes) > _SHOWN_CHANGES:
@@ -222,6 +227,11 @@ def _require_same(
             f"{folder} holds a run with another configuration:\n" + "\n".join(changes) + "\n"
             "choose another out=FOLDER, or pass fresh=true to throw the old run away"
         )
+
+
+def _covers(names: Collection[str], name: str) -> bool:
+    """Whether a dotted name, or what it is a part of, is among these."""
+    return any(name == outer or name.startswith(f"{outer}.") for outer in names)
 
 
 def flattened(value: object, name: str = "") -> dict[str, object]:

@@ -29,7 +29,11 @@ def main(config: DictConfig) -> None:
     except KeyboardInterrupt:
         print(f"\ninterrupted; the records are in {folder_of(config)}, the same command goes on from there")
         sys.exit(130)
-    except (ValueError, TypeError, OSError, EngineError) as error:
+    except EngineError as error:
+        raise RunFailed(
+            f"error: {error}\nthe records are in {folder_of(config)}, the same command goes on from there"
+        ) from error
+    except (ValueError, TypeError, OSError) as error:
         raise RunFailed(f"error: {error}") from error
 
 
@@ -62,6 +66,9 @@ def run_experiment(config: DictConfig) -> None:
         )
         good = [record for record in run.records() if record.error is None]
         print(f"{outcome.cases} cases, {outcome.recorded} asked now, records in {run.records_path}")
+        if outcome.retries:
+            told = ", ".join(f"{reason} {times}" for reason, times in sorted(outcome.retries.items()))
+            print(f"{sum(outcome.retries.values())} requests were sent again: {told}")
         if outcome.skipped:
             print(
                 f"{outcome.skipped} cases ask for likelihoods alone, which this engine cannot tell; left out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -88,6 +88,16 @@ class Completion:
     def failed(cls, prompt_index: int, reason: str, seconds: float = 0.0) -> Completion:
         """The record of a prompt that failed alone."""
         return cls(prompt_index, 0, "", (), "error", seconds, error=reason)
+
+
+@runtime_checkable
+class Resending(Protocol):
+    """An engine over a network, which sends a request again where it met passing trouble."""
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """How many requests were sent again so far, by what they met before."""
+        ...
 
 
 @runtime_checkable

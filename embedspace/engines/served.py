@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.engines.vllm_client import VLLMClient
@@ -35,6 +35,11 @@ class ServedEngine:
     def describe(self) -> dict[str, str]:
         """What the client says, that the server is the engine's own, and the dtype in which it computes."""
         return {**self._client.describe(), "engine": "vllm_server", "server_dtype": self._server.dtype}
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """What the client had to send again."""
+        return self._client.retries
 
     def close(self) -> None:
         """Close the connections and stop the server; harmless when repeated."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
 from types import TracebackType
@@ -17,6 +16,7 @@ import torch
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.engines.batches import Batch, batches, check_prompt
 from embedspace.engines.ordered import BackgroundLoop, in_order
+from embedspace.engines.server_pool import ServerPool
 from embedspace.engines.vllm_connection import Connection, ServerInfo
 from embedspace.engines.vllm_protocol import (
     chat_request,
@@ -38,37 +38,39 @@ _REQUEST_BYTES = 32 * 2**20  # of vectors; together with max_concurrency it boun
 
 
 class VLLMClient:
-    """Generates on a vLLM server that was started with ``--enable-prompt-embeds``.
+    """Generates on vLLM servers that were started with ``--enable-prompt-embeds``.
 
     Prompts are read as they are needed and completions come in prompt order. A prompt that is not fit to be
-    sent, or that the server refuses, fails alone. Requests that meet 429, 5xx or a lost connection are sent
-    again, with growing pauses; what still fails then raises an :class:`~embedspace.errors.EngineError` that
-    names the server, the prompts and the answer.
+    sent, or that the server refuses, fails alone. Requests that meet 429, 5xx, a lost connection or an answer that
+    is no completion are sent again, after growing pauses, to whichever server is there; what still fails then
+    raises an :class:`~embedspace.errors.EngineError` that names the server, the prompts and the answer.
 
     Args:
-        url: the server's address, e.g. ``http://127.0.0.1:8000``.
+        url: the server's address, e.g. ``http://127.0.0.1:8000``, or a list of them: all serve the same model.
         model: the name it is served under; by default the only one there is.
         api_key: sent to the server and shown nowhere; by default ``$VLLM_API_KEY``.
         hidden_size: prompts of another one are refused before they are sent, where given.
         timeout: seconds without an answer after which a request counts as lost and is sent again.
         max_retries: how often one request is sent again.
+        patience: seconds for which requests wait where no server is there any more; at first all must be there.
         prompts_per_request: most prompts in one request.
-        max_concurrency: most requests under way.
+        max_concurrency: most requests under way at each server.
         dtype: of the embeddings on the wire; by default each prompt's own.
 
     Raises:
-        ValueError: the address is not one, or a number is out of its range.
+        ValueError: an address is not one or is there twice, there are none, or a number is out of its range.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         model: str | None = None,
         *,
         api_key: str | None = None,
         hidden_size: int | None = None,
         timeout: float = 600.0,
         max_retries: int = 3,
+        patience: float = 300.0,
         prompts_per_request: int = 16,
         max_concurrency: int = 4,
         dtype: torch.dtype | None = None,
@@ -79,33 +81,43 @@ class VLLMClient:
                 f"got {prompts_per_request} and {max_concurrency}"
             )
         api_key = os.environ.get("VLLM_API_KEY") if api_key is None else api_key
-        self._server = Connection(url, api_key=api_key, timeout=timeout, max_retries=max_retries)
+        urls = [url] if isinstance(url, str) else list(url)
+        self._servers = ServerPool(
+            [Connection(address, api_key=api_key, timeout=timeout) for address in urls],
+            slots=max_concurrency,
+            max_retries=max_retries,
+            patience=patience,
+        )
+        # Twice as many are read as are under way: one slow request does not idle the others' places.
+        self._window = 2 * max_concurrency * len(urls)
         self._model = model
         self._hidden_size = hidden_size
         self._prompts_per_request = prompts_per_request
-        self._max_concurrency = max_concurrency
         self._dtype = dtype
         self._info: ServerInfo | None = None
-        self._slots = asyncio.Semaphore(max_concurrency)
         self._loop = BackgroundLoop("embedspace-vllm-client")
 
     def __repr__(self) -> str:
-        return f"VLLMClient({self._server.url!r}, {self._model!r})"
+        return f"VLLMClient({self._servers.url!r}, {self._model!r})"
 
     @property
     def info(self) -> ServerInfo:
-        """What the server says of itself, asked once.
+        """What the servers say of themselves, asked once; of several, ``url`` lists all.
 
         Raises:
-            EngineError: the server cannot be reached, does not serve the model, or serves several while none
-                was named.
+            EngineError: one cannot be reached, leaves open which model is meant, or is not like the others.
         """
         if self._info is None:
-            self._info = self._open_loop().run(self._server.info(self._model))
+            self._info = self._open_loop().run(self._servers.info(self._model))
         return self._info
 
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """How many requests were sent again so far, by what they met before: ``429``, ``broken off``, ..."""
+        return dict(self._servers.retries)
+
     def check(self, hidden_size: int | None = None) -> ServerInfo:
-        """Ask the server anew what it serves and, where a hidden size is given, whether it takes embeddings.
+        """Ask every server anew what it serves and, where a hidden size is given, whether it takes embeddings.
 
         Raises:
             EngineError: as :attr:`info`; it was started without the flag, or its model has another hidden size.
@@ -115,8 +127,8 @@ class VLLMClient:
         if hidden_size is not None:
             row = encode_prompt_embeds(torch.zeros(1, hidden_size), self._dtype)
             body = {"model": self.info.model, "max_tokens": 1, "prompt_embeds": [row]}
-            request = self._server.post("/v1/completions", body, "one row as a probe", itemgetter("choices"))
-            self._open_loop().run(request)
+            probe = ("/v1/completions", body, "one row as a probe", itemgetter("choices"))
+            self._open_loop().run(self._servers.each(lambda server: server.post(*probe)))
         return self.info
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
@@ -129,8 +141,7 @@ class VLLMClient:
         info = self.info
 
         async def answer(batch: Batch) -> list[Completion]:
-            async with self._slots:
-                return batch.in_order(await self._complete(info, batch.prompts, sampling))
+            return batch.in_order(await self._complete(info, batch.prompts, sampling))
 
         work = batches(
             prompts,
@@ -157,8 +168,7 @@ class VLLMClient:
         info = self.info
 
         async def answer(item: tuple[int, Sequence[Message]]) -> list[Completion]:
-            async with self._slots:
-                return await self._chat(info, *item, sampling)
+            return await self._chat(info, *item, sampling)
 
         yield from self._flow(enumerate(map(require_content_alone, conversations)), answer)
 
@@ -190,7 +200,7 @@ class VLLMClient:
         """Cancel what is under way and close all connections; harmless when repeated."""
         if not self._loop.closed:
             self._loop.cancel()
-            self._loop.run(self._server.close())
+            self._loop.run(self._servers.close())
             self._loop.close()
 
     def __enter__(self) -> Self:
@@ -203,15 +213,14 @@ class VLLMClient:
 
     def _open_loop(self) -> BackgroundLoop:
         if self._loop.closed:
-            raise EngineError(f"the client of {self._server.url} is closed; make a new VLLMClient")
+            raise EngineError(f"the client of {self._servers.url} is closed; make a new VLLMClient")
         return self._loop
 
     def _flow(
         self, work: Iterable[T], answer: Callable[[T], Coroutine[Any, Any, list[Completion]]]
     ) -> Iterator[Completion]:
         loop = self._open_loop()
-        # Twice as many are read as are under way, so that one slow request does not idle the others' places.
-        for completions in in_order(work, lambda item: loop.submit(answer(item)), 2 * self._max_concurrency):
+        for completions in in_order(work, lambda item: loop.submit(answer(item)), self._window):
             yield from completions
 
     async def _complete(
@@ -219,22 +228,27 @@ class VLLMClient:
     ) -> list[Completion]:
         if not prompts:
             return []
-        began = time.monotonic()
         positions = [position for position, _ in prompts]
         subject = (
             f"prompt {positions[0]}" if len(prompts) == 1 else f"prompts {positions[0]} to {positions[-1]}"
         )
-        try:
+
+        async def ask(server: Connection) -> list[Completion]:
+            began = time.monotonic()
+            # Made anew for each attempt: only what is under way is held in its encoded form.
             body = completion_request(info.model, [prompt for _, prompt in prompts], sampling, self._dtype)
-            return await self._server.post(
+            return await server.post(
                 "/v1/completions",
                 body,
                 subject,
                 lambda answer: read_completions(answer, positions, sampling, time.monotonic() - began),
             )
+
+        try:
+            return await self._servers.ask(ask)
         except (PromptRejectedError, ValueError) as error:
             if len(prompts) == 1:
-                return [Completion.failed(positions[0], str(error), time.monotonic() - began)]
+                return [Completion.failed(positions[0], str(error))]
         # One refused prompt refuses the whole request: halve it until that prompt stands alone.
         half = len(prompts) // 2
         return [
@@ -245,25 +259,31 @@ class VLLMClient:
     async def _chat(
         self, info: ServerInfo, position: int, messages: Sequence[Message], sampling: Sampling
     ) -> list[Completion]:
-        began = time.monotonic()
-        try:
-            for part in embedded_parts(messages):
-                preflight(part, hidden_size=self._hidden_size, max_rows=_max_rows(info))
-            return await self._server.post(
+        async def ask(server: Connection) -> list[Completion]:
+            began = time.monotonic()
+            return await server.post(
                 "/v1/chat/completions",
                 chat_request(info.model, messages, sampling, self._dtype),
                 f"conversation {position}",
                 lambda answer: read_completions(answer, [position], sampling, time.monotonic() - began),
             )
+
+        try:
+            for part in embedded_parts(messages):
+                preflight(part, hidden_size=self._hidden_size, max_rows=_max_rows(info))
+            return await self._servers.ask(ask)
         except (PromptRejectedError, ValueError) as error:
-            return [Completion.failed(position, str(error), time.monotonic() - began)]
+            return [Completion.failed(position, str(error))]
 
     async def _pieces(
         self, info: ServerInfo, prompt: Prompt, sampling: Sampling
     ) -> AsyncGenerator[str, None]:
         body = completion_request(info.model, [prompt], sampling, self._dtype)
         ended = False
-        async with aclosing(self._server.stream("/v1/completions", body, "a stream", read_piece)) as pieces:
+        events = self._servers.stream(
+            lambda server: server.stream("/v1/completions", body, "a stream", read_piece)
+        )
+        async with aclosing(events) as pieces:
             async for text, last in pieces:
                 ended = ended or last
                 if text:

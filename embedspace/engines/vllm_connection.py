@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embedspace.engines.vllm_errors import Exchange, explain
+from embedspace.engines.vllm_errors import Exchange, PassingError, explain
 from embedspace.errors import EngineError, EngineResponseError, ModelNotServedError
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, RequestOptions
 
 R = TypeVar("R")
 
@@ -35,19 +35,20 @@ class ServerInfo:
 
 
 class Connection:
-    """Requests to one server, retried by the ``openai`` client on 429, 5xx and lost connections.
+    """Requests to one server, each sent once: whether again, and where, is the business of the pool.
+
+    Every method raises :class:`~embedspace.engines.vllm_errors.PassingError` for what another attempt may not meet.
 
     Args:
         url: the server's address, with or without ``/v1``.
         api_key: sent to the server and shown nowhere.
-        timeout: seconds without an answer after which a request counts as lost and is sent again.
-        max_retries: how often one request is sent again.
+        timeout: seconds without an answer after which a request counts as lost.
 
     Raises:
         ValueError: the address is not one, or a number is out of its range.
     """
 
-    def __init__(self, url: str, *, api_key: str | None, timeout: float, max_retries: int) -> None:
+    def __init__(self, url: str, *, api_key: str | None, timeout: float) -> None:
         self._parts = urllib.parse.urlsplit(url)
         if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
             raise ValueError(f"url is {url!r}; it must be an address such as 'http://127.0.0.1:8000'")
@@ -55,16 +56,17 @@ class Connection:
             raise ValueError("url holds a user name or password; pass the server's key as `api_key`")
         if timeout <= 0:
             raise ValueError(f"timeout is {timeout}; it must be above 0 seconds")
-        if max_retries < 0:
-            raise ValueError(f"max_retries is {max_retries}; it must be 0 or more")
         self.url = url.rstrip("/").removesuffix("/v1")
         """The server's address, without the ``/v1``."""
         self._api_key = api_key
         self._timeout = timeout
-        self._max_retries = max_retries
 
-    async def info(self, wanted: str | None) -> ServerInfo:
+    async def info(self, wanted: str | None, timeout: float | None = None) -> ServerInfo:
         """What the server says of itself, with the wanted model or, for None, with the only one it serves.
+
+        Args:
+            wanted: name of the model.
+            timeout: seconds for each of the two questions, where that is less than for any request.
 
         Raises:
             EngineError: the server failed, or serves several models and none was wanted.
@@ -74,6 +76,7 @@ class Connection:
             "/v1/models",
             "the list of its models",
             lambda answer: {model["id"]: model.get("max_model_len") for model in answer["data"]},
+            timeout,
         )
         served = ", ".join(map(repr, lengths)) or "nothing"
         if wanted is None and len(lengths) != 1:
@@ -85,19 +88,26 @@ class Connection:
                 "`model`, or start a server for yours"
             )
         try:
-            version = await self.get("/version", "its version", lambda answer: str(answer["version"]))
-        except EngineResponseError:
+            version = await self.get(
+                "/version", "its version", lambda answer: str(answer["version"]), timeout
+            )
+        except (EngineResponseError, PassingError) as error:
+            if isinstance(error, PassingError) and error.away:
+                raise
             version = "unknown"  # a proxy may let the /v1 addresses alone through
         return ServerInfo(self.url, model, lengths[model], version)
 
-    async def get(self, path: str, subject: str, read: Callable[[Any], R]) -> R:
+    async def get(self, path: str, subject: str, read: Callable[[Any], R], timeout: float | None = None) -> R:
         """The answer to a GET of ``path``, such as ``/v1/models``, made sense of by ``read``.
 
         Raises:
             EngineError: the server failed, or ``read`` raised an error of a misshapen answer.
         """
         with self._explained(subject):
-            return _understood(read, await self._api.get(f"{self.url}{path}", cast_to=object))
+            options: RequestOptions = {} if timeout is None else {"timeout": min(timeout, self._timeout)}
+            return _understood(
+                read, await self._api.get(f"{self.url}{path}", cast_to=object, options=options)
+            )
 
     async def post(self, path: str, body: dict[str, Any], subject: str, read: Callable[[Any], R]) -> R:
         """The answer to a POST, as :meth:`get`."""
@@ -135,7 +145,7 @@ class Connection:
             base_url=f"{self.url}/v1",
             # Never the OPENAI_API_KEY of the environment: it is not meant for this server.
             api_key=self._api_key or "EMPTY",
-            max_retries=self._max_retries,
+            max_retries=0,
             http_client=openai.DefaultAsyncHttpxClient(
                 timeout=openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS)),
                 trust_env=self._parts.hostname not in _LOOPBACK,  # no proxy to this very machine

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +22,27 @@ from embedspace.errors import (
 if TYPE_CHECKING:
     import openai
 
+LONGEST_PAUSE = 120.0
+"""Seconds; a server that asks for a longer pause is taken for one that refuses."""
+
 _SHOWN_CHARACTERS = 400
+
+
+class PassingError(Exception):
+    """Trouble that the same request may not meet again; never shown to callers, who get its ``error``."""
+
+    def __init__(
+        self, error: EngineError, reason: str, *, pause: float | None = None, away: bool = False
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        """What to raise where the request is not sent again."""
+        self.reason = reason
+        """In a word or two, for counting."""
+        self.pause = pause
+        """Seconds for which the server asked to be left alone."""
+        self.away = away
+        """Whether the server may be down."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +62,33 @@ class Exchange:
         return kind(message.replace(self.secret, "***") if self.secret else message)
 
 
-def explain(error: openai.APIError | ValueError, exchange: Exchange) -> EngineError:
-    """The engine error that an exception of the ``openai`` client, or an answer that cannot be read, stands for."""
+def explain(error: openai.APIError | ValueError, exchange: Exchange) -> EngineError | PassingError:
+    """What an exception of the ``openai`` client, or an answer that cannot be read, stands for.
+
+    Lost connections, missing answers, 408, 409, 429, 5xx and answers that are no completions are passing: another
+    attempt may meet a server that has come back, or a proxy that cuts nothing off.
+    """
+    import openai
+
+    explained = _explain(error, exchange)
+    match error:
+        case openai.APITimeoutError():
+            return PassingError(explained, "timed out", away=True)
+        case openai.APIConnectionError() if "Connect" in type(error.__cause__).__name__:
+            return PassingError(explained, "refused", away=True)
+        case openai.APIConnectionError():
+            return PassingError(explained, "broken off", away=True)
+        case openai.APIStatusError(status_code=status) if status in (408, 409, 429) or status >= 500:
+            pause = _pause(error.response.headers.get)
+            # What stands before a server answers 502 to 504 for one that is down.
+            passing = PassingError(explained, str(status), pause=pause, away=status in (502, 503, 504))
+            return explained if pause is not None and pause > LONGEST_PAUSE else passing
+        case ValueError():
+            return PassingError(explained, "unreadable")
+    return explained
+
+
+def _explain(error: openai.APIError | ValueError, exchange: Exchange) -> EngineError:
     import openai
 
     match error:
@@ -53,13 +101,13 @@ def explain(error: openai.APIError | ValueError, exchange: Exchange) -> EngineEr
         case openai.APIConnectionError() if "Connect" in type(error.__cause__).__name__:
             return exchange.error(
                 EngineUnreachableError,
-                f"cannot be reached: {error.__cause__}",
+                f"cannot be reached: {_cause(error)}",
                 "start it (`embedspace serve MODEL`) or correct the address",
             )
         case openai.APIConnectionError():
             return exchange.error(
                 EngineResponseError,
-                f"broke off in the middle of its answer: {error.__cause__}",
+                f"broke off in the middle of its answer: {_cause(error)}",
                 "look into its log, it may have crashed",
             )
         case openai.APIStatusError():
@@ -106,6 +154,24 @@ def _explain_status(status: int, body: str, exchange: Exchange) -> EngineError:
                 "lower `max_concurrency`, raise `max_retries`, or wait",
             )
     return exchange.error(EngineResponseError, problem, "look into its log")
+
+
+def _cause(error: Exception) -> str:
+    return str(error.__cause__) or type(error.__cause__).__name__
+
+
+def _pause(header: Callable[[str], str | None]) -> float | None:
+    """Seconds until the server wants to be asked again, by its ``Retry-After``: a number or a date."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        said = header(name) or ""
+        try:
+            seconds = float(said) / unit
+        except ValueError:
+            date = email.utils.parsedate_tz(said)
+            seconds = email.utils.mktime_tz(date) - time.time() if date else -1.0
+        if seconds > 0:
+            return seconds
+    return None
 
 
 def _server_message(body: str) -> str:

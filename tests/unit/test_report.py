@@ -166,6 +166,14 @@ def test_a_drawing_is_the_same_in_every_process() -> None:
     assert drawn[0] == drawn[1] == curve().svg + "\n"
 
 
+def test_the_page_says_what_was_sent_again_in_all_sittings(tmp_path: Path) -> None:
+    for retries in ({"429": 2}, {"429": 1, "broken off": 4}):
+        with Run.open(tmp_path, {}, fingerprint="abc") as run:
+            run.note({"retries": retries})
+            page = write_report(report(), run).read_text()
+    assert "429 3, broken off 4" in page
+
+
 def test_a_report_can_be_written_again(tmp_path: Path) -> None:
     with Run.open(tmp_path, {}, fingerprint="abc") as run:
         run.log.append([record(0, "text")])

@@ -136,6 +136,29 @@ def test_keys_that_do_not_count_may_change(tmp_path: Path) -> None:
         assert run.manifest["config"]["out"] == "b"
 
 
+def test_parts_of_keys_that_do_not_count_may_change(tmp_path: Path) -> None:
+    opened(tmp_path, {"engine": {"url": "http://a", "model": "m"}}).close()
+    several = {"engine": {"url": ["http://a", "http://b"], "model": "m"}}
+    opened(tmp_path, several, ignored=["engine.url"]).close()
+    with pytest.raises(ValueError, match=r"engine\.model: 'm' -> 'n'"):
+        opened(tmp_path, {"engine": {"url": "http://c", "model": "n"}}, ignored=["engine.url"])
+
+
+class TroubledEngine(SumEngine):
+    """Says that it had to send some requests again."""
+
+    retries = {"429": 2, "broken off": 1}  # noqa: RUF012
+
+
+def test_a_run_says_what_was_sent_again_also_where_its_engine_failed(tmp_path: Path) -> None:
+    failing = TroubledEngine(stop_after=2, trouble=EngineUnreachableError)
+    with pytest.raises(EngineUnreachableError):
+        asked(tmp_path, numbered(5), failing)
+    assert asked(tmp_path, numbered(5), TroubledEngine()).retries == TroubledEngine.retries
+    sittings = json.loads((tmp_path / "run.json").read_text())["sittings"]
+    assert [sitting["retries"] for sitting in sittings] == [TroubledEngine.retries] * 2
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
     with pytest.raises(ValueError, match="model fingerprint: 'abc' -> 'xyz'"):

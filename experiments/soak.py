@@ -1,0 +1,94 @@
+"""The soak: kills, faults and long streams, each made to happen a known number of times, and what came out counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from embedspace.progress import progress
+from embedspace.provenance import provenance
+from experiments.soak_faults import fault_rows
+from experiments.soak_kills import kill_rows
+from experiments.soak_memory import memory_rows
+from experiments.soak_rows import Row
+
+Part = Literal["faults", "kills", "memory"]
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What is made to happen, and how often."""
+
+    model: str
+    prompts: int
+    """Through the fault proxy."""
+    faults: int
+    """Of each kind; a quarter as many of those that hit every request under way."""
+    kills: int
+    """Of an experiment's process."""
+    questions: int
+    """Of that experiment."""
+    streamed: int
+    """Prompts through ``embed_many`` and ``generate`` while memory is watched."""
+    most_growth_mb: float
+    """Growth of the resident memory that still counts as flat."""
+    page: str
+    """File that gets the table."""
+    parts: Sequence[Part]
+    """What is done."""
+
+    def run(self, folder: Path) -> str:
+        """Do everything, write the counts into ``folder`` and the table into ``page``.
+
+        Raises:
+            ValueError: a claim does not hold; the table is written all the same.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        ways: Mapping[Part, Callable[[], Iterator[Row]]] = {
+            "faults": lambda: fault_rows(folder / "faults", self.prompts, self.faults),
+            "kills": lambda: kill_rows(folder / "kills", self.model, self.kills, self.questions),
+            "memory": lambda: memory_rows(self.model, self.streamed, self.most_growth_mb),
+        }
+        rows: list[Row] = []
+        with progress("soak", len(self.parts)) as advance:
+            for part in self.parts:
+                rows += ways[part]()
+                advance()
+        origin = provenance()
+        lines = [{"row": asdict(row), **origin} for row in rows]
+        (folder / "counts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        table = as_markdown(rows)
+        Path(self.page).write_text(as_page(table, origin, self))
+        if broken := [row.what for row in rows if not row.holds]:
+            raise ValueError(f"{len(broken)} claims do not hold: {'; '.join(broken)}. See {self.page}")
+        return f"{table}\nwritten to {self.page} and {folder / 'counts.jsonl'}"
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A table of counts."""
+    lines = ["| what was made to happen | what came out | holds | in detail |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {row.what} | {row.counted} | {'yes' if row.holds else '**no**'} | {row.detail} |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
+    """The page of ``docs/`` that shows the table and where it comes from."""
+    machine, packages, git = origin["machine"], origin["packages"], origin["git"]
+    commit = "no checkout" if git is None else f"commit `{git['commit'][:12]}`"
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "openai") if name in packages)
+    return (
+        "# Reliability\n\n"
+        "Kills, faults and long streams, each made to happen a known number of times in one run, and what came out of "
+        "it. Records are compared one by one with what they have to be: right means that it is there once and says "
+        "the right thing. Faults are made by a proxy before a small HTTP server that answers each prompt with a digest "
+        "of it, since a real model's server cannot be asked to fail; the experiment that is killed is a real one and "
+        f"asks the same server. Made by `make soak` ({', '.join(soak.parts)}) on {machine['cores']} cores of "
+        f"{machine['processor']}, {machine['memory_gib']} GiB, with `{soak.model}`; Python {origin['python']}, "
+        f"{versions}; {commit}. The single counts are in `runs/`, in `counts.jsonl`.\n\n"
+        f"{table}"
+    )
