@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +145,8 @@ class _Columns:
     def __init__(self, template: Template) -> None:
         self.refused: dict[int, str] = {}
         self._chat = template == "chat"
-        self._ids: list[Array] = []
-        self._content: list[Array] = []
+        self._ids = array("i")  # grows as a list does, at four bytes a token
+        self._content = bytearray()
         self._said: list[bytes] = []
         self._lengths: list[int] = []
 
@@ -155,14 +156,14 @@ class _Columns:
             self._lengths.append(0)
             self._said.append(b"")
             return
-        self._ids.append(np.asarray(tokens.ids, dtype=np.int32))
-        if self._chat:
-            self._content.append(np.asarray(tokens.content, dtype=bool))
+        self._ids.extend(tokens.ids)
+        if tokens.content is not None:
+            self._content.extend(tokens.content)
         self._lengths.append(len(tokens.ids))
         self._said.append(tokens.said.encode())
 
     def ids(self) -> Array:
-        return np.concatenate([np.empty(0, np.int32), *self._ids])
+        return np.frombuffer(self._ids, dtype=np.int32)
 
     def arrays(self) -> dict[str, Array]:
         said = b"".join(self._said)
@@ -173,7 +174,7 @@ class _Columns:
             "said": np.frombuffer(said, dtype=np.uint8),
         }
         if self._chat:
-            arrays["content"] = np.concatenate([np.empty(0, bool), *self._content])
+            arrays["content"] = np.frombuffer(self._content, dtype=bool)
         return arrays
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from embedspace.chat import content_mask, render_with_spans
 from embedspace.corpus.files import Refusal
@@ -19,8 +18,7 @@ TOGETHER = 1024
 """Texts that are tokenised at a time: enough for all cores, and little beside the rows that come of them."""
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """One prompt before its rows are looked up."""
 
     ids: Sequence[int]
