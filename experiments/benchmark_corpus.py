@@ -15,8 +15,8 @@ from embedspace.corpus import What, Work, make_corpus, open_source
 from embedspace.metrics import mean_interval
 from experiments.benchmark import Measurement
 
-TEXTS = 60_000
-ROUNDS = 5
+TEXTS = 240_000
+ROUNDS = 3
 
 
 def corpus(model: str) -> Iterator[Measurement]:
