@@ -85,7 +85,7 @@ def test_the_cluster_job_asks_for_gpus_time_and_to_be_queued_again(
         },
     )
     executor.submit(print, "hello")
-    (script,) = (tmp_path / "jobs").glob("*submission*.sh")
+    script = tmp_path / "jobs" / "7_submission.sh"
     lines = script.read_text().splitlines()
     for flag in ("--partition=gpu", "--gpus-per-node=1", "--time=240", "--requeue", "--nodes=1"):
         assert f"#SBATCH {flag}" in lines
