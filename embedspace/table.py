@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 Config = Mapping[str, Any]
@@ -96,7 +96,7 @@ class EmbeddingTable:
             )
         return cls(rows, layout.scale(config), path)
 
-    def lookup(self, ids: list[int]) -> Float[Tensor, "tokens hidden"]:
+    def lookup(self, ids: list[int] | Int[Tensor, " tokens"]) -> Float[Tensor, "tokens hidden"]:
         """Rows as the model's own embedding module returns them, in new memory."""
         return self._scaled(self.rows[ids])
 

@@ -85,6 +85,13 @@ class Tokenizer:
         encodings = self._backend.encode_batch([_checked(text) for text in texts], add_special_tokens=False)
         return [(list(encoding.ids), list(encoding.offsets)) for encoding in encodings]
 
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """:meth:`encode` of many texts, on all cores; faster than :meth:`encode_batch`, which also tells offsets."""
+        encodings = self._backend.encode_batch_fast(
+            [_checked(text) for text in texts], add_special_tokens=False
+        )
+        return [encoding.ids for encoding in encodings]
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))

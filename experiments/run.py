@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from embedspace.errors import EngineError
+from experiments.launchers import missing_launcher
 
 
 class RunFailed(CompactHydraException):
@@ -104,4 +105,6 @@ def folder_of(config: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
+    if absent := missing_launcher(sys.argv[1:]):
+        sys.exit(f"error: {absent}")
     main()

@@ -23,7 +23,8 @@ def composed(*overrides):
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_is_built_from_every_data_set(experiment, data):
-    config = composed(f"experiment={experiment}", f"data={data}", "out=unused")
+    source = ["experiment.source=texts.jsonl"] if experiment == "embed_corpus" else []
+    config = composed(f"experiment={experiment}", f"data={data}", *source, "out=unused")
     assert instantiate(config.experiment) is not None
     assert instantiate(config.sampling).max_tokens >= 1
 

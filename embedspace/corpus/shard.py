@@ -1,0 +1,230 @@
+"""Shards: one safetensors file for a stretch of a corpus, named by its content.
+
+A prompt has as many rows as it has tokens, so the rows of all prompts lie one after another in one tensor, and offsets
+say where each begins: nothing is padded, and one prompt is one slice of a memory-mapped file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from embedspace.corpus.files import Refusal
+from embedspace.corpus.tokens import TOGETHER, Template, Tokens, tokens_of
+from embedspace.space import EmbeddingSpace
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
+    Array = npt.NDArray[Any]
+
+What = Literal["embeddings", "token_ids"]
+"""Rows of the table, or the ids alone, from which the rows can be looked up again."""
+
+FORMAT = "embedspace corpus 1"
+_NAME = re.compile(r"shard-(\d{6,})-([0-9a-f]{32})\.safetensors")
+_ROWS_AT_ONCE = 4096
+_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+_CODES = {"int64": "I64", "int32": "I32", "bool": "BOOL", "uint8": "U8"}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the manifest says about a shard."""
+
+    number: int
+    name: str
+    """``shard-NUMBER-DIGEST.safetensors``; the digest is the first half of the file's SHA-256."""
+    texts: int
+    rows: int
+    size: int
+    refused: Mapping[str, str]
+    """Number of a text in the corpus -> why it is no prompt."""
+
+
+def make_shard(
+    space: EmbeddingSpace,
+    texts: Sequence[Any],
+    folder: Path,
+    *,
+    number: int,
+    first: int,
+    what: What,
+    template: Template,
+    max_tokens: int | None,
+) -> Shard:
+    """Tokenise the texts of a shard and write it, atomically: the same texts always make the same bytes.
+
+    Memory is that of the token ids: rows are looked up and written a few thousand at a time.
+
+    Raises:
+        OSError: the shard cannot be written.
+    """
+    columns = _Columns(template)
+    for start in range(0, len(texts), TOGETHER):
+        for tokens in tokens_of(space, texts[start : start + TOGETHER], template, max_tokens):
+            columns.add(tokens)
+    refused = {str(first + position): reason for position, reason in columns.refused.items()}
+    metadata = {
+        "format": FORMAT,
+        "what": what,
+        "template": template,
+        "space": space.fingerprint,
+        "first": str(first),
+        "refused": json.dumps(refused, ensure_ascii=False),
+    }
+    arrays, ids = columns.arrays(), columns.ids()
+    specs = {name: (_CODES[str(array.dtype)], list(array.shape)) for name, array in arrays.items()}
+    pieces: dict[str, Iterator[memoryview]] = {name: iter([_bytes(array)]) for name, array in arrays.items()}
+    if what == "embeddings":
+        code = _DTYPES[str(space.dtype).removeprefix("torch.")]
+        specs["vectors"] = code, [len(ids), space.hidden_size]
+        pieces["vectors"] = _rows(space, ids)
+    order = [name for name in ("offsets", "ends", "ids", "vectors", "content", "said") if name in specs]
+    header = _header({name: specs[name] for name in order}, metadata)
+    path, size = _write(folder, number, [iter([memoryview(header)]), *(pieces[name] for name in order)])
+    return Shard(number, path.name, len(texts), len(ids), size, refused)
+
+
+def number_of(path: Path) -> int | None:
+    """The number of a shard's file; None for any other file."""
+    named = _NAME.fullmatch(path.name)
+    return int(named[1]) if named else None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the bytes of a shard are those that were written: its name tells their digest."""
+    named = _NAME.fullmatch(path.name)
+    if named is None:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(named[2])
+
+
+def read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data of a safetensors file begins, and its header.
+
+    Raises:
+        ValueError: it is none.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError(f"{path} is no safetensors file")
+        return 8 + length, dict(json.loads(file.read(length)))
+
+
+def summary_of(path: Path) -> Shard:
+    """The manifest's entry of a shard that is there already.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    number = number_of(path)
+    if number is None:
+        raise ValueError(f"{path} is not named like a shard")
+    _, header = read_header(path)
+    texts, rows = header["offsets"]["shape"][0] - 1, header["ids"]["shape"][0]
+    refused = json.loads(header["__metadata__"]["refused"])
+    return Shard(number, path.name, texts, rows, path.stat().st_size, refused)
+
+
+class _Columns:
+    """The prompts of a shard, as they become flat arrays."""
+
+    def __init__(self, template: Template) -> None:
+        self.refused: dict[int, str] = {}
+        self._chat = template == "chat"
+        self._ids = array("i")  # grows as a list does, at four bytes a token
+        self._content = bytearray()
+        self._said: list[bytes] = []
+        self._lengths: list[int] = []
+
+    def add(self, tokens: Tokens | Refusal) -> None:
+        if isinstance(tokens, Refusal):
+            self.refused[len(self._lengths)] = tokens.reason
+            self._lengths.append(0)
+            self._said.append(b"")
+            return
+        self._ids.extend(tokens.ids)
+        if tokens.content is not None:
+            self._content.extend(tokens.content)
+        self._lengths.append(len(tokens.ids))
+        self._said.append(tokens.said.encode())
+
+    def ids(self) -> Array:
+        return np.frombuffer(self._ids, dtype=np.int32)
+
+    def arrays(self) -> dict[str, Array]:
+        said = b"".join(self._said)
+        arrays = {
+            "offsets": np.cumsum([0, *self._lengths], dtype=np.int64),
+            "ends": np.cumsum([0, *map(len, self._said)], dtype=np.int64),
+            "ids": self.ids(),
+            "said": np.frombuffer(said, dtype=np.uint8),
+        }
+        if self._chat:
+            arrays["content"] = np.frombuffer(self._content, dtype=bool)
+        return arrays
+
+
+def _rows(space: EmbeddingSpace, ids: Array) -> Iterator[memoryview]:
+    import torch
+
+    for start in range(0, len(ids), _ROWS_AT_ONCE):
+        chunk = torch.from_numpy(ids[start : start + _ROWS_AT_ONCE].astype(np.int64))
+        yield _raw(space.table.lookup(chunk))
+
+
+def _raw(rows: torch.Tensor) -> memoryview:
+    import torch
+
+    return rows.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _bytes(array: Array) -> memoryview:
+    return array.view(np.uint8).reshape(-1).data
+
+
+def _header(specs: Mapping[str, tuple[str, list[int]]], metadata: Mapping[str, str]) -> bytes:
+    """The header of the safetensors format: written here, because the library wants all rows in memory at once."""
+    widths = {"I64": 8, "F64": 8, "I32": 4, "F32": 4, "BF16": 2, "F16": 2, "BOOL": 1, "U8": 1}
+    described: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, (code, shape) in specs.items():
+        end = offset + widths[code] * int(np.prod(shape, dtype=np.int64))
+        described[name] = {"dtype": code, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write(folder: Path, number: int, parts: Sequence[Iterator[memoryview]]) -> tuple[Path, int]:
+    draft = folder / f"shard-{number:06d}.{os.getpid()}.draft"
+    digest = hashlib.sha256()
+    try:
+        with draft.open("wb", buffering=0) as file:
+            for part in parts:
+                for piece in part:
+                    digest.update(piece)
+                    while piece:
+                        piece = piece[file.write(piece) :]
+            size = file.tell()
+            os.fsync(file.fileno())
+        path = folder / f"shard-{number:06d}-{digest.hexdigest()[:32]}.safetensors"
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return path, size

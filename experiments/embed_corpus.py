@@ -1,0 +1,60 @@
+"""Embed corpus: a data set, Parquet, JSON Lines or text as sharded prompt embeddings, on one machine or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedspace.corpus import Runner, Template, What, Work, make_corpus, open_source
+
+
+@dataclass(frozen=True)
+class EmbedCorpus:
+    """One corpus, made or gone on with."""
+
+    model: str
+    source: str | Sequence[str]
+    """Files, a folder of them or of ``Dataset.save_to_disk``, or a data set's id on the hub."""
+    column: str
+    """That holds the text or the messages; without meaning for plain text files."""
+    split: str
+    what: What
+    template: Template
+    shard_size: int
+    """Texts of a shard."""
+    max_tokens: int | None
+    """A longer prompt is refused; None is the model's context length."""
+    processes: int | None
+    """Workers, on a cluster actors; None for one a core."""
+    runner: Runner
+    fresh: bool
+
+    def run(self, folder: Path) -> str:
+        """Make every shard that is not there and whole.
+
+        Raises:
+            ValueError: some texts are no prompts; all others are there.
+        """
+        source = open_source(self.source, column=self.column, split=self.split, stride=self.shard_size)
+        work = Work(
+            self.model,
+            source,
+            folder.absolute(),
+            self.what,
+            self.template,
+            self.shard_size,
+            self.max_tokens,
+        )
+        made = make_corpus(work, processes=self.processes, runner=self.runner, fresh=self.fresh)
+        anew = f", {made.damaged} of them because they were damaged" if made.damaged else ""
+        told = (
+            f"{made.texts:,} texts, {made.rows:,} rows, {made.size / 1e6:,.1f} MB in {made.shards} shards "
+            f"({made.made} made now{anew}): {folder / 'manifest.json'}"
+        )
+        if made.refused:
+            raise ValueError(
+                f"{made.refused} of {made.texts} texts are no prompts; the manifest tells why (refused), and all "
+                f"others are there. {told}"
+            )
+        return told
