@@ -18,7 +18,7 @@ digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
 CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
 TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,10 @@ check: $(TEST) ## ruff, mypy and the fast tests
 bench: $(TEST) ## run the benchmarks
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=benchmark
+
+soak: $(TEST) ## kill, disturb and flood it, and count what comes out
+	$(VENV)/bin/embedspace models --prepare
+	$(RUN) experiments/run.py experiment=soak fresh=true
 
 clean: ## remove .venv and what tools and builds left behind (runs and prepared models stay)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

