@@ -18,7 +18,7 @@ digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
 CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
 TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt)
 
-.PHONY: help demo test check bench soak clean
+.PHONY: help demo test check lint bench soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -30,11 +30,13 @@ demo: $(CORE) ## run the demo experiment in process and print where its report i
 test: $(TEST) ## run every test, those with a real vLLM server included
 	$(RUN) -m pytest
 
-check: $(TEST) ## ruff, mypy and the fast tests
+check: lint ## ruff, mypy and the fast tests
+	$(RUN) -m pytest tests/unit
+
+lint: $(TEST) ## ruff and mypy
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
-	$(RUN) -m pytest tests/unit
 
 bench: $(TEST) ## run the benchmarks
 	$(VENV)/bin/embedspace models --prepare
