@@ -1,4 +1,4 @@
-"""The soak: kills, faults and long streams, each made to happen a known number of times, and what came out counted."""
+"""The soak: kills, faults, damage and long streams, each made to happen a known number of times, and counted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from embedspace.progress import progress
 from embedspace.provenance import provenance
+from experiments.soak_cache import cache_rows
 from experiments.soak_faults import fault_rows
 from experiments.soak_kills import kill_rows
 from experiments.soak_memory import memory_rows
 from experiments.soak_rows import Row
 
-Part = Literal["faults", "kills", "memory"]
+Part = Literal["faults", "kills", "cache", "memory"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Soak:
     """Of an experiment's process."""
     questions: int
     """Of that experiment."""
+    cache_kills: int
+    """Of processes that write to a cache."""
+    damaged_files: int
+    """Copies of a cache's file, each damaged at one place."""
     streamed: int
     """Prompts through ``embed_many`` and ``generate`` while memory is watched."""
     most_growth_mb: float
@@ -50,6 +55,7 @@ class Soak:
         ways: Mapping[Part, Callable[[], Iterator[Row]]] = {
             "faults": lambda: fault_rows(folder / "faults", self.prompts, self.faults),
             "kills": lambda: kill_rows(folder / "kills", self.model, self.kills, self.questions),
+            "cache": lambda: cache_rows(folder / "cache", self.cache_kills, self.damaged_files),
             "memory": lambda: memory_rows(self.model, self.streamed, self.most_growth_mb),
         }
         rows: list[Row] = []
@@ -83,11 +89,13 @@ def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "openai") if name in packages)
     return (
         "# Reliability\n\n"
-        "Kills, faults and long streams, each made to happen a known number of times in one run, and what came out of "
-        "it. Records are compared one by one with what they have to be: right means that it is there once and says "
-        "the right thing. Faults are made by a proxy before a small HTTP server that answers each prompt with a digest "
-        "of it, since a real model's server cannot be asked to fail; the experiment that is killed is a real one and "
-        f"asks the same server. Made by `make soak` ({', '.join(soak.parts)}) on {machine['cores']} cores of "
+        "Kills, faults, damaged files and long streams, each made to happen a known number of times in one run, and "
+        "what came out of it. Records are compared one by one with what they have to be: right means that it is there "
+        "once and says the right thing. Faults are made by a proxy before a small HTTP server that answers each prompt "
+        "with a digest of it, since a real model's server cannot be asked to fail; the experiment that is killed is a "
+        "real one and asks the same server. Entries of a cache are compared bit for bit with the same prompts made "
+        "anew: a damaged file may miss entries or be refused, and may never answer with a wrong one. "
+        f"Made by `make soak` ({', '.join(soak.parts)}) on {machine['cores']} cores of "
         f"{machine['processor']}, {machine['memory_gib']} GiB, with `{soak.model}`; Python {origin['python']}, "
         f"{versions}; {commit}. The single counts are in `runs/`, in `counts.jsonl`.\n\n"
         f"{table}"

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import itertools
-import multiprocessing
 import os
 import pickle
 import random
@@ -14,7 +13,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 
@@ -27,12 +25,11 @@ from embedspace import EmbeddingCache, EmbeddingSpace, PromptEmbeds, Recipe
 from embedspace.cache_connection import CacheConnection
 from embedspace.cache_key import cache_key, transformed_key
 from embedspace.cli import main, size_in_bytes
-from tests.cache_writers import key_of, prompt_of, same, write_and_read, write_until_killed
+from experiments.cache_writers import key_of, prompt_of, same, started, write_and_read
+from experiments.soak_cache import killed_writers
 from tests.checkpoints import make_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.cache_writers"])
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PARTS = st.tuples(
@@ -226,24 +223,10 @@ def test_prune_gives_room_back_to_the_disk(tmp_path):
 
 @pytest.mark.slow
 def test_killed_writers_lose_nothing_that_they_reported_and_damage_nothing(tmp_path):
-    path, chance = tmp_path / "cache.sqlite", random.Random(0)
-    reported = set()
-    for kill in range(60):
-        receive, send = PROCESSES.Pipe(duplex=False)
-        writer = PROCESSES.Process(target=write_until_killed, args=(str(path), kill * 1000, send))
-        writer.start()
-        send.close()
-        # From before the file is open to deep in the writing.
-        waited = chance.randrange(12)
-        with contextlib.suppress(EOFError):
-            for _ in range(waited):
-                reported.update(receive.recv())
-            time.sleep(chance.uniform(0, 0.01 if waited else 0.1))
-            writer.kill()
-            while True:
-                reported.update(receive.recv())
-        writer.join()
-        assert writer.exitcode == -9
+    path = tmp_path / "cache.sqlite"
+    writers = list(killed_writers(path, 60, random.Random(0)))
+    assert all(writer.killed for writer in writers)
+    reported = {number for writer in writers for number in writer.reported}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with EmbeddingCache(path) as cache:
@@ -266,11 +249,7 @@ def run_together(path, spaces, max_bytes):
     """Processes that write and read one cache at once; none of them may read a wrong prompt."""
     workers = []
     for space in spaces:
-        receive, send = PROCESSES.Pipe(duplex=False)
-        arguments = (str(path), space, list(range(120)), max_bytes, send)
-        workers.append((PROCESSES.Process(target=write_and_read, args=arguments), receive))
-        workers[-1][0].start()
-        send.close()
+        workers.append(started(write_and_read, str(path), space, list(range(120)), max_bytes))
     for worker, receive in workers:
         wrong, right = receive.recv()
         assert wrong == 0
@@ -553,7 +532,7 @@ def test_a_place_where_nothing_can_be_written_is_a_clear_error(path):
 USE = """
 import warnings
 from embedspace import EmbeddingCache
-from tests.cache_writers import *
+from experiments.cache_writers import *
 def fill(cache, numbers):
     return [number for number in numbers if cache.put(key_of(number), prompt_of(number))]
 def check(path, kept):

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from experiments import soak
+from embedspace import EmbeddingCache
+from experiments import soak, soak_cache
 from experiments.benchmark_scaling import halves_of_the_cores, on_cores, random_prompts
+from experiments.cache_writers import key_of, prompt_of
 from experiments.soak import Soak
+from experiments.soak_cache import DAMAGES, ENTRIES, KilledWriter, cache_rows, kill_row, outcomes
 from experiments.soak_faults import fault_rows
 from experiments.soak_kills import killed
 from experiments.soak_memory import flat
@@ -37,7 +43,7 @@ def test_what_is_lost_doubled_or_wrong_is_counted(found: list[tuple[str, str]], 
 
 
 def small(page: Path) -> Soak:
-    return Soak("a-model", 20, 1, 1, 2, 100, 30, str(page), ["faults", "memory"])
+    return Soak("a-model", 20, 1, 1, 2, 1, 1, 100, 30, str(page), ["faults", "memory"])
 
 
 def test_the_page_says_what_was_counted_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +77,66 @@ def test_a_process_that_ends_by_itself_was_not_killed(tmp_path: Path) -> None:
     lottery = random.Random(0)
     assert not killed([sys.executable, "-c", "pass"], tmp_path, 1, lottery)
     assert killed([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0, lottery)
+
+
+def test_a_cache_survives_its_writers_kills_and_damage_of_its_file(tmp_path: Path) -> None:
+    kills, damage = cache_rows(tmp_path / "cache", kills=3, damaged=9)
+    assert kills.what == "3 SIGKILLs of writers of a cache"
+    assert "0 lost, 0 wrong" in kills.counted
+    assert "missed, 0 wrong" in damage.counted
+    assert kills.holds
+    assert damage.holds
+
+
+@pytest.mark.parametrize(
+    ("written", "reported", "counted"),
+    [
+        ({1: 1, 2: 2}, [1], "2 right, 0 lost, 0 wrong"),
+        ({1: 1}, [1, 2], "1 right, 1 lost, 0 wrong"),
+        ({1: 1, 2: 3}, [1], "1 right, 0 lost, 1 wrong"),
+        ({1: 1, 2: 2, 9: 9}, [1], "2 right, 0 lost, 1 wrong"),
+    ],
+)
+def test_what_killed_writers_lost_or_left_wrong_is_counted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    written: dict[int, int],
+    reported: list[int],
+    counted: str,
+) -> None:
+    with EmbeddingCache(tmp_path / "cache.sqlite") as cache:
+        cache.put_many((key_of(key), prompt_of(number)) for key, number in written.items())
+    monkeypatch.setattr(soak_cache, "killed_writers", lambda *_: [KilledWriter(True, reported, [1, 2])])
+    row = kill_row(tmp_path / "cache.sqlite", 1)
+    assert row.counted == counted
+    assert row.holds == ("0 lost, 0 wrong" in counted)
+
+
+def test_what_a_damaged_cache_answers_is_counted(tmp_path: Path) -> None:
+    path, foreign = tmp_path / "cache.sqlite", tmp_path / "foreign.sqlite"
+    with EmbeddingCache(path) as cache:
+        cache.put_many((key_of(number), prompt_of(number)) for number in range(ENTRIES - 1))
+        cache.put(key_of(7), prompt_of(8))
+    with closing(sqlite3.connect(foreign)) as database:
+        database.execute("CREATE TABLE precious (x)")
+    assert outcomes(path) == Counter(right=ENTRIES - 2, missed=1, wrong=1)
+    assert outcomes(foreign) == Counter(refused=1)
+    assert outcomes(Path("/dev/null/cache.sqlite")) == {"another error": 1}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_each_damage_changes_one_place_of_the_file(kind: str) -> None:
+    whole = bytes([1]) * 5 * 32768
+    for seed in range(20):
+        damaged = DAMAGES[kind](whole, random.Random(seed))
+        changed = sum(a != b for a, b in zip(whole, damaged, strict=False))
+        expected = {
+            "byte flipped": (len(whole), 1),
+            "end cut off": (len(damaged), 0),
+            "page zeroed": (len(whole), 32768),
+        }
+        assert (len(damaged), changed) == expected[kind]
+        assert damaged != whole
 
 
 def test_memory_that_grows_with_the_stream_is_not_flat() -> None:

@@ -1,11 +1,14 @@
-"""What the cache's tests run in processes of their own. Imports little: many of these processes are killed young."""
+"""Writers of a cache, each in a process of its own. Imports little: many of these processes are killed young."""
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import random
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 
 import torch
 
@@ -15,6 +18,17 @@ from embedspace.prompt import PromptEmbeds
 from embedspace.recipe import Recipe
 
 HIDDEN = 64
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["experiments.cache_writers"])
+
+
+def started(work: Callable[..., None], *arguments: object) -> tuple[ForkServerProcess, Connection]:
+    """A process that does the work, and the end of the pipe at which its reports come out."""
+    receive, send = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=work, args=(*arguments, send))
+    process.start()
+    send.close()
+    return process, receive
 
 
 def prompt_of(number: int, space: str = "a space") -> PromptEmbeds:
@@ -43,12 +57,17 @@ def same(a: PromptEmbeds | None, b: PromptEmbeds) -> bool:
     )
 
 
+def numbers_together(number: int) -> list[int]:
+    """The prompts that a writer puts in its ``number``-th transaction."""
+    return [number * 10 + part for part in range(1 + number % 3)]
+
+
 def write_until_killed(path: str, first: int, reports: Connection) -> None:
     """Put prompts, one by one and several together, and report each after it is said to be kept."""
     torch.set_num_threads(1)
     cache = EmbeddingCache(path)
     for number in itertools.count(first):
-        together = [number * 10 + part for part in range(1 + number % 3)]
+        together = numbers_together(number)
         if cache.put_many((key_of(each), prompt_of(each)) for each in together) == len(together):
             reports.send(together)
 
