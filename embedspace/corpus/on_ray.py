@@ -38,7 +38,7 @@ def shards_on_ray(work: Work, numbers: Sequence[int], actors: int | None) -> Ite
     Raises:
         ValueError: Ray is not installed.
     """
-    data, strategy = _ray_data()
+    data, strategy = ray_data()
     if not numbers:
         return
     made = data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
@@ -52,7 +52,12 @@ def shards_on_ray(work: Work, numbers: Sequence[int], actors: int | None) -> Ite
         yield Shard(**json.loads(row["shard"]))
 
 
-def _ray_data() -> tuple[Any, Any]:
+def ray_data() -> tuple[Any, Any]:
+    """``ray.data`` and its ``ActorPoolStrategy``.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
     try:
         import ray.data
     except ModuleNotFoundError as error:

@@ -23,8 +23,11 @@ def composed(*overrides):
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_is_built_from_every_data_set(experiment, data):
-    source = ["experiment.source=texts.jsonl"] if experiment == "embed_corpus" else []
-    config = composed(f"experiment={experiment}", f"data={data}", *source, "out=unused")
+    needed = {
+        "embed_corpus": ["experiment.source=texts.jsonl"],
+        "generate_corpus": ["experiment.corpus=corpus"],
+    }
+    config = composed(f"experiment={experiment}", f"data={data}", *needed.get(experiment, []), "out=unused")
     assert instantiate(config.experiment) is not None
     assert instantiate(config.sampling).max_tokens >= 1
 
