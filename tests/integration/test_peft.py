@@ -62,7 +62,7 @@ def test_the_vllm_server_answers_as_peft_does(trained, smollm2, vllm_client):
     served = list(vllm_client.generate(_prompts(folder, smollm2), sampling))
     in_process = list(TransformersEngine(smollm2).generate(_prompts(folder, smollm2), sampling))
     assert [list(completion.token_ids) for completion in in_process] == answers
-    # The server computes in bfloat16: where its rounding decides a near-tie, the texts may part, and nowhere else.
+    # The server may compute in bfloat16: where its rounding decides a near-tie, the texts may part, and nowhere else.
     assert compare_greedy("adapter", served, in_process).values["different"] == 0
     without = list(vllm_client.generate(map(smollm2.embed, PROMPTS), sampling))
     assert [completion.text for completion in without] != [completion.text for completion in served]

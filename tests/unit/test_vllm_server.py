@@ -191,3 +191,11 @@ def test_a_server_that_was_never_started_has_no_address(model: Path) -> None:
     assert server.wait() == 0
     with pytest.raises(ServerStartError, match=r"call start\(\) first"):
         assert server.url
+
+
+def test_a_server_computes_in_float32_by_default_where_the_processor_has_no_avx_512() -> None:
+    import torch
+
+    fast_in_bfloat16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    assert VLLMServer("smollm2-135m-instruct").dtype == ("bfloat16" if fast_in_bfloat16 else "float32")
+    assert VLLMServer("smollm2-135m-instruct", dtype="float16").dtype == "float16"
