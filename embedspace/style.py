@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -138,7 +139,7 @@ class StyleVector:
         """Euclidean length: how far ``alpha=1`` moves a row."""
         return float(self.vector.double().norm())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Content hash of the direction."""
         return tensor_digest(self.vector)
