@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from embedspace.alignment import ALIGNMENTS, Align
+from embedspace.blockwise import in_blocks
 from embedspace.finite import require_finite
 from embedspace.prompt import PromptEmbeds, require_content, require_same_space
 from embedspace.recipe import Recipe, Value
@@ -77,11 +78,14 @@ def interpolate(
     if weight == 1:
         return kept.with_runs(_runs(near), recipe)
     weights = (1 - weight, weight)
+
+    def moved(x: Tensor, y: Tensor) -> Tensor:
+        piece = METHODS[method](x, y, weight, mean)
+        return _distance_matched(piece, (x, y), weights, mean) if match_norm else piece
+
     blended = []
     for rows in zip(_runs(far), _runs(near), strict=True):
-        x, y = ALIGNMENTS[align]([row.float() for row in rows], weights, mean)
-        piece = METHODS[method](x, y, weight, mean)
-        blended.append(_distance_matched(piece, (x, y), weights, mean) if match_norm else piece)
+        blended.append(in_blocks(moved, *ALIGNMENTS[align](rows, weights, mean)))
     return kept.with_runs(blended, recipe)
 
 
@@ -172,8 +176,7 @@ def _lerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
 
 def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
     assert mean is not None
-    centre = mean.double()
-    x, y = x.double() - centre, y.double() - centre
+    x, y = x - mean, y - mean
     lengths = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
     ends = x / lengths[0].clamp_min(1e-12), y / lengths[1].clamp_min(1e-12)
     # The angle from the chord is exact for small angles, where the arc cosine is not.
@@ -185,8 +188,8 @@ def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
     straight = ends[0] * (1 - weight) + ends[1] * weight
     # Rows that agree need no arc; rows that are opposite have none of their own.
     direction = torch.where(sine.abs() < 1e-6, straight, arc)
-    moved: Tensor = direction * (lengths[0] * (1 - weight) + lengths[1] * weight) + centre
-    return moved.float()
+    moved: Tensor = direction * (lengths[0] * (1 - weight) + lengths[1] * weight) + mean
+    return moved
 
 
 METHODS: dict[Method, Callable[[Tensor, Tensor, float, Tensor | None], Tensor]] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from embedspace.blockwise import in_blocks
 from embedspace.finite import require_finite
 from embedspace.prompt import PromptEmbeds, require_content, tensor_digest
 from embedspace.recipe import Recipe, Value
@@ -172,7 +173,8 @@ class StyleVector:
         shift = alpha * self.vector
         vectors = prompt.vectors
         if bool(shift.any()):  # adding 0.0 would still turn -0.0 into 0.0
-            moved = (vectors.float() + shift.to(vectors.device)).to(vectors.dtype)
+            shift = shift.to(vectors.device)
+            moved = in_blocks(lambda rows: rows + shift, vectors)
             vectors = moved if bool(mask.all()) else torch.where(mask[:, None], moved, vectors)
         parameters: dict[str, Value] = {
             "method": self.method,
