@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -216,8 +215,12 @@ def _runs(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
 
 
 def _gaps(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
-    flipped = replace(prompt, content=~prompt.content)
-    return [prompt.vectors[run] for run in flipped.content_runs]
+    edges = [0, *(edge for run in prompt.content_runs for edge in (run.start, run.stop)), len(prompt)]
+    return [
+        prompt.vectors[start:stop]
+        for start, stop in zip(edges[::2], edges[1::2], strict=True)
+        if start < stop
+    ]
 
 
 def _check_options(method: str, align: str, template: str) -> None:
@@ -282,7 +285,7 @@ def _check_fit(prompts: Sequence[PromptEmbeds], template: Template) -> None:
 def _same_template(a: PromptEmbeds, b: PromptEmbeds) -> bool:
     ours, theirs = _gaps(a), _gaps(b)
     return (
-        bool(a.content[0]) == bool(b.content[0])
+        (a.content_runs[0].start == 0) == (b.content_runs[0].start == 0)
         and len(ours) == len(theirs)
         and all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
     )

@@ -1,6 +1,6 @@
 """Gallery: the evidence at full size, and the figures of it that ``docs/`` shows.
 
-``python experiments/gallery.py`` runs everything anew; with names (``python experiments/gallery.py interpolation``) those alone.
+``python experiments/gallery.py`` runs everything anew; with names after it, those alone.
 """
 
 from __future__ import annotations
