@@ -82,9 +82,12 @@ def interpolate(
         piece = METHODS[method](x, y, weight, mean)
         return _distance_matched(piece, (x, y), weights, mean) if match_norm else piece
 
+    # torch.lerp itself computes in float32 and rounds once.
+    plain = method == "lerp" and not match_norm and weight != 0.5
     blended = []
     for rows in zip(_runs(far), _runs(near), strict=True):
-        blended.append(in_blocks(moved, *ALIGNMENTS[align](rows, weights, mean)))
+        x, y = ALIGNMENTS[align](rows, weights, mean)
+        blended.append(torch.lerp(x, y, weight) if plain else in_blocks(moved, x, y))
     return kept.with_runs(blended, recipe)
 
 

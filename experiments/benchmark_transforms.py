@@ -96,7 +96,7 @@ def contests(space: EmbeddingSpace, rows: int) -> Iterator[Contest]:
         "average": (lambda: x.unflatten(0, (-1, RATIO)).mean(dim=1), "`mean` over bins of 4 rows"),
         "floor_average": (lambda: x.unflatten(0, (-1, RATIO)).mean(dim=1), "`mean` over bins of 4 rows"),
         "truncate": (lambda: x[: rows // RATIO].clone(), "`clone` of the first quarter"),
-        "drop": (lambda: x[::RATIO].clone(), "`clone` of every 4th row"),
+        "drop": (lambda: x[RATIO // 2 :: RATIO].clone(), "`clone` of every 4th row"),
         "salience": (lambda: x[kept], "the rows at known positions"),
         "merge": (lambda: x.unflatten(0, (-1, RATIO)).mean(dim=1), "`mean` over bins of 4 rows"),
     }

@@ -114,13 +114,14 @@ class Interpolation:
 
     def _walks(self) -> Iterator[tuple[str, int | None, float]]:
         """Path, seed and position; the ends, which all ways share, are asked about on the first way."""
-        for number, way in enumerate(self.chosen):
-            ends = (0.0, 1.0) if number == 0 else ()
-            yield from ((way, None, t) for t in sorted((*ends, *self.steps)))
+        way, *others = self.chosen
+        yield from ((way, None, t) for t in (0.0, *self.steps, 1.0))
         if self.zero_padded:
             yield from ((COPIED, None, t) for t in (0.0, *self.steps, 1.0))
         for seed in self.random_seeds:
             yield from ((RANDOM, seed, t) for t in self.random_steps)
+        for way in others:
+            yield from ((way, None, t) for t in self.steps)
 
     def _at(
         self,

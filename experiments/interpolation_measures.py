@@ -114,7 +114,7 @@ def finding(walks: Walks) -> str:
         return "Too few answers were recorded to follow a path between prompts."
     if width.high < STRAIGHT_WIDTH / 2:
         verdict = "A switch, not a path"
-    elif width.low <= STRAIGHT_WIDTH <= width.high:
+    elif round(width.low, 6) <= STRAIGHT_WIDTH <= round(width.high, 6):
         verdict = "A path, not a switch"
     else:
         verdict = "Neither a path nor a switch" if width.low < STRAIGHT_WIDTH else "Slower than a path"
