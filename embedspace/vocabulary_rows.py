@@ -45,7 +45,8 @@ def distances(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> F
         ids = torch.where(value < least, index + start, ids)
         least = torch.minimum(least, value)
         start += len(chunk)
-    return (rows - space.table.lookup(ids).float()).norm(dim=1)
+    away: Tensor = (rows - space.table.lookup(ids).float()).norm(dim=1)
+    return away
 
 
 def _hashed_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
