@@ -33,6 +33,22 @@ def token_ids(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> I
     return ids
 
 
+def distances(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Float[Tensor, " rows"]:
+    """Euclidean distance of each row to the nearest row of the vocabulary; 0 for rows of the vocabulary."""
+    rows = vectors.detach().cpu().float()
+    least = rows.new_full((len(rows),), torch.inf)
+    ids = torch.zeros(len(rows), dtype=torch.long)
+    start = 0
+    for chunk in space.table.chunks():
+        # The squared distance but for the row's own square, which is the same for the whole vocabulary.
+        value, index = (chunk.square().sum(dim=1) - 2 * rows @ chunk.T).min(dim=1)
+        ids = torch.where(value < least, index + start, ids)
+        least = torch.minimum(least, value)
+        start += len(chunk)
+    away: Tensor = (rows - space.table.lookup(ids).float()).norm(dim=1)
+    return away
+
+
 def _hashed_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
     """Sorted hashes of the table's rows and the tokens they belong to, made once for each space."""
     if space not in _KNOWN:

@@ -30,6 +30,7 @@ SMALL = {
     ],
     "interpolation": [
         "experiment=interpolation", *TINY, "experiment.steps=[0.5]", "experiment.answered_steps=[0.5]",
+        "experiment.random_seeds=[0]", "experiment.random_steps=[1.0]",
     ],
     "compression": ["experiment=compression", *TINY, "experiment.ratios=[2.0]"],
 }  # fmt: skip
