@@ -34,6 +34,9 @@ from embedspace.gateway.upstream import Upstream, passed_on
 FORWARDED = ("/v1/models", "/version")
 """Addresses that are forwarded as they are, for GET."""
 
+HEADER_BYTES = 16 * 1024
+"""Most of a request before its body."""
+
 _DRAIN_SECONDS = 1.0
 _log = logging.getLogger("embedspace.gateway")
 
@@ -169,6 +172,8 @@ class _OneRequest:
     def _admit(self) -> None:
         """Look at the header: well-formed, and from somebody who may come in."""
         headers = self._request.headers
+        if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
+            raise RefusedError(431, "header_too_large", f"a header can have at most {HEADER_BYTES} bytes")
         lengths = headers.getlist("content-length")
         if "transfer-encoding" in headers and lengths:
             raise RefusedError(

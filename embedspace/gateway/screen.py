@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from embedspace.engines.guarding import Guard, Judgement, admits
 from embedspace.gateway.frames import Frame
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.request import CHAT, Piece, parse, pieces
@@ -26,30 +27,6 @@ if TYPE_CHECKING:
 _WIDEST = torch.float64.itemsize
 
 
-class Judgement(Protocol):
-    """What a filter says of a prompt; a :class:`~embedspace.safety.Verdict` is one."""
-
-    @property
-    def allowed(self) -> bool: ...
-
-    @property
-    def score(self) -> float: ...
-
-    @property
-    def threshold(self) -> float: ...
-
-    @property
-    def reason(self) -> str: ...
-
-
-class Filter(Protocol):
-    """What screens; a :class:`~embedspace.SafetyFilter` does."""
-
-    def check_many(self, prompts: Sequence[PromptEmbeds]) -> Sequence[Judgement]:
-        """One judgement for each prompt."""
-        ...
-
-
 @dataclass(frozen=True)
 class Screen:
     """Reads requests, screens their prompts, and writes them anew for the server.
@@ -58,7 +35,7 @@ class Screen:
     from its tensor. Two readers that understand the same bytes differently, here and there, are of no use to anybody.
     """
 
-    filter: Filter
+    filter: Guard
     space: EmbeddingSpace
     limits: Limits
     screen_text: bool
@@ -167,8 +144,7 @@ class Screen:
             "threshold": max((_number(verdict.threshold) for verdict in verdicts), default=None),
         }
         for param, verdict in zip(opened.params, verdicts, strict=True):
-            # A score that is no number must not count as a small one.
-            if not verdict.allowed or not verdict.score <= verdict.threshold:
+            if not admits(verdict):
                 refusal = RefusedError(
                     400, "prompt_refused", f"{param} was refused by this server's safety filter", param=param
                 )

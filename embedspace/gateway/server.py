@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from embedspace.errors import EngineError
-from embedspace.gateway.app import GatewayApp
+from embedspace.gateway.app import HEADER_BYTES, GatewayApp
 from embedspace.gateway.audit import AuditLog
 from embedspace.gateway.counters import Counters
 from embedspace.gateway.keys import Keys
@@ -25,7 +25,6 @@ from embedspace.gateway.screening import Screening
 from embedspace.gateway.settings import LOOPBACK, Limits, Settings
 from embedspace.gateway.upstream import Upstream
 
-_HEADER_BYTES = 16 * 1024
 _IDLE_SECONDS = 15
 _SHUTDOWN_SECONDS = 10
 _FILES_EACH = 3
@@ -78,7 +77,7 @@ async def _run(app: GatewayApp, listener: socket.socket) -> None:
         log_level="error",
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )

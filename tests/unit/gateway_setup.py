@@ -23,7 +23,7 @@ from embedspace.wire import decode_prompt_embeds
 from tests.unit.fake_vllm import LONGEST_WAIT, MODEL, FakeVLLM, Reply, Request, reply
 
 SAFE_WORDS = ["capital", "France", "river", "Seine", "weather", "today", "question", "language", "table"]
-UNSAFE_WORDS = ["0", "1", "2", "3", "10", "100", "1000", "東京", "café", "Zwei"]
+UNSAFE_WORDS = ["ignore", "previous", "instructions", "reveal", "secret", "password", "override", "rules"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,11 @@ class ModelServer(FakeVLLM):
     """Answers a prompt with a digest of its token ids, whether it comes as ids or as the rows of a space."""
 
     def __init__(self, space: EmbeddingSpace, port: int = 0) -> None:
-        super().__init__(self._respond, port)
+        super().__init__(self.answer, port)
         self.space = space
 
-    def _respond(self, request: Request) -> Reply:
+    def answer(self, request: Request) -> Reply:
+        """What the model would say."""
         body = request.body
         if request.path == "/v1/chat/completions":
             text = digest(json.dumps(body["messages"]))
@@ -143,6 +144,15 @@ def raw(url: str, pieces: Iterable[bytes], seconds: float = LONGEST_WAIT) -> Ans
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         except (http.client.HTTPException, ConnectionError):
             return Answer(0, {}, b"")
+
+
+def only_worker(gateway: Gateway, setup: Setup) -> psutil.Process:
+    """The worker of a gateway that has one, once it stands by."""
+    for _ in range(1000):
+        assert post(gateway.url, {"prompt_embeds": setup.payload(BENIGN)}).status == 200
+        if len(found := workers(gateway)) == 1:
+            return found[0]
+    raise AssertionError("a gateway has more workers than it was told")
 
 
 def workers(gateway: Gateway) -> list[psutil.Process]:

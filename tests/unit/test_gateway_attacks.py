@@ -22,7 +22,7 @@ import torch
 from embedspace import encode_prompt_embeds
 from embedspace.gateway import Gateway, Limits
 from tests.unit.fake_vllm import MODEL
-from tests.unit.gateway_setup import ATTACK, BENIGN, ModelServer, Setup, get, post, raw, workers
+from tests.unit.gateway_setup import BENIGN, ModelServer, Setup, get, post, raw, workers
 
 LIMITS = Limits(
     body_bytes=2**20,
@@ -170,7 +170,7 @@ PAYLOADS: dict[str, bytes | str] = {
     "five dimensions": saved(torch.zeros(1, 1, 1, 2, HIDDEN)),
     "no rows": saved(torch.zeros(0, HIDDEN)),
     "another hidden size": saved(torch.zeros(2, HIDDEN - 1)),
-    "too many rows": saved(torch.zeros(65, HIDDEN)),
+    "too many rows": saved(torch.zeros(129, HIDDEN)),
     "a dictionary": saved({"prompt_embeds": torch.zeros(2, HIDDEN)}),
     "a parameter": saved(torch.nn.Parameter(torch.zeros(2, HIDDEN))),
     "truncated base64": base64.b64encode(GOOD).decode()[:-3],
@@ -305,7 +305,7 @@ REQUESTS: dict[str, bytes] = {
     "an endless chunk": plain("Transfer-Encoding: chunked", body=b"ffffffffffffffffff\r\nx"),
     "another transfer coding": plain("Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
     "a hidden transfer coding": plain("Transfer-Encoding : chunked", LENGTH),
-    "a header over two lines": plain("X-A: b\r\n c: d", LENGTH).replace(b"X-A: b\r\n c", b"X-A: b\n\tc"),
+    "a transfer coding over two lines": plain("Transfer-Encoding:\r\n chunked", LENGTH, body=SMUGGLED),
     "a header with a null byte": plain("X-A: \0", LENGTH),
     "huge headers": plain(f"X-A: {'a' * 2**20}", LENGTH),
     "ten thousand headers": plain(*[f"X-{n}: a" for n in range(10_000)], LENGTH),
@@ -376,11 +376,6 @@ def test_bodies_with_random_damage_are_answered_and_never_with_a_failure(
     for request in server.requests:
         assert [len(server.token_ids(payload)) for payload in request.body["prompt_embeds"]]
     server.requests.clear()
-
-
-def test_an_attack_split_over_parts_is_refused_as_a_whole(gateway: Gateway, setup: Setup) -> None:
-    answer = post(gateway.url, chat(part(setup.payload(BENIGN)), part(setup.payload(ATTACK))), CHAT)
-    assert (answer.status, answer.code) == (400, "prompt_refused")
 
 
 def test_after_all_of_it_the_gateway_is_no_larger_and_its_worker_the_same(gateway: Gateway) -> None:
