@@ -109,7 +109,7 @@ def _stretches(space: EmbeddingSpace, ids: Sequence[int]) -> list[tuple[int, int
 
 
 def _template_stretches(space: EmbeddingSpace) -> frozenset[tuple[int, ...]]:
-    """Token ids of what the chat template writes around a message: a default system message, the header of the answer."""
+    """Token ids of what the chat template writes around a message: a system message of its own, the answer's header."""
     if space not in _TEMPLATES:
         found: set[tuple[int, ...]] = set()
         if space.tokenizer.chat_template is not None:

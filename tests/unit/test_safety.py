@@ -1,6 +1,8 @@
 """The filter refuses what it says it refuses, keeps its false-positive rate, and fails closed."""
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import math
 
@@ -177,9 +179,7 @@ def test_what_a_deployment_declares_is_allowed_and_more_is_not(guard, smollm2):
 
 
 def test_blends_can_be_declared_too(guard, smollm2):
-    blends = [
-        interpolate(smollm2.embed(a), smollm2.embed(b), 0.3) for a, b in zip(BENIGN, BENIGN[1:], strict=False)
-    ]
+    blends = [interpolate(smollm2.embed(a), smollm2.embed(b), 0.3) for a, b in itertools.pairwise(BENIGN)]
     layer = Manifold.fit([Reading.of(smollm2, blend) for blend in blends[:10]])
     assert layer.score(Reading.of(smollm2, blends[0])).score == 0
 
@@ -293,7 +293,7 @@ def test_a_prompt_on_which_a_layer_fails_does_not_harm_its_neighbours(guard):
         return [0.0] * len(texts)
 
     judged = guard.with_classifier("picky", classify)
-    judged = dataclasses.replace(judged, threshold=guard.threshold)
+    judged = dataclasses.replace(judged, threshold=0.9)
     verdicts = judged.check_many(["Tell me about owls.", *BENIGN[3:6]])
     assert [verdict.allowed for verdict in verdicts] == [False, True, True, True]
     assert "no owls" in verdicts[0].reason
@@ -336,11 +336,11 @@ def test_a_pipeline_of_transformers_takes_part():
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("all-minilm-l6-v2"))
     config = BertConfig(
-        len(tokenizer),
-        16,
-        1,
-        2,
-        32,
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
         id2label={0: "BENIGN", 1: "INJECTION"},
         label2id={"BENIGN": 0, "INJECTION": 1},
     )
@@ -429,8 +429,6 @@ def _flipped(folder):
 
 
 def _other_tensors(folder):
-    import hashlib
-
     path = folder / "filter.safetensors"
     tensors = load_file(path)
     save_file(
