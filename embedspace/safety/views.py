@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 def training_views(
     safe: Sequence[Reading], unsafe: Sequence[Reading]
 ) -> tuple[list[str], list[int], list[float]]:
-    """Canonical texts of labelled prompts, their labels (1 is unsafe), and weights that sum to 1 for each prompt."""
+    """Canonical texts of labelled prompts, their labels (1 is unsafe), and weights that sum to 1 for each prompt.
+
+    Of a long prompt the first and the last window: an attack is not in all of them, and a few long texts are not to
+    outweigh many short ones.
+    """
     texts, labels, weights = [], [], []
     for number, reading in enumerate([*safe, *unsafe]):
-        found = [view for _, view in reading.canonical]
+        ends = {0, len(reading.windows) - 1}
+        found = [view for window, view in reading.canonical if window in ends]
         texts += found
         labels += [int(number >= len(safe))] * len(found)
         weights += [1 / len(found)] * len(found)
