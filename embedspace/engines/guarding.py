@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
 from embedspace.engines.base import Completion
 from embedspace.engines.batches import Batch
 from embedspace.prompt import PromptEmbeds
@@ -59,7 +61,7 @@ def refusals(guard: Guard, prompts: Sequence[PromptEmbeds]) -> list[str | None]:
 
 def conversation_refusal(guard: Guard, parts: Sequence[PromptEmbeds]) -> str | None:
     """Why a conversation is refused for its embedded parts: each by itself, and all of them read as one."""
-    joined = [PromptEmbeds.concat(parts)] if len(parts) > 1 else []
+    joined = [PromptEmbeds.concat([part.to(torch.float32) for part in parts])] if len(parts) > 1 else []
     return next(filter(None, refusals(guard, [*parts, *joined])), None) if parts else None
 
 

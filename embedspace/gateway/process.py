@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -54,12 +55,19 @@ class Gateway:
         self._keys = keys
         self._wanted_log = log_path
         self._process: subprocess.Popen[str] | None = None
-        self.log_path: Path | None = None
-        """File with what it prints, once it was started."""
         self.url = ""
         """Address of the gateway, without the ``/v1``."""
         self.pid = 0
         """Id of its process, below which are those that screen."""
+
+    @cached_property
+    def log_path(self) -> Path:
+        """File with what it prints."""
+        if self._wanted_log is not None:
+            return Path(self._wanted_log)
+        handle, name = tempfile.mkstemp(prefix="embedspace-gateway-", suffix=".log")
+        os.close(handle)
+        return Path(name)
 
     def start(self) -> Self:
         """Start the process and return when it takes requests.
@@ -69,10 +77,6 @@ class Gateway:
         """
         if self._process is not None:
             return self
-        if self._wanted_log is None:
-            handle, name = tempfile.mkstemp(prefix="embedspace-gateway-", suffix=".log")
-            os.close(handle)
-        self.log_path = Path(name if self._wanted_log is None else self._wanted_log)
         environment = {name: value for name, value in os.environ.items() if name != KEYS_VARIABLE}
         if self._keys:
             environment[KEYS_VARIABLE] = " ".join(self._keys)

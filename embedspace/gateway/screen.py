@@ -76,7 +76,7 @@ class Screen:
             return _failed()
         if job.fields["path"] == CHAT and len(opened.prompts) > 1:
             # What is harmless in each part may not be when the model reads them as one.
-            opened.add("messages", PromptEmbeds.concat(opened.prompts))
+            opened.add("messages", PromptEmbeds.concat([each.to(torch.float32) for each in opened.prompts]))
         return opened
 
     def _open(self, piece: Piece, rows: int, opened: _Opened) -> None:
@@ -100,10 +100,7 @@ class Screen:
                     param=piece.param,
                 ) from None
         content = torch.ones(len(vectors), dtype=torch.bool)
-        # In the space's dtype, so that parts of different ones can be read as one prompt.
-        opened.add(
-            piece.param, PromptEmbeds(vectors.to(self.space.dtype), content, self.space.fingerprint, _RECIPE)
-        )
+        opened.add(piece.param, PromptEmbeds(vectors, content, self.space.fingerprint, _RECIPE))
 
     def _decoded(self, param: str, payload: str, rows: int) -> Tensor:
         hidden_size = self.space.hidden_size

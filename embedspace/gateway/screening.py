@@ -125,7 +125,10 @@ class Screening:
         loop = asyncio.get_running_loop()
         if not worker.waiting:
             worker.heard = loop.time()
-        answer = worker.waiting[job.number] = loop.create_future()
+        if worker.writer.is_closing():
+            raise _WorkerLostError(alone=False)
+        answer: asyncio.Future[Frame] = loop.create_future()
+        worker.waiting[job.number] = answer
         try:
             worker.writer.write(job.to_bytes())
             return await answer
@@ -138,7 +141,8 @@ class Screening:
                 for place, worker in enumerate(self._workers):
                     if worker is None:
                         self._workers[place] = await self._forked()
-        return min(filter(None, self._workers), key=lambda worker: len(worker.waiting))
+        alive = [worker for worker in self._workers if worker is not None]
+        return min(alive, key=lambda worker: len(worker.waiting)) if alive else await self._forked()
 
     async def _forked(self) -> _Worker:
         try:
@@ -160,16 +164,12 @@ class Screening:
         environment = {
             name: value for name, value in os.environ.items() if not any(each in name for each in _SECRETS)
         } | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = (
-            "import os, runpy, sys; os.dup2(int(sys.argv.pop()), 3, inheritable=False); "
-            "runpy.run_module('embedspace.gateway.worker', run_name='__main__')"
-        )
         with theirs:
             self._loader = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",
-                "-c",
-                command,
+                "-m",
+                "embedspace.gateway.worker",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.PIPE,
                 env=environment,

@@ -36,7 +36,7 @@ class Limits:
     """Of nested JSON."""
     header_seconds: float = 10.0
     """From a connection or a header's first byte to the end of the header."""
-    body_seconds: float = 60.0
+    body_seconds: float = 30.0
     """From the end of the header to the end of the body."""
     screen_seconds: float = 20.0
     """Without an answer from a worker that has something to do."""

@@ -4,8 +4,8 @@ A fork is there in milliseconds and shares the loaded filter's memory. It can ta
 memory, opens no files, has no keys in its environment, and is gone when the gateway is. What a payload does to it is
 done to a process that is thrown away.
 
-Run as ``python -m embedspace.gateway.worker`` with the settings as JSON on standard input and a socket of the gateway's
-as descriptor 3, over which come the sockets of new workers.
+Run as ``python -m embedspace.gateway.worker DESCRIPTOR`` with the settings as JSON on standard input and a socket of
+the gateway's, over which come the sockets of new workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from embedspace.gateway.screen import Screen
     from embedspace.space import EmbeddingSpace
 
-CONTROL = 3
 MOST_JOBS = 16
 """That are screened together."""
 MOST_BYTES = 32 * 2**20
@@ -67,7 +66,7 @@ def load(settings: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
 
 def main() -> None:
     """Load the filter, say how that went, and fork a worker for each socket that comes."""
-    control = socket.socket(fileno=CONTROL)
+    control = socket.socket(fileno=int(sys.argv[1]))
     _die_with_parent(signal.SIGTERM)
     try:
         screen, about = load(json.load(sys.stdin))
