@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedspace.engines import Sampling, VLLMClient
     from embedspace.engines.base import Prompt
 
-Part = Literal["cold_start", "wire", "server", "cache", "prefix", "corpus", "scaling", "gateway"]
+Part = Literal["cold_start", "wire", "server", "cache", "prefix", "corpus", "scaling", "safety", "gateway"]
 
 QUESTION = "What is the capital of France?"
 
@@ -90,6 +90,7 @@ class Benchmark:
         from experiments.benchmark_corpus import corpus
         from experiments.benchmark_gateway import gateway
         from experiments.benchmark_prefix import prefix
+        from experiments.benchmark_safety import safety
         from experiments.benchmark_scaling import scaling
 
         ways: dict[Part, Callable[[], Iterable[Measurement]]] = {
@@ -100,6 +101,7 @@ class Benchmark:
             "prefix": lambda: prefix(self.model, self.rounds),
             "corpus": lambda: corpus(self.model),
             "scaling": lambda: scaling(self.model),
+            "safety": lambda: safety(self.model),
             "gateway": lambda: gateway(self.model, self.rounds),
         }
         measured: list[Measurement] = []

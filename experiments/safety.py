@@ -267,6 +267,7 @@ def _page(tables: str, guard: SafetyFilter, origin: Mapping[str, object]) -> str
     return (
         "# What the shipped filter refuses\n\n"
         f"`smollm2-injection` on texts of sealed sources. {SEALED} Made by "
-        f"`python experiments/run.py experiment=safety` on {machine['cores']} cores of {machine['processor']}; {commit}. Brackets are 95% intervals. {LIMITS}\n\n"
+        f"`python experiments/run.py experiment=safety` on {machine['cores']} cores of {machine['processor']}; "
+        f"{commit}. Brackets are 95% intervals. {LIMITS}\n\n"
         f"{tables}"
     )

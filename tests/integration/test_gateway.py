@@ -39,7 +39,9 @@ def client(gateway: Gateway) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="EMPTY", max_retries=0)
 
 
-def test_vllm_client_gets_the_servers_answers(gateway: Gateway, vllm_client: VLLMClient, setup: Setup) -> None:
+def test_vllm_client_gets_the_servers_answers(
+    gateway: Gateway, vllm_client: VLLMClient, setup: Setup
+) -> None:
     prompts = [setup.space.embed(sentence(SAFE_WORDS, n)) for n in range(12)]
     with VLLMClient(gateway.url, hidden_size=576) as through:
         assert through.check().version == vllm_client.info.version
