@@ -86,7 +86,8 @@ def memory(space: EmbeddingSpace, filter: str | Path, requests: int) -> Measurem
             for _ in range(0, requests, 100):
                 asyncio.run(asked(before.url, bodies, 8, total=100, spread=0.0))
                 advance()
-                resident.append(sum(process.memory_info().rss for process in processes) / 1e6)
+                # Pages that the workers share count once.
+                resident.append(sum(process.memory_full_info().pss for process in processes) / 1e6)
         seconds = time.perf_counter() - began
     early, late = max(resident[: len(resident) // 5]), max(resident[len(resident) // 5 :])
     return Measurement(

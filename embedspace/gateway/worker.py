@@ -1,7 +1,7 @@
 """The processes that decode and screen: one that has the filter loaded, and forks of it that do the work.
 
 A fork is there in milliseconds and shares the loaded filter's memory. It can take no more than its share of
-memory, opens no files, has no keys in its environment, and is gone when the gateway is. What a payload does to it is
+memory, writes no files, has no keys in its environment, and is gone when the gateway is. What a payload does to it is
 done to a process that is thrown away.
 
 Run as ``python -m embedspace.gateway.worker DESCRIPTOR`` with the settings as JSON on standard input and a socket of
