@@ -107,9 +107,8 @@ class Screen:
         try:
             vectors = decode_prompt_embeds(payload, max_bytes=rows * hidden_size * _WIDEST)
             preflight(vectors, hidden_size=hidden_size, max_rows=rows)
-            preflight(
-                vectors.to(self.space.dtype)
-            )  # what is finite in float32 may not be in the model's dtype
+            # What is finite in float32 may not be in the model's dtype.
+            preflight(vectors.to(self.space.dtype))
         except (TypeError, ValueError) as error:
             raise RefusedError(
                 400, "invalid_payload", f"{param}: {_without_content(error)}", param=param

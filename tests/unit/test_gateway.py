@@ -23,6 +23,7 @@ from embedspace.engines import Sampling, VLLMClient
 from embedspace.errors import EngineError, EngineUnreachableError, PromptEmbedsDisabledError, ServerStartError
 from embedspace.gateway import Gateway, Limits, Settings
 from embedspace.gateway.frames import Frame
+from embedspace.gateway.keys import KEYS_VARIABLE, Keys, read_keys
 from embedspace.gateway.screen import Screen
 from embedspace.gateway.screening import FilterError, Screening
 from embedspace.gateway.server import serve
@@ -646,3 +647,46 @@ def test_a_filter_that_fails_or_gives_no_number_is_a_refusal_of_that_request_alo
 def test_a_score_without_end_is_refused_and_travels_as_json(setup: Setup) -> None:
     judged = Verdict(False, float("inf"), 0.5, "structural: too long")
     assert screened(setup, lambda _: judged, {"prompt_embeds": setup.payload("x")}) == ["prompt_refused"]
+
+
+def test_without_an_audit_log_nothing_is_let_through(setup: Setup, server: ModelServer) -> None:
+    arguments = [*setup.arguments, "--audit", "/dev/full"]
+    with Gateway(server.url, setup.filter, arguments=arguments) as gateway:
+        server.requests.clear()
+        answer = post(gateway.url, {"prompt_embeds": setup.payload(BENIGN)})
+        assert (answer.status, answer.code) == (503, "audit_failed")
+    assert server.requests == []
+
+
+def test_keys_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# of the two teams\nfirst-secret-key\n\n second-secret-key \n")
+    assert read_keys(file, {}) == KEYS
+    assert read_keys(None, {KEYS_VARIABLE: " ".join(KEYS)}) == KEYS
+    assert read_keys(None, {}) == ()
+    file.write_text("# none yet\n")
+    with pytest.raises(ValueError, match="holds no API key"):
+        read_keys(file, {})
+    with pytest.raises(ValueError, match=KEYS_VARIABLE):
+        read_keys(None, {KEYS_VARIABLE: ""})
+
+
+@pytest.mark.parametrize(
+    "keys", [["short"], ["with a space in it"], ["schlüssel-schlüssel"], [KEYS[0], KEYS[0]]]
+)
+def test_a_key_that_is_none_is_refused_and_not_shown(keys: list[str]) -> None:
+    with pytest.raises(ValueError, match="API key") as raised:
+        Keys(keys)
+    assert keys[0] not in str(raised.value)
+
+
+@pytest.mark.parametrize("limits", ["rows=0", "rows=many", "colour=3", "rows"])
+def test_a_limit_that_is_none_is_refused(limits: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from embedspace.cli import main
+
+    arguments = ["gateway", "--upstream", "http://127.0.0.1:1", "--filter", "f", "--limit", limits]
+    try:
+        assert main(arguments) == 2
+    except SystemExit as ended:
+        assert ended.code == 2
+    assert "limit" in capsys.readouterr().err
