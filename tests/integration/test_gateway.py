@@ -94,6 +94,7 @@ def test_the_server_never_sees_what_the_gateway_refuses(
     payload: str, client: openai.OpenAI, vllm_server: VLLMServer
 ) -> None:
     before = requests_seen(vllm_server)
+    assert before > 0  # the gateway asked it at its start
     for body in ({"prompt_embeds": payload}, {"prompt_embeds": [payload]}):
         with pytest.raises(openai.BadRequestError) as refused:
             client.completions.create(model=vllm_server.model, prompt=None, extra_body=body)  # type: ignore[call-overload]

@@ -22,6 +22,7 @@ from embedspace import EmbeddingSpace
 from embedspace.engines import Sampling, VLLMClient
 from embedspace.errors import EngineError, EngineUnreachableError, PromptEmbedsDisabledError, ServerStartError
 from embedspace.gateway import Gateway, Limits, Settings
+from embedspace.gateway.audit import AuditLog
 from embedspace.gateway.frames import Frame
 from embedspace.gateway.keys import KEYS_VARIABLE, Keys, read_keys
 from embedspace.gateway.screen import Screen
@@ -649,13 +650,22 @@ def test_a_score_without_end_is_refused_and_travels_as_json(setup: Setup) -> Non
     assert screened(setup, lambda _: judged, {"prompt_embeds": setup.payload("x")}) == ["prompt_refused"]
 
 
-def test_without_an_audit_log_nothing_is_let_through(setup: Setup, server: ModelServer) -> None:
-    arguments = [*setup.arguments, "--audit", "/dev/full"]
-    with Gateway(server.url, setup.filter, arguments=arguments) as gateway:
+def test_without_an_audit_log_nothing_is_let_through(
+    setup: Setup, server: ModelServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "audit.jsonl"
+    with Gateway(server.url, setup.filter, arguments=[*setup.arguments, "--audit", str(log)]) as gateway:
         server.requests.clear()
+        log.unlink()
+        log.mkdir()
         answer = post(gateway.url, {"prompt_embeds": setup.payload(BENIGN)})
         assert (answer.status, answer.code) == (503, "audit_failed")
-    assert server.requests == []
+        assert server.requests == []
+        log.rmdir()  # as a log rotation leaves it
+        assert post(gateway.url, {"prompt_embeds": setup.payload(BENIGN)}).status == 200
+        assert log.is_file()
+    with pytest.raises(OSError, match="No space"):
+        AuditLog(Path("/dev/full"))
 
 
 def test_keys_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
@@ -682,11 +692,16 @@ def test_a_key_that_is_none_is_refused_and_not_shown(keys: list[str]) -> None:
 
 @pytest.mark.parametrize("limits", ["rows=0", "rows=many", "colour=3", "rows"])
 def test_a_limit_that_is_none_is_refused(limits: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # Parsed by argparse, which exits, or checked by the settings, which the command reports.
+    code = exit_code(["gateway", "--upstream", "http://127.0.0.1:1", "--filter", "f", "--limit", limits])
+    assert code == 2
+    assert "limit" in capsys.readouterr().err
+
+
+def exit_code(arguments: list[str]) -> object:
     from embedspace.cli import main
 
-    arguments = ["gateway", "--upstream", "http://127.0.0.1:1", "--filter", "f", "--limit", limits]
     try:
-        assert main(arguments) == 2
+        return main(arguments)
     except SystemExit as ended:
-        assert ended.code == 2
-    assert "limit" in capsys.readouterr().err
+        return ended.code
