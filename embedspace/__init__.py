@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from embedspace.interpolation import interpolate
     from embedspace.prompt import PromptEmbeds
     from embedspace.recipe import Recipe
+    from embedspace.safety import SafetyFilter, Verdict
     from embedspace.space import EmbeddingSpace
     from embedspace.style import StyleVector
     from embedspace.wire import decode_prompt_embeds, encode_prompt_embeds
@@ -24,7 +25,9 @@ _HOMES = {
     "EmbeddingSpace": "embedspace.space",
     "PromptEmbeds": "embedspace.prompt",
     "Recipe": "embedspace.recipe",
+    "SafetyFilter": "embedspace.safety",
     "StyleVector": "embedspace.style",
+    "Verdict": "embedspace.safety",
     "compress": "embedspace.compression",
     "decode_prompt_embeds": "embedspace.wire",
     "encode_prompt_embeds": "embedspace.wire",
@@ -36,7 +39,9 @@ __all__ = [
     "EmbeddingSpace",
     "PromptEmbeds",
     "Recipe",
+    "SafetyFilter",
     "StyleVector",
+    "Verdict",
     "__version__",
     "compress",
     "decode_prompt_embeds",

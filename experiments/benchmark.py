@@ -23,8 +23,19 @@ if TYPE_CHECKING:
     from embedspace.engines import Sampling, VLLMClient
     from embedspace.engines.base import Prompt
 
+
 Part = Literal[
-    "cold_start", "wire", "server", "cache", "prefix", "corpus", "scaling", "transforms", "compressed"
+    "cold_start",
+    "wire",
+    "server",
+    "cache",
+    "prefix",
+    "corpus",
+    "scaling",
+    "transforms",
+    "compressed",
+    "safety",
+    "gateway",
 ]
 
 FIGURES: dict[Part, str] = {
@@ -97,7 +108,9 @@ class Benchmark:
         from experiments.benchmark_cache import cache
         from experiments.benchmark_compressed import compressed
         from experiments.benchmark_corpus import corpus
+        from experiments.benchmark_gateway import gateway
         from experiments.benchmark_prefix import prefix
+        from experiments.benchmark_safety import safety
         from experiments.benchmark_scaling import scaling
         from experiments.benchmark_transforms import transforms
 
@@ -112,6 +125,8 @@ class Benchmark:
             "scaling": lambda: scaling(self.model),
             "transforms": lambda: transforms(self.model, figures),
             "compressed": lambda: compressed(self.model, self.rounds, figures),
+            "safety": lambda: safety(self.model),
+            "gateway": lambda: gateway(self.model, self.rounds),
         }
         measured: list[Measurement] = []
         with progress("benchmarks", len(self.parts)) as advance:
