@@ -102,6 +102,7 @@ def read_filter(name: str | Path, space: EmbeddingSpace) -> SafetyFilter:
     tensors = _read_tensors(folder / _TENSORS, content.get("sha256"))
     try:
         layers = tuple(_layer(each, values, tensors) for each, values in content["layers"].items())
+        _require_numbers(content, [layer.name for layer in layers])
         calibration = content["calibration"]
         return SafetyFilter(
             space,
@@ -113,6 +114,16 @@ def read_filter(name: str | Path, space: EmbeddingSpace) -> SafetyFilter:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{folder / _VALUES} is damaged: {error!r}; save the filter again") from error
+
+
+def _require_numbers(content: dict[str, Any], layers: list[str]) -> None:
+    weights, threshold = content["weights"], content["threshold"]
+    if not set(weights) <= set(layers) or not all(share >= 0 for share in weights.values()):
+        raise ValueError(f"the weights {weights} are not those of the layers {layers}")
+    if weights and abs(sum(weights.values()) - 1) > 1e-6:
+        raise ValueError(f"the weights {weights} do not sum to 1")
+    if threshold is not None and not (isinstance(threshold, float) and 0 <= threshold <= 1):
+        raise ValueError(f"the threshold must be a number in [0, 1], it is {threshold!r}")
 
 
 def _folder(name: str | Path) -> Path:

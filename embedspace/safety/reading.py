@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from embedspace.prompt import PromptEmbeds
 from embedspace.safety.canonical import views
+from embedspace.space import EmbeddingSpace
 from embedspace.vocabulary_rows import read_back
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from embedspace.space import EmbeddingSpace
     from embedspace.vocabulary_rows import ReadBack
 
 WINDOW, STRIDE = 128, 64
 """Rows in a window over a prompt, and rows from one window to the next."""
 
+_TEMPLATES: WeakKeyDictionary[EmbeddingSpace, frozenset[tuple[int, ...]]] = WeakKeyDictionary()
 _ROLE = re.compile(r"\s*(system|user|assistant|tool)\s*\n", re.IGNORECASE)
 
 
@@ -67,12 +70,12 @@ class Reading:
 
     @cached_property
     def segments(self) -> list[tuple[int, int]]:
-        """Stretches of rows between special tokens: in a chat, one for each message with its role."""
-        special = {number for number, token in self.space.tokenizer.added_tokens.items() if token.special}
-        edges = [position for position, token in enumerate(self.tokens.ids.tolist()) if token in special]
-        starts, stops = [0, *(edge + 1 for edge in edges)], [*edges, len(self.rows)]
-        found = [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
-        return found or [(0, len(self.rows))]
+        """Stretches of rows between special tokens, without those that the chat template writes by itself: in a chat,
+        one for each message with its role. All rows where nothing else is left."""
+        ids = self.tokens.ids.tolist()
+        own = _template_stretches(self.space)
+        found = [stretch for stretch in _stretches(self.space, ids) if tuple(ids[slice(*stretch)]) not in own]
+        return found or [(0, len(ids))]
 
     @cached_property
     def windows(self) -> list[tuple[int, int]]:
@@ -96,3 +99,25 @@ def spread(start: int, stop: int) -> list[tuple[int, int]]:
     """Windows over the rows from ``start`` to ``stop``; the last one ends with them."""
     last = max(start, stop - WINDOW)
     return [*((begin, begin + WINDOW) for begin in range(start, last, STRIDE)), (last, stop)]
+
+
+def _stretches(space: EmbeddingSpace, ids: Sequence[int]) -> list[tuple[int, int]]:
+    special = {number for number, token in space.tokenizer.added_tokens.items() if token.special}
+    edges = [position for position, token in enumerate(ids) if token in special]
+    starts, stops = [0, *(edge + 1 for edge in edges)], [*edges, len(ids)]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+
+
+def _template_stretches(space: EmbeddingSpace) -> frozenset[tuple[int, ...]]:
+    """Token ids of what the chat template writes around a message: a default system message, the header of the answer."""
+    if space not in _TEMPLATES:
+        found: set[tuple[int, ...]] = set()
+        if space.tokenizer.chat_template is not None:
+            prompt = space.embed_chat([{"role": "user", "content": "Hello"}])
+            ids = space.chat_ids([{"role": "user", "content": "Hello"}])
+            stretches = _stretches(space, ids)
+            found = {
+                tuple(ids[slice(*each)]) for each in stretches if not bool(prompt.content[slice(*each)].any())
+            }
+        _TEMPLATES[space] = frozenset(found)
+    return _TEMPLATES[space]
