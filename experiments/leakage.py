@@ -53,7 +53,9 @@ Made by `python experiments/run.py experiment=leakage`.
 """
 
 Reading = list[list[int]]
-"""Token ids that an attacker takes each row for, one or several a row."""
+"""Token ids that an attacker takes each row of one prompt for, one or several a row."""
+Reader = Callable[[EmbeddingSpace, Sequence[Tensor]], list[Reading]]
+"""An attacker: the rows of each prompt -> what it reads."""
 
 
 class Style(TypedDict):
@@ -141,7 +143,7 @@ class Leakage:
     def measured(self, space: EmbeddingSpace) -> Iterator[Leak]:
         """One row for each transform and attacker."""
         prompts = [space.embed(text) for text in self.texts]
-        yield self._leak(space, "none", "nearest", prompts, prompts, nearest)
+        yield self._leak(space, "none", "nearest", prompts, _read(nearest, space, prompts))
         yield from self._shifted(space, prompts)
         yield from self._noisy(space, prompts)
         yield from self._blended(space, prompts)
@@ -152,8 +154,10 @@ class Leakage:
         for norm in self.style["norms"]:
             sent = [(norm / vector.norm * vector).apply(prompt) for prompt in prompts]
             name = f"style shift of norm {norm:g}"
-            yield self._leak(space, name, "nearest", prompts, sent, nearest)
-            yield self._leak(space, name, "takes off the common shift", prompts, sent, unshifted)
+            yield self._leak(space, name, "nearest", prompts, _read(nearest, space, sent))
+            yield self._leak(
+                space, name, "takes off the common shift", prompts, _read(unshifted, space, sent)
+            )
 
     def _noisy(self, space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> Iterator[Leak]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -166,8 +170,8 @@ class Leakage:
                 for p in prompts
             ]
             name = f"noise of {noise:g}"
-            yield self._leak(space, name, "nearest", prompts, sent, nearest)
-            yield self._leak(space, name, "likeliest token", prompts, sent, likeliest)
+            yield self._leak(space, name, "nearest", prompts, _read(nearest, space, sent))
+            yield self._leak(space, name, "likeliest token", prompts, _read(likeliest, space, sent))
 
     def _blended(self, space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> Iterator[Leak]:
         pairs = list(zip(prompts, [*prompts[1:], prompts[0]], strict=True))
@@ -175,15 +179,19 @@ class Leakage:
         for t in self.steps:
             sent = [interpolate(a, b, t) for a, b in cut]
 
-            def apart(space: EmbeddingSpace, rows: Tensor, t: float = t) -> Reading:
-                return [unmixed(space, row, [1 - t, t], self.beam) for row in rows]
-
+            rows = [prompt.vectors for prompt in sent]
+            readings = {
+                "nearest": nearest(space, rows),
+                "takes mixed rows apart": [
+                    [unmixed(space, row, [1 - t, t], self.beam) for row in each] for each in rows
+                ],
+            }
             for side, name in enumerate(("first", "second")):
                 texts = [pair[side] for pair in cut]
-                # Two of three neighbouring texts are in a blend: chance is that of the third.
-                for attacker, read in (("nearest", nearest), ("takes mixed rows apart", apart)):
+                for attacker, read in readings.items():
+                    # Two neighbouring texts are in a blend: chance is that of a third.
                     yield self._leak(
-                        space, f"blend at t = {t:g}, {name} text", attacker, texts, sent, read, other=3
+                        space, f"blend at t = {t:g}, {name} text", attacker, texts, read, other=3
                     )
 
     def _compressed(self, space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> Iterator[Leak]:
@@ -192,12 +200,10 @@ class Leakage:
                 asks = {"space": space} if method in ("salience", "merge") else {}
                 sent = [compress(prompt, ratio, method=method, **asks) for prompt in prompts]
                 name = f"compressed {ratio:g} times, {method}"
-                yield self._leak(space, name, "nearest", prompts, sent, nearest)
+                yield self._leak(space, name, "nearest", prompts, _read(nearest, space, sent))
                 if method == "average" and ratio <= self.most_mixed:
-                    yield self._leak(
-                        space, name, "takes mixed rows apart", prompts, sent, None,
-                        readings=[self._unpooled(space, len(p), s) for p, s in zip(prompts, sent, strict=True)],
-                    )  # fmt: skip
+                    apart = [self._unpooled(space, len(p), s) for p, s in zip(prompts, sent, strict=True)]
+                    yield self._leak(space, name, "takes mixed rows apart", prompts, apart)
 
     def _unpooled(self, space: EmbeddingSpace, count: int, sent: PromptEmbeds) -> Reading:
         """Bins of a known width, taken apart."""
@@ -213,16 +219,11 @@ class Leakage:
         transform: str,
         attacker: str,
         originals: Sequence[PromptEmbeds],
-        sent: Sequence[PromptEmbeds],
-        read: Callable[[EmbeddingSpace, Tensor], Reading] | None,
+        readings: Sequence[Reading],
         *,
-        readings: Sequence[Reading] | None = None,
         other: int = 1,
     ) -> Leak:
-        """The figures of one attacker: ``readings``, or what ``read`` makes of the sent rows."""
-        if readings is None:
-            assert read is not None
-            readings = [read(space, prompt.vectors) for prompt in sent]
+        """The figures of one attacker; ``other`` is how many texts further the one for chance stands."""
         truths = [_ids(space, prompt) for prompt in originals]
         words = [_spellings(space, ids) for ids in truths]
         seen = [_spellings(space, [token for row in reading for token in row]) for reading in readings]
@@ -239,36 +240,37 @@ class Leakage:
         )  # fmt: skip
 
 
-def nearest(space: EmbeddingSpace, rows: Float[Tensor, "rows hidden"]) -> Reading:
+def nearest(space: EmbeddingSpace, prompts: Sequence[Tensor]) -> list[Reading]:
     """Highest centred cosine: how the toolkit itself reads rows."""
-    ids: Reading = space.nearest(rows, k=1)[0].tolist()
-    return ids
+    return _split(space.nearest(torch.cat(list(prompts)), k=1)[0], prompts)
 
 
-def likeliest(space: EmbeddingSpace, rows: Float[Tensor, "rows hidden"]) -> Reading:
+def likeliest(space: EmbeddingSpace, prompts: Sequence[Tensor]) -> list[Reading]:
     """Smallest distance: what is likeliest under noise that is the same in all directions."""
-    return _closest(space, rows.float())[:, None].tolist()
+    return _split(_closest(space, torch.cat(list(prompts)).float())[:, None], prompts)
 
 
-def unshifted(space: EmbeddingSpace, rows: Float[Tensor, "rows hidden"], rounds: int = 20) -> Reading:
-    """Nearest rows once a shift that all rows share is taken off: it is guessed and corrected in turns.
+def unshifted(space: EmbeddingSpace, prompts: Sequence[Tensor], rounds: int = 10) -> list[Reading]:
+    """Nearest rows once a shift that all rows of a prompt share is taken off.
 
-    The first guess is the rows' mean minus the vocabulary's; every next one is the mean of what is left between the
-    rows and their nearest ones. Of these guesses and none at all, the one that leaves least counts.
+    The shift is guessed as nothing, and as the rows' mean minus the vocabulary's; each guess is corrected in turns by
+    the mean of what lies between the rows and their nearest ones. The guess that leaves least in the end counts.
     """
-    wide = rows.float()
-    best, ids = torch.inf, _closest(space, wide)
-    for shift in (torch.zeros(space.hidden_size), wide.mean(dim=0) - space.mean):
-        guess = shift
+    return [_unshifted(space, rows.float(), rounds)[:, None].tolist() for rows in prompts]
+
+
+def _unshifted(space: EmbeddingSpace, rows: Float[Tensor, "rows hidden"], rounds: int) -> Tensor:
+    best, ids = torch.inf, torch.zeros(len(rows), dtype=torch.long)
+    for shift in (torch.zeros(space.hidden_size), rows.mean(dim=0) - space.mean):
         for _ in range(rounds):
-            found = _closest(space, wide - guess)
-            left = wide - space.lookup(found.tolist()).float()
-            if (rest := float((left - guess).norm())) < best:
+            found = _closest(space, rows - shift)
+            left = rows - space.lookup(found.tolist()).float()
+            if (rest := float((left - shift).norm())) < best:
                 best, ids = rest, found
-            if torch.equal(guess, left.mean(dim=0)):
+            if torch.allclose(shift, left.mean(dim=0), atol=1e-5):
                 break
-            guess = left.mean(dim=0)
-    return ids[:, None].tolist()
+            shift = left.mean(dim=0)
+    return ids
 
 
 def unmixed(
@@ -309,6 +311,14 @@ def as_markdown(leaks: Sequence[Leak]) -> str:
             f"| {leak.transform} | {leak.attacker} | {_percent(leak.found)} | {_percent(leak.chance)} | {placed} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _read(reader: Reader, space: EmbeddingSpace, sent: Sequence[PromptEmbeds]) -> list[Reading]:
+    return reader(space, [prompt.vectors for prompt in sent])
+
+
+def _split(ids: Tensor, prompts: Sequence[Tensor]) -> list[Reading]:
+    return [each.tolist() for each in ids.split([len(rows) for rows in prompts])]
 
 
 def _ids(space: EmbeddingSpace, prompt: PromptEmbeds) -> list[int]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from embedspace.progress import progress
 from embedspace.prompt import PromptEmbeds
-from embedspace.safety.manifold import Manifold
+from embedspace.safety.manifold import Manifold, measures
 from embedspace.safety.pooled import PooledHead, window_means
 from embedspace.safety.reading import Reading
 from embedspace.safety.references import References
@@ -233,7 +233,7 @@ class Evasion:
             share = self.guard.weights.get(layer.name, 0.0)
             match layer:
                 case Manifold():
-                    total = total + F.relu(layer.distance(space, own) - 1)
+                    total = total + F.relu(_deviation(layer, space, own, len(whole)) - 1)
                 case PooledHead():
                     probability = (means @ layer.coefficients + layer.intercept).max().sigmoid()
                     weight, opinion = weight + share, opinion + share * probability
@@ -245,6 +245,13 @@ class Evasion:
                 case _:
                     pass
         return total + (F.relu(opinion / weight - (self.guard.threshold or 0.0)) if weight else 0.0)
+
+
+def _deviation(layer: Manifold, space: EmbeddingSpace, own: Tensor, rows: int) -> Float[Tensor, ""]:
+    """``Manifold.distance`` of a prompt of which only some rows are not the vocabulary's, without a look at others."""
+    found = measures(space, own, nearest_tokens(space, own.detach()))
+    share = len(own) / rows  # of the means, to which all other rows add nothing
+    return (found * torch.tensor([1.0, share, 1.0, share, 1.0]) / layer.allowed).max()
 
 
 def attack(
