@@ -21,7 +21,7 @@ SIMILAR = 0.8
 """Cosine of two texts' counts of five-letter groups from which they are near duplicates."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """Where texts come from, and what they may be used for."""
 

@@ -156,10 +156,13 @@ ON_ATTACKS = frozenset({
 })  # fmt: skip
 
 
-def handbooks(folder: Path, on_attacks: bool) -> Iterator[str]:
-    """Pages that describe evaluations: those on attacks and refusals, or all others."""
-    for path in sorted(folder.glob("*/README.md")):
-        if (path.parent.name in ON_ATTACKS) == on_attacks:
+def handbooks(folder: Path, on_attacks: bool, half: int | None = None) -> Iterator[str]:
+    """Pages that describe evaluations: those on attacks and refusals, or all others; of these every second or all."""
+    chosen = [
+        path for path in sorted(folder.glob("*/README.md")) if (path.parent.name in ON_ATTACKS) == on_attacks
+    ]
+    for number, path in enumerate(chosen):
+        if half in (None, number % 2):
             yield from pieces(re.sub(r"<!--.*?-->", "", path.read_text(), flags=re.DOTALL))
 
 
