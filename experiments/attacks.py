@@ -118,9 +118,9 @@ class Attacks:
             "by their gradients; the layers on read-back text have none and are asked, with all others, as the attack "
             "goes on, so that a step that passes the whole filter is preferred. Attacks with tokens exchange rows of "
             "the vocabulary alone (greedy coordinate gradient); special tokens are left out.\n\n"
-            "Success is what these attackers reached in their steps, a lower bound on what one with more time can do: where "
-            "an attack fails without a filter too, its row says nothing of the filter, and where an attacker that knows "
-            "nothing passes more often than an adaptive one, the adaptive one was not optimised far enough.\n\n"
+            "Success is what these attackers reached in their steps, a lower bound on what more time can do: where an "
+            "attack fails without a filter too, its row says nothing of the filter, and where one that knows nothing "
+            "passes more often than an adaptive one, the adaptive one was not optimised far enough.\n\n"
             "Intervals are Wilson's over questions and endings together; those of the price are bootstrapped.",
             self._figures(found),
             [self._table(found), self._refusals(found)],
