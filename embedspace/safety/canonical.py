@@ -7,6 +7,7 @@ import binascii
 import codecs
 import re
 import unicodedata
+from functools import partial
 
 MOST_VIEWS = 6
 """Views of one text at most, itself included, so that a text cannot make the filter slow."""
@@ -104,6 +105,10 @@ _COMMON = frozenset(
 )
 
 
+def _masked(name: str, found: re.Match[str]) -> str:
+    return f" <{name}> " if _encoded(found[0], name) else found[0]
+
+
 def canonical(text: str) -> str:
     """A text in one spelling: compatibility forms and look-alike letters replaced, invisible characters and accents
     laid on letters removed, encoded stretches masked by a word, white space as single spaces, lower case."""
@@ -112,9 +117,7 @@ def canonical(text: str) -> str:
         # Only in a text that has Latin letters beside them: a Russian or Greek text is no disguise.
         text = " ".join(word.translate(_LOOKALIKES) if _mixed(word) else word for word in text.split(" "))
     for pattern, name in ((_BINARY, "binary"), (_HEX, "hexadecimal"), (_MORSE, "morse"), (_BASE64, "base64")):
-        text = pattern.sub(
-            lambda found, name=name: f" <{name}> " if _encoded(found[0], name) else found[0], text
-        )
+        text = pattern.sub(partial(_masked, name), text)
     return " ".join(text.lower().split())
 
 

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 LayerName = Literal["structural", "manifold", "pooled", "references", "ngrams", "neighbours"]
 WEIGHTS: Mapping[str, float] = {"pooled": 0.15, "references": 0.05, "ngrams": 0.4, "neighbours": 0.4}
 """Shares of the layers of opinion in the score, before those that a filter lacks are left out."""
-_HEADS = {"pooled": PooledHead, "references": References, "ngrams": NGramHead, "neighbours": Neighbours}
+_HEADS: dict[LayerName, Callable[[list[Reading], list[Reading]], Layer]] = {
+    "pooled": PooledHead.fit,
+    "references": References.fit,
+    "ngrams": NGramHead.fit,
+    "neighbours": Neighbours.fit,
+}
 
 
 class Layer(Protocol):
@@ -99,7 +104,7 @@ class SafetyFilter:
             "structural": Structural.fit(space, most_rows=most_rows),
             "manifold": Manifold.fit([Reading.of(space, prompt) for prompt in transformed]),
         }
-        made |= {name: kind.fit(*sides) for name, kind in _HEADS.items() if name in layers}
+        made |= {name: fit(*sides) for name, fit in _HEADS.items() if name in layers}
         chosen = tuple(made[name] for name in get_args(LayerName) if name in layers)
         return cls(space, chosen, _shares([layer.name for layer in chosen]))
 
