@@ -42,7 +42,10 @@ def client(gateway: Gateway) -> openai.OpenAI:
 def test_vllm_client_gets_the_servers_answers(
     gateway: Gateway, vllm_client: VLLMClient, setup: Setup
 ) -> None:
-    prompts = [setup.space.embed(sentence(SAFE_WORDS, n)) for n in range(12)]
+    guard = SafetyFilter.from_pretrained(setup.filter, setup.space)
+    safe = (setup.space.embed(sentence(SAFE_WORDS, n)) for n in range(40))
+    prompts = [prompt for prompt in safe if guard.check(prompt).allowed][:12]
+    assert len(prompts) == 12
     with VLLMClient(gateway.url, hidden_size=576) as through:
         assert through.check().version == vllm_client.info.version
         own, direct = (list(each.generate(prompts, GREEDY)) for each in (through, vllm_client))
