@@ -22,3 +22,16 @@ def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> Promp
     ids = torch.randint(space.vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
     recipe = Recipe.of("random_rows", {"seed": seed}, prompt.recipe)
     return prompt.with_content(space.lookup(ids.tolist()), recipe)
+
+
+def mean_rows(space: EmbeddingSpace, rows: int) -> PromptEmbeds:
+    """The vocabulary's mean row, some times over, all content: rows that tell nothing.
+
+    Raises:
+        ValueError: fewer than one row.
+    """
+    if rows < 1:
+        raise ValueError(f"rows is {rows}; give 1 or more")
+    vectors = space.mean.repeat(rows, 1)
+    content = torch.ones(rows, dtype=torch.bool)
+    return PromptEmbeds(vectors, content, space.fingerprint, Recipe.of("mean_rows", {"rows": rows}))
