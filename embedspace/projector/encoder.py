@@ -27,11 +27,15 @@ class SentenceEncoder:
     Args:
         name: packaged name, local folder or hub id.
         device: as torch names it; by default a GPU where there is one.
+        dtype: to compute in, as torch names it; vectors come out in float32 all the same.
     """
 
-    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str | None = None) -> None:
+    def __init__(
+        self, name: str = DEFAULT_ENCODER, *, device: str | None = None, dtype: str = "float32"
+    ) -> None:
         self.name = name
         self.device = device
+        self.dtype = dtype
 
     @cached_property
     def folder(self) -> Path:
@@ -53,7 +57,9 @@ class SentenceEncoder:
         """The loaded model."""
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(str(self.folder), local_files_only=True, device=self.device)
+        return SentenceTransformer(
+            str(self.folder), local_files_only=True, device=self.device, model_kwargs={"dtype": self.dtype}
+        )
 
     @property
     def features(self) -> int:
@@ -116,7 +122,7 @@ class SentenceEncoder:
         return vectors
 
     def _kept(self, texts: Sequence[str]) -> Path:
-        digest = hashlib.blake2b(f"{self.fingerprint} ".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.fingerprint} {self.dtype} ".encode(), digest_size=16)
         for text in texts:
             digest.update(json.dumps(text).encode() + b"\n")
         return cache_folder() / "sentence-vectors" / f"{digest.hexdigest()}.safetensors"

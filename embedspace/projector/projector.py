@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -20,7 +21,7 @@ from embedspace.prompt import PromptEmbeds, require_content, require_same_space
 from embedspace.recipe import Recipe, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float
     from torch import Tensor
@@ -182,6 +183,10 @@ class Projector(nn.Module, PyTorchModelHubMixin):
             made["text"] = sentence
         content = torch.ones(len(soft), dtype=torch.bool)
         return PromptEmbeds(soft, content, space.fingerprint, Recipe.of("project", made))
+
+    def describe(self, **facts: Mapping[str, Any]) -> None:
+        """Record in the configuration what the projector was ``training`` on, or its ``metrics``."""
+        self.config = replace(self.config, **facts)
 
     def require_space(self, space: EmbeddingSpace) -> None:
         """Raise ``ValueError`` unless the space is the one that this projector was trained for."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from embedspace.engines.transformers import TransformersEngine
@@ -67,20 +67,23 @@ class SoftTokenReader:
             soft: soft tokens of each sentence, of any number; ``[0, hidden]`` for none.
             sentences: token ids.
         """
-        return self.token_nats(soft, sentences)[0]
-
-    def token_nats(
-        self, soft: Sequence[Tensor], sentences: Sequence[Sequence[int]]
-    ) -> tuple[Float[Tensor, " sentences"], Float[Tensor, "places vocabulary"] | None]:
-        """:meth:`nats`; the second value is None here and kept for teachers."""
         hidden, owners, wanted = self.hidden(soft, sentences)
-        losses = torch.cat(
-            [
-                F.cross_entropy(self._to_logits(piece).float(), ids, reduction="none")
-                for piece, ids in zip(hidden.split(_ROWS_AT_ONCE), wanted.split(_ROWS_AT_ONCE), strict=True)
-            ]
+        losses = self.token_losses(hidden, wanted)
+        return losses.new_zeros(len(sentences)).index_add(0, owners, losses)
+
+    def token_losses(
+        self, hidden: Float[Tensor, "places hidden"], wanted: Int[Tensor, " places"]
+    ) -> Float[Tensor, " places"]:
+        """Negative log-likelihood of single tokens, a piece at a time: logits are the largest array of all."""
+        pieces = zip(hidden.split(_ROWS_AT_ONCE), wanted.split(_ROWS_AT_ONCE), strict=True)
+        return torch.cat(
+            [F.cross_entropy(self.logits(piece).float(), ids, reduction="none") for piece, ids in pieces]
         )
-        return losses.new_zeros(len(sentences)).index_add(0, owners, losses), None
+
+    def logits(self, hidden: Float[Tensor, "places hidden"]) -> Float[Tensor, "places vocabulary"]:
+        """Output embedding of hidden states."""
+        found: Tensor = self._to_logits(hidden)
+        return found
 
     def hidden(
         self, soft: Sequence[Tensor], sentences: Sequence[Sequence[int]]
