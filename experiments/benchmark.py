@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedspace.engines import Sampling, VLLMClient
     from embedspace.engines.base import Prompt
 
-Part = Literal["cold_start", "wire", "server", "cache", "prefix", "corpus", "scaling"]
+Part = Literal["cold_start", "wire", "server", "cache", "prefix", "corpus", "projector", "scaling"]
 
 QUESTION = "What is the capital of France?"
 
@@ -89,6 +89,7 @@ class Benchmark:
         from experiments.benchmark_cache import cache
         from experiments.benchmark_corpus import corpus
         from experiments.benchmark_prefix import prefix
+        from experiments.benchmark_projector import projector
         from experiments.benchmark_scaling import scaling
 
         ways: dict[Part, Callable[[], Iterable[Measurement]]] = {
@@ -98,6 +99,7 @@ class Benchmark:
             "cache": lambda: cache(self.model),
             "prefix": lambda: prefix(self.model, self.rounds),
             "corpus": lambda: corpus(self.model),
+            "projector": lambda: projector(self.model, self.rounds),
             "scaling": lambda: scaling(self.model),
         }
         measured: list[Measurement] = []
