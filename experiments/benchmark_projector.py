@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from embedspace.engines import TransformersEngine
     from embedspace.projector import Projector
-    from embedspace.projector.batches import Batch
 
 TOKENS = 8
 VECTORS = (1, 64, 4096)

@@ -14,7 +14,6 @@ from experiments.projector import (
     MEAN,
     NOTHING,
     OWN,
-    SENTENCE,
     SHUFFLED,
     TEXT,
     SoftTokens,
@@ -33,11 +32,14 @@ SENTENCES = [
 KNOWN = Knowledge(
     ["Lamps: the lamp costs $12.", "Boats: the boat is green and old.", "Tea: the tea takes 4 minutes."],
     [
-        Question(question="Lamps: complete the line", answer=" $12", task=FACTS, passages=[0], beginning="the lamp costs"),
-        Question(question="Tea: complete the line", answer=" 4", task=FACTS, passages=[2], beginning="the tea takes"),
-        Question(question="What is the boat like?", answer="Green and old.", task=EXPLANATIONS, passages=[1], beginning=""),
+        Question(question=question, answer=answer, task=task, passages=[passage], beginning=beginning)
+        for question, answer, task, passage, beginning in (
+            ("Lamps: complete the line", " $12", FACTS, 0, "the lamp costs"),
+            ("Tea: complete the line", " 4", FACTS, 2, "the tea takes"),
+            ("What is the boat like?", "Green and old.", EXPLANATIONS, 1, ""),
+        )
     ],
-)  # fmt: skip
+)
 TOKENS = 3
 
 
@@ -111,9 +113,15 @@ def test_a_search_holds_the_sentence_itself_among_its_candidates(smollm2, folder
 def test_the_report_takes_the_better_control_and_counts_what_is_found(smollm2, folder):
     experiment = soft_tokens(folder)
     costs = {NOTHING: 4.0, SHUFFLED: 6.0, OWN: 2.0, MEAN: 5.0, TEXT: 0.0}
-    records = [recorded(case, {
-        name: -costs.get(case.tags["condition"], 2.0 if name == str(case.tags["sentence"]) else 3.0) for name in case.continuations
-    }) for case in experiment.cases(smollm2)]  # fmt: skip
+
+    def cost(case, name):
+        own = 2.0 if name == str(case.tags["sentence"]) else 3.0
+        return costs.get(case.tags["condition"], own)
+
+    records = [
+        recorded(case, {name: -cost(case, name) for name in case.continuations})
+        for case in experiment.cases(smollm2)
+    ]
     report = experiment.analyse(records)
     first, curves = report.sections
     assert "better control (nothing)" in first.finding
@@ -210,7 +218,7 @@ def test_the_report_tells_worth_and_price(smollm2, folder):
     experiment = rag(folder)
     worth = {NONE: -5.0, PASSAGES: -1.0, SOFT: -3.0, SHUFFLED_SOFT: -4.0, "compressed": -2.0}
     records = [
-        recorded(case, {name: worth[case.tags["way"]] for name in case.continuations}, "the lamp costs $12")
+        recorded(case, dict.fromkeys(case.continuations, worth[case.tags["way"]]), "the lamp costs $12")
         for case in experiment.cases(smollm2)
     ]
     facts, explanations = experiment.analyse(records).sections
