@@ -72,7 +72,7 @@ class Rag:
         timed = [number for number in self._numbers if self._place(number) < self.timed]
         if timed:
             # Whatever is asked first is slower than all that follows; it counts for nothing.
-            yield context.case(NONE, 0, timed[0], key="warm-up", timed=True)
+            yield context.case(TEXT, self.counts[0], timed[-1], key="warm-up", timed=True)
         for number in timed:
             for way, count in self._places:
                 yield context.case(way, count, number, timed=True)
@@ -225,7 +225,7 @@ class Rag:
         comparisons = []
         for number, question in enumerate(self.knowledge.questions):
             shown = [
-                Answer.of(way if way == NONE else f"{way}, {count} passages", record)
+                Answer.of(way if way == NONE else f"{way} of {count}", record)
                 for way, count in self._places
                 if count in (0, self.counts[0]) and (record := answers.get((number, way, count))) is not None
                 and record.text
