@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 TOKENS = 8
 VECTORS = (1, 64, 4096)
-SENTENCES = 512
-BATCHES, BATCH = 8, 16
+SENTENCES = 256
+BATCHES, BATCH = 4, 16
 _WORDS = [
     "river",
     "stone",
@@ -146,10 +146,14 @@ def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measur
 
     texts = sentences(BATCHES * BATCH)
     ids = [engine.space.tokenize(text) for text in texts]
-    batches = BucketedBatches(made.encode(texts), ids, texts, batch_size=BATCH, shuffle=False)
+    vectors = made.encode(texts)
+
+    def batches() -> BucketedBatches:
+        return BucketedBatches(vectors, ids, texts, batch_size=BATCH, shuffle=False)
+
     module = ProjectorTraining(made.train(), "distill", engine.space, engine)
     reader = SoftTokenReader(engine)
-    soft = [made(batch.vectors).detach() for batch in batches]
+    given = [(made(batch.vectors).detach(), batch.ids) for batch in batches()]
 
     def whole() -> None:
         trainer = lightning.Trainer(
@@ -163,12 +167,12 @@ def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measur
             enable_progress_bar=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(module, batches)
+        trainer.fit(module, batches())
 
     def bare() -> None:
-        for batch, rows in zip(batches, soft, strict=True):
+        for rows, wanted_ids in given:
             own = rows.clone().requires_grad_()
-            hidden, _, wanted = reader.hidden(own, batch.ids)
+            hidden, _, wanted = reader.hidden(own, wanted_ids)
             reader.token_losses(hidden, wanted).mean().backward()
 
     pairs = in_turn(whole, bare, rounds)

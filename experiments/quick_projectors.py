@@ -59,7 +59,7 @@ class QuickProjectors:
         limits = {source[0].kind: size for source in self.sources if len(source)}
         encoder = SentenceEncoder(self.encoder)
         data = SentenceData(
-            self.sources, encoder=encoder, space=space, batch_size=256, limits=limits, seed=self.seed
+            self.sources, encoder=encoder, space=space, batch_size=64, limits=limits, seed=self.seed
         )
         data.setup()
         return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from embedspace.projector.datamodule import Split
     from embedspace.projector.sources import Sentence
 
+_WHOLE = re.compile(r"""["'(]?[A-Z][^\[\]#*|]*[.!?]["')]?""")
 MOST_TOKENS = 40
 """As in training: longer sentences are left out, never cut."""
 
@@ -25,7 +27,8 @@ def held_out(
         sources: one or more kinds.
         space: its tokenizer counts.
         count: how many.
-        split: of sources that are trained on as well, the split to take; None for sources that never were.
+        split: of sources that are trained on as well, the split to take; None for sources that never were, of
+            which whole sentences alone are taken: no headings, no list marks, no gaps in brackets.
 
     Raises:
         ValueError: fewer sentences are fit than asked for.
@@ -34,8 +37,11 @@ def held_out(
 
     kinds = []
     for source in sources:
-        whole = [sentence for sentence in source if "[" not in sentence.text]  # nothing masked or left out
-        own = [sentence for sentence in whole if split is None or split_of(sentence) == split]
+        own = [
+            sentence
+            for sentence in source
+            if (_WHOLE.fullmatch(sentence.text) if split is None else split_of(sentence) == split)
+        ]
         kept, _ = select(own, space, max_tokens=MOST_TOKENS, limit=count)
         kinds.append([sentence.text for sentence in kept])
     turns = chain.from_iterable(zip_longest(*kinds))
