@@ -40,6 +40,17 @@ def test_compression_is_built_from_all_passages(passages):
     assert all({"text", "question", "answer"} <= set(item) for item in built.items)
 
 
+@pytest.mark.parametrize("knowledge", names("data/knowledge"))
+def test_retrieval_is_built_from_all_knowledge(knowledge):
+    built = instantiate(composed("experiment=rag", f"data/knowledge={knowledge}", "out=unused").experiment)
+    assert max(built.counts) <= len(built.knowledge.passages)
+
+
+def test_the_projector_s_experiment_is_built_from_the_short_sentences():
+    built = instantiate(composed("experiment=projector", "data/sentences=short", "out=unused").experiment)
+    assert {len(sentences) for sentences in built.kinds.values()} == {built.candidates}
+
+
 @pytest.mark.parametrize("style", names("data/style"))
 def test_a_style_experiment_is_built_for_every_style(style):
     built = instantiate(composed("experiment=style", f"data/style={style}", "out=unused").experiment)

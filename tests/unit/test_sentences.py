@@ -11,10 +11,24 @@ def source(kind, *texts):
     return [Sentence(text, kind, f"{kind} {number}") for number, text in enumerate(texts)]
 
 
-MANY = source("definitions", *(f"a thing of the sort that is number {word}" for word in (
-    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    + ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
-)) )  # fmt: skip
+ANIMALS = [
+    "ant",
+    "bear",
+    "cat",
+    "dog",
+    "eel",
+    "fox",
+    "goat",
+    "hare",
+    "ibis",
+    "jay",
+    "kite",
+    "lynx",
+    "mole",
+    "newt",
+    "owl",
+]
+MANY = source("definitions", *(f"an animal that is much like the {animal}" for animal in ANIMALS))
 RULES = source(
     "rules",
     "Every transfer takes a whole day.",
