@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from embedspace.cache import EmbeddingCache
     from embedspace.compression import compress
     from embedspace.interpolation import interpolate
+    from embedspace.projector import Projector
     from embedspace.prompt import PromptEmbeds
     from embedspace.recipe import Recipe
     from embedspace.space import EmbeddingSpace
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "EmbeddingCache": "embedspace.cache",
     "EmbeddingSpace": "embedspace.space",
+    "Projector": "embedspace.projector",
     "PromptEmbeds": "embedspace.prompt",
     "Recipe": "embedspace.recipe",
     "StyleVector": "embedspace.style",
@@ -34,6 +36,7 @@ _HOMES = {
 __all__ = [
     "EmbeddingCache",
     "EmbeddingSpace",
+    "Projector",
     "PromptEmbeds",
     "Recipe",
     "StyleVector",

@@ -57,9 +57,11 @@ def train(config: DictConfig, folder: Path) -> Projector:
         ValueError: the folder holds a training of another configuration, or the data or settings are not fit.
     """
     import lightning
+    from lightning.pytorch.utilities import rank_zero_only
 
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    claim(folder, values, fresh=config.fresh)
+    if rank_zero_only.rank == 0:  # DDP starts this script once for each of its other processes
+        claim(folder, values, fresh=config.fresh)
     lightning.seed_everything(config.seed, verbose=False)
     space = instantiate(config.model)
     encoder = instantiate(config.encoder)
@@ -71,7 +73,8 @@ def train(config: DictConfig, folder: Path) -> Projector:
         fit(config, folder, stage, projector, data)
     kinds = dict(Counter(sentence.kind for sentence in data.sentences["train"]))
     projector.describe(training={"sentences": kinds, "left_out": dict(data.left_out), "config": values})
-    projector.eval().save_pretrained(folder / "projector")
+    if rank_zero_only.rank == 0:
+        projector.eval().save_pretrained(folder / "projector")
     print(f"projector: {folder / 'projector'}")
     return projector
 
@@ -151,8 +154,8 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
         if stage == "reconstruct":
             fit_ridge(projector, data)
         return
-    epochs, data.batch_size = settings.pop("epochs"), settings.pop("batch_size")
-    batches = settings.pop("batches")
+    epochs = settings.pop("epochs")
+    data.start_stage(batch_size=settings.pop("batch_size"), batches=settings.pop("batches"))
     engine = frozen(config, data) if stage == "distill" else None
     module = ProjectorTraining(projector, stage, data.space, engine, **settings)  # type: ignore[arg-type]
     kept = ModelCheckpoint(
@@ -162,11 +165,10 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
         every_n_train_steps=config.checkpoint_every,
         enable_version_counter=False,
     )
-    every = min(config.checkpoint_every, batches or len(data.train_dataloader()))
+    every = min(config.checkpoint_every, len(data.train_dataloader()))
     trainer = instantiate(
         config.trainer.lightning,
         max_epochs=epochs,
-        limit_train_batches=batches,
         val_check_interval=every,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -189,6 +191,8 @@ def frozen(config: DictConfig, data: SentenceData) -> TransformersEngine:
 
     engine = TransformersEngine(data.space, dtype=config.trainer.dtype, device=config.trainer.device)
     engine.model.set_attn_implementation(config.trainer.attention)
+    if config.trainer.compile:
+        engine.model.base_model.compile(dynamic=True)
     return engine
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,16 +23,18 @@ class Batch:
     vectors: Float[Tensor, "batch features"]
     ids: list[list[int]]
     texts: list[str]
+    number: int
+    """Position in the stream, counted from 0 over all epochs."""
 
     def to(self, device: Any) -> Batch:
         """With the vectors on a device; Lightning calls it."""
-        return Batch(self.vectors.to(device), self.ids, self.texts)
+        return replace(self, vectors=self.vectors.to(device))
 
 
 class BucketedBatches:
-    """An iterable of batches that goes on after a checkpoint with the very batch that would have come next.
+    """A stream of batches, cut into epochs, that can begin anywhere: the same batches follow, however it got there.
 
-    Every epoch has its own order, drawn from the seed. Lightning keeps ``state_dict`` in its checkpoints.
+    Every pass over the sentences has its own order, drawn from the seed.
 
     Args:
         vectors: all sentence vectors.
@@ -41,7 +43,11 @@ class BucketedBatches:
         batch_size: sentences a batch, in all processes together.
         seed: of the order.
         shuffle: false keeps one order, sorted by length, and the incomplete last batch.
+        length: batches an epoch; by default one pass over the sentences.
         rank: number of this process, of ``world``; each takes its share of every batch.
+
+    Raises:
+        ValueError: a batch size that the processes cannot share, or too few sentences for one batch.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class BucketedBatches:
         batch_size: int,
         seed: int = 0,
         shuffle: bool = True,
+        length: int | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -67,37 +74,46 @@ class BucketedBatches:
         self._vectors, self._ids, self._texts = vectors, ids, texts
         self._size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._rank, self._world = rank, world
-        self._epoch = self._done = 0
+        self._pass = len(ids) // batch_size if shuffle else -(-len(ids) // batch_size)
+        self._length = length or self._pass
+        self._next = 0
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return len(self._ids) // self._size if self._shuffle else -(-len(self._ids) // self._size)
+        return self._length
+
+    def go_on_after(self, batches: int) -> None:
+        """Begin behind so many batches of the stream."""
+        self._next = batches
 
     def __iter__(self) -> Iterator[Batch]:
-        for places in self._order()[self._done :]:
-            self._done += 1
-            own = places[self._rank :: self._world]
+        """The rest of the current epoch."""
+        number = self._next if self._shuffle else 0
+        end = (number // self._length + 1) * self._length
+        known, order = -1, []
+        while number < end:
+            if number // self._pass != known:
+                known = number // self._pass
+                order = self._order(known)
+            own = order[number % self._pass][self._rank :: self._world]
+            number += 1
+            self._next = number
             yield Batch(
-                self._vectors[own], [self._ids[place] for place in own], [self._texts[place] for place in own]
+                self._vectors[own],
+                [self._ids[place] for place in own],
+                [self._texts[place] for place in own],
+                number - 1,
             )
-        self._epoch, self._done = self._epoch + 1, 0
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch, and how many of its batches were given out."""
-        return {"epoch": self._epoch, "done": self._done, "seed": self._seed}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
-        if state["seed"] != self._seed:
-            raise ValueError(f"the checkpoint's order has seed {state['seed']}, this one {self._seed}")
-        self._epoch, self._done = state["epoch"], state["done"]
-
-    def _order(self) -> list[list[int]]:
+    def _order(self, number: int) -> list[list[int]]:
+        """The batches of one pass."""
         lengths = torch.tensor([len(ids) for ids in self._ids])
         if not self._shuffle:
-            return [list(part) for part in _chunks(lengths.argsort(stable=True).tolist(), self._size)]
-        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
-        drawn = torch.randperm(len(self._ids), generator=generator)[: len(self) * self._size]
+            places = lengths.argsort(stable=True).tolist()
+            # Every process needs a share of the last batch too.
+            return _chunks(places + places[: -len(places) % self._world], self._size)
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + number)
+        drawn = torch.randperm(len(self._ids), generator=generator)[: self._pass * self._size]
         batches: list[list[int]] = []
         for pool in drawn.split(_POOL * self._size):
             batches += _chunks(pool[lengths[pool].argsort(stable=True)].tolist(), self._size)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lightning import LightningDataModule
 
-from embedspace.projector.batches import BucketedBatches
+from embedspace.projector.batches import Batch, BucketedBatches
 from embedspace.projector.encoder import SentenceEncoder
 from embedspace.projector.sources import Sentence
 
@@ -113,6 +113,8 @@ class SentenceData(LightningDataModule):
         self.batch_size, self.max_tokens, self.limits = batch_size, max_tokens, limits or {}
         self.validation, self.seed = validation, seed
         self.sources = sources
+        self.batches: int | None = None
+        self._consumed = 0
         self.left_out: Counter[str] = Counter()
         self.sentences: dict[Split, list[Sentence]] = {"train": [], "validation": [], "test": []}
         self.vectors: dict[Split, Tensor] = {}
@@ -155,12 +157,45 @@ class SentenceData(LightningDataModule):
                 self.left_out += left_out
 
     def train_dataloader(self) -> BucketedBatches:
-        """Batches of like length, in an order that goes on after a checkpoint."""
-        return self._batches("train", shuffle=True)
+        """Batches of like length; after a checkpoint, those that would have come next."""
+        batches = self._batches("train", shuffle=True)
+        batches.go_on_after(self._consumed)
+        return batches
 
     def val_dataloader(self) -> BucketedBatches:
         """Validation batches, always the same."""
         return self._batches("validation", shuffle=False)
+
+    def consumed(self, batch: Batch) -> None:
+        """Count a batch that was trained on: checkpoints hold how many there were, not how many were fetched."""
+        self._consumed = batch.number + 1
+
+    def start_stage(self, *, batch_size: int, batches: int | None) -> None:
+        """Begin a stage of training at the stream's first batch.
+
+        Args:
+            batch_size: sentences a step, in all processes together.
+            batches: steps an epoch; by default one pass over the sentences.
+        """
+        self.batch_size, self.batches, self._consumed = batch_size, batches, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps of the data: seed, batch size, and the number of batches trained on."""
+        return {"seed": self.seed, "batch_size": self.batch_size, "consumed": self._consumed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it was made with another seed or batch size.
+        """
+        for name in ("seed", "batch_size"):
+            if state_dict[name] != getattr(self, name):
+                raise ValueError(
+                    f"the checkpoint was made with {name} {state_dict[name]}, this training has {getattr(self, name)}; "
+                    "its order of batches would not go on"
+                )
+        self._consumed = state_dict["consumed"]
 
     def _batches(self, split: Split, *, shuffle: bool) -> BucketedBatches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -171,6 +206,7 @@ class SentenceData(LightningDataModule):
             batch_size=self.batch_size,
             seed=self.seed,
             shuffle=shuffle,
+            length=self.batches if shuffle else None,
             rank=rank,
             world=world,
         )

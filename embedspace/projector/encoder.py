@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,9 +91,11 @@ class SentenceEncoder:
             raise ValueError(f"text {empty} is empty; a sentence vector needs words to stand for")
         path = self._kept(texts)
         if cache and path.is_file():
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
-            return load_file(path)["vectors"]
+            with suppress(SafetensorError):  # a damaged file is a miss
+                return load_file(path)["vectors"]
         vectors = self._encode(texts, batch_size, progress)
         if cache:
             _keep(path, vectors)

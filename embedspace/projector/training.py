@@ -95,6 +95,7 @@ class ProjectorTraining(LightningModule):
         """Loss of one batch, logged."""
         loss = self._loss(batch, batch_idx)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.trainer.datamodule.consumed(batch)  # type: ignore[attr-defined]
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
