@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from embedspace.cache import EmbeddingCache
     from embedspace.compression import compress
     from embedspace.interpolation import interpolate
+    from embedspace.projector import Projector
     from embedspace.prompt import PromptEmbeds
     from embedspace.recipe import Recipe
     from embedspace.safety import SafetyFilter, Verdict
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "EmbeddingCache": "embedspace.cache",
     "EmbeddingSpace": "embedspace.space",
+    "Projector": "embedspace.projector",
     "PromptEmbeds": "embedspace.prompt",
     "Recipe": "embedspace.recipe",
     "SafetyFilter": "embedspace.safety",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "EmbeddingCache",
     "EmbeddingSpace",
+    "Projector",
     "PromptEmbeds",
     "Recipe",
     "SafetyFilter",

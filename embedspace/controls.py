@@ -38,3 +38,16 @@ def zero_padded(a: PromptEmbeds, b: PromptEmbeds, t: float) -> PromptEmbeds:
     x, y = (torch.nn.functional.pad(prompt.vectors, (0, 0, 0, length - len(prompt))) for prompt in (a, b))
     recipe = Recipe.of("zero_padded", {"t": t}, a.recipe, b.recipe)
     return PromptEmbeds((1 - t) * x + t * y, torch.ones(length, dtype=torch.bool), a.space, recipe)
+
+
+def mean_rows(space: EmbeddingSpace, rows: int) -> PromptEmbeds:
+    """The vocabulary's mean row, some times over, all content: rows that tell nothing.
+
+    Raises:
+        ValueError: fewer than one row.
+    """
+    if rows < 1:
+        raise ValueError(f"rows is {rows}; give 1 or more")
+    vectors = space.mean.repeat(rows, 1)
+    content = torch.ones(rows, dtype=torch.bool)
+    return PromptEmbeds(vectors, content, space.fingerprint, Recipe.of("mean_rows", {"rows": rows}))

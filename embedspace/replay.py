@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from embedspace.cases import prompt_sha256
 from embedspace.compression import compress
-from embedspace.controls import random_rows, shuffle_rows, zero_padded
+from embedspace.controls import mean_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.engines.base import Prompt
 from embedspace.interpolation import blend, interpolate
 from embedspace.prompt import PromptEmbeds, tensor_digest
@@ -204,6 +205,30 @@ def _compress(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> Pro
     )
 
 
+def _project(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    import torch
+
+    from embedspace.projector import Projector
+
+    if given["projector"] is None:
+        raise ValueError(
+            "the projector was never saved, so its soft tokens cannot be made again; save_pretrained keeps it"
+        )
+    projector = Projector.from_pretrained(given["projector"], space=replayer.space)
+    if projector.digest != given["digest"]:
+        raise ValueError(
+            f"the projector {given['projector']!r} is {projector.digest}, {given['digest']} was used"
+        )
+    values = torch.frombuffer(bytearray(base64.b64decode(given["vector"])), dtype=torch.float32)
+    return projector.project(given.get("text", values), replayer.space, vector=values)
+
+
+def _insert(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    from embedspace.projector.projector import insert
+
+    return insert(replayer.prompt(inputs[0]), replayer.prompt(inputs[1]), given["at"])
+
+
 def _fit_style(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> StyleVector:
     positive, negative = examples(Recipe.of("fit_style", given, *inputs), replayer.prompt)
     return StyleVector.fit(replayer.space, positive, negative, method=given["method"])
@@ -223,7 +248,10 @@ PROMPTS: dict[str, Step] = {
     "interpolate": _interpolate,
     "blend": _blend,
     "compress": _compress,
+    "project": _project,
+    "insert": _insert,
     "shuffle_rows": lambda replayer, given, inputs: shuffle_rows(replayer.prompt(inputs[0]), given["seed"]),
+    "mean_rows": lambda replayer, given, inputs: mean_rows(replayer.space, given["rows"]),
     "random_rows": lambda replayer, given, inputs: random_rows(
         replayer.space, replayer.prompt(inputs[0]), given["seed"]
     ),

@@ -34,6 +34,7 @@ Part = Literal[
     "scaling",
     "transforms",
     "compressed",
+    "projector",
     "safety",
     "gateway",
 ]
@@ -110,6 +111,7 @@ class Benchmark:
         from experiments.benchmark_corpus import corpus
         from experiments.benchmark_gateway import gateway
         from experiments.benchmark_prefix import prefix
+        from experiments.benchmark_projector import projector
         from experiments.benchmark_safety import safety
         from experiments.benchmark_scaling import scaling
         from experiments.benchmark_transforms import transforms
@@ -122,6 +124,7 @@ class Benchmark:
             "cache": lambda: cache(self.model),
             "prefix": lambda: prefix(self.model, self.rounds),
             "corpus": lambda: corpus(self.model),
+            "projector": lambda: projector(self.model, self.rounds),
             "scaling": lambda: scaling(self.model),
             "transforms": lambda: transforms(self.model, figures),
             "compressed": lambda: compressed(self.model, self.rounds, figures),

@@ -1,0 +1,212 @@
+"""The data of projector training: sentences in splits that no lemma or document straddles, with their vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from lightning import LightningDataModule
+
+from embedspace.projector.batches import Batch, BucketedBatches
+from embedspace.projector.encoder import SentenceEncoder
+from embedspace.projector.sources import Sentence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedspace.space import EmbeddingSpace
+
+Split = Literal["train", "validation", "test"]
+_log = logging.getLogger(__name__)
+
+
+def split_of(sentence: Sentence, seed: int = 0) -> Split:
+    """The split of a sentence's lemma or document, whatever else is in the data: 94% train, 2% validation, 4% test."""
+    digest = hashlib.blake2b(f"{seed} {sentence.group}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest) % 100
+    return "test" if place < 4 else "validation" if place < 6 else "train"
+
+
+def select(
+    sentences: Sequence[Sentence],
+    space: EmbeddingSpace,
+    *,
+    max_tokens: int,
+    min_tokens: int = 4,
+    limit: int | None = None,
+) -> tuple[list[Sentence], Counter[str]]:
+    """The sentences that can be trained on, each text once, in an order of its own, and how many were left out and why.
+
+    Args:
+        sentences: of one kind.
+        space: the language model's, for its tokenizer.
+        max_tokens: sentences longer than this are left out, never cut.
+        min_tokens: and those shorter than this.
+        limit: most sentences to keep.
+    """
+    known: set[str] = set()
+    left_out: Counter[str] = Counter()
+    kept = []
+    order = sorted(sentences, key=lambda s: hashlib.blake2b(s.text.encode(), digest_size=8).digest())
+    for sentence in order:
+        if limit is not None and len(kept) == limit:
+            left_out["beyond the limit"] = len(order) - sum(left_out.values()) - len(kept)
+            break
+        plain = " ".join(sentence.text.lower().split())
+        length = len(space.tokenize(sentence.text))
+        reason = (
+            "said before" if plain in known
+            else f"longer than {max_tokens} tokens" if length > max_tokens
+            else "not plain English" if not _plain(sentence.text)
+            else f"shorter than {min_tokens} tokens" if length < min_tokens
+            else None
+        )  # fmt: skip
+        known.add(plain)
+        if reason is None:
+            kept.append(sentence)
+        else:
+            left_out[reason] += 1
+    return kept, left_out
+
+
+def _plain(text: str) -> bool:
+    """Whether a text consists of English letters and spaces for the most part."""
+    return sum(
+        character.isascii() and (character.isalpha() or character == " ") for character in text
+    ) >= 0.85 * len(text)
+
+
+class SentenceData(LightningDataModule):
+    """Sentences of several kinds, split, tokenised and encoded.
+
+    Args:
+        sources: lists of sentences, one for each kind.
+        encoder: sentence encoder; its vectors are kept on disk.
+        batch_size: sentences a step, in all processes together.
+        max_tokens: longer sentences are left out, counted and told.
+        limits: most training sentences of a kind, by its name.
+        validation: most validation sentences.
+        seed: of the order of batches.
+
+    Raises:
+        ValueError: no sentences, or too few for one batch.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Sequence[Sentence]],
+        *,
+        encoder: SentenceEncoder,
+        space: EmbeddingSpace,
+        batch_size: int = 32,
+        max_tokens: int = 40,
+        limits: dict[str, int] | None = None,
+        validation: int = 256,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.space = encoder, space
+        self.batch_size, self.max_tokens, self.limits = batch_size, max_tokens, limits or {}
+        self.validation, self.seed = validation, seed
+        self.sources = sources
+        self.batches: int | None = None
+        self._consumed = 0
+        self.left_out: Counter[str] = Counter()
+        self.sentences: dict[Split, list[Sentence]] = {"train": [], "validation": [], "test": []}
+        self.vectors: dict[Split, Tensor] = {}
+        self.ids: dict[Split, list[list[int]]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Select, split, tokenise and encode, once."""
+        if self.vectors:
+            return
+        for source in self.sources:
+            self._add(source)
+        random.Random(0).shuffle(self.sentences["validation"])
+        del self.sentences["validation"][self.validation :]
+        counts = {split: len(found) for split, found in self.sentences.items()}
+        if self.left_out:
+            _log.warning(
+                "left out: %s", "; ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
+            )
+        if counts["train"] < 2 or counts["validation"] < 1:
+            raise ValueError(
+                f"the data hold {counts['train']} sentences to train on and {counts['validation']} to validate by "
+                f"(left out: {dict(self.left_out) or 'none'}); give sources with more sentences or documents"
+            )
+        for split in ("train", "validation"):
+            self.ids[split] = [self.space.tokenize(sentence.text) for sentence in self.sentences[split]]
+            self.vectors[split] = self.encoder.encode(
+                [sentence.text for sentence in self.sentences[split]], progress=True, cache=True
+            )
+
+    def _add(self, source: Sequence[Sentence]) -> None:
+        parts: dict[Split, list[Sentence]] = {"train": [], "validation": [], "test": []}
+        for sentence in source:
+            parts[split_of(sentence)].append(sentence)
+        for split, part in parts.items():
+            kind = part[0].kind if part else ""
+            limit = self.limits.get(kind) if split == "train" else None
+            kept, left_out = select(part, self.space, max_tokens=self.max_tokens, limit=limit)
+            self.sentences[split] += kept
+            if split == "train":
+                self.left_out += left_out
+
+    def train_dataloader(self) -> BucketedBatches:
+        """Batches of like length; after a checkpoint, those that would have come next."""
+        batches = self._batches("train", shuffle=True)
+        batches.go_on_after(self._consumed)
+        return batches
+
+    def val_dataloader(self) -> BucketedBatches:
+        """Validation batches, always the same."""
+        return self._batches("validation", shuffle=False)
+
+    def consumed(self, batch: Batch) -> None:
+        """Count a batch that was trained on: checkpoints hold how many there were, not how many were fetched."""
+        self._consumed = batch.number + 1
+
+    def start_stage(self, *, batch_size: int, batches: int | None) -> None:
+        """Begin a stage of training at the stream's first batch.
+
+        Args:
+            batch_size: sentences a step, in all processes together.
+            batches: steps an epoch; by default one pass over the sentences.
+        """
+        self.batch_size, self.batches, self._consumed = batch_size, batches, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps of the data: seed, batch size, and the number of batches trained on."""
+        return {"seed": self.seed, "batch_size": self.batch_size, "consumed": self._consumed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it was made with another seed or batch size.
+        """
+        for name in ("seed", "batch_size"):
+            if state_dict[name] != getattr(self, name):
+                raise ValueError(
+                    f"the checkpoint was made with {name} {state_dict[name]}, this training has {getattr(self, name)}; "
+                    "its order of batches would not go on"
+                )
+        self._consumed = state_dict["consumed"]
+
+    def _batches(self, split: Split, *, shuffle: bool) -> BucketedBatches:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return BucketedBatches(
+            self.vectors[split],
+            self.ids[split],
+            [sentence.text for sentence in self.sentences[split]],
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            length=self.batches if shuffle else None,
+            rank=rank,
+            world=world,
+        )

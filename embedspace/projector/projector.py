@@ -1,0 +1,248 @@
+"""Projector: from sentence vectors into the input embedding space of a language model."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import nn
+
+from embedspace.projector.config import ProjectorConfig
+from embedspace.projector.encoder import SentenceEncoder
+from embedspace.projector.heads import HEADS, Lexical
+from embedspace.projector.weights_file import read_weights, weights_folder, write_weights
+from embedspace.prompt import PromptEmbeds, require_content, require_same_space
+from embedspace.recipe import Recipe, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from embedspace.space import EmbeddingSpace
+
+Place = Literal["start", "end"]
+
+
+class Projector(nn.Module, PyTorchModelHubMixin):
+    """Turns sentence vectors of one encoder into soft tokens for one frozen language model.
+
+    Args:
+        config: head, sizes, and the pair of models.
+        space: the language model's embedding space; loaded by its name when first needed otherwise.
+
+    Raises:
+        ValueError: the space is not the configuration's.
+    """
+
+    def __init__(self, config: ProjectorConfig, space: EmbeddingSpace | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.name: str | None = None
+        """What it was loaded as, for recipes; None where it was made in this process."""
+        self._space = space
+        if space is not None:
+            self.require_space(space)
+        self.head = HEADS[config.head](config, space)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, name: str | Path, *, space: EmbeddingSpace | None = None, revision: str | None = None
+    ) -> Self:
+        """A projector that was trained before, in evaluation mode, float32.
+
+        Args:
+            name: name of one that comes with this package (``minilm-to-smollm2``), local folder, or hub id.
+            space: its language model's embedding space, where it is loaded already.
+            revision: branch, tag or commit of a hub projector.
+
+        Raises:
+            ValueError: there is none, its files are damaged or do not belong together, or another space.
+        """
+        folder = weights_folder(name, revision)
+        config = ProjectorConfig.from_file(folder / "config.json")
+        projector = cls(config, space)
+        read_weights(folder, projector.head)
+        projector.name = str(name)
+        return projector.eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write config.json and half-precision model.safetensors; ``save_pretrained`` of the mixin calls it."""
+        write_weights(save_directory, self.config, self.head)
+
+    @property
+    def tokens(self) -> int:
+        """Soft tokens for each sentence."""
+        return self.config.tokens
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of a soft token."""
+        return self.config.hidden_size
+
+    @property
+    def features(self) -> int:
+        """Length of a sentence vector."""
+        return self.config.features
+
+    @property
+    def space(self) -> str:
+        """Fingerprint of the embedding space that the soft tokens live in."""
+        return self.config.space
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The sentence encoder that this projector was trained for.
+
+        Raises:
+            ValueError: the encoder of that name is another one by now.
+        """
+        encoder = SentenceEncoder(self.config.encoder)
+        self.require_encoder(encoder)
+        return encoder
+
+    @property
+    def digest(self) -> str:
+        """Content hash of head, sizes, pair of models and weights, as :meth:`save_pretrained` keeps them."""
+        digest = hashlib.blake2b(digest_size=16)
+        shape = (self.config.head, self.config.tokens, self.config.encoder_fingerprint, self.config.space)
+        digest.update(repr(shape).encode())
+        for name, tensor in sorted(self.head.state_dict().items()):
+            digest.update(
+                name.encode()
+                + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+        return digest.hexdigest()
+
+    def forward(
+        self, sentence_vectors: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch tokens hidden"]:
+        """Soft tokens of sentence vectors, float32.
+
+        Raises:
+            ValueError: another feature size, or NaN or infinity among the vectors.
+        """
+        vectors = sentence_vectors
+        if vectors.ndim != 2 or vectors.shape[1] != self.features:
+            raise ValueError(
+                f"sentence vectors must have shape [batch, {self.features}] as {self.config.encoder!r} makes them, "
+                f"got {list(vectors.shape)}"
+            )
+        if not bool(vectors.isfinite().all()):
+            bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"sentence vectors must be finite; NaN or infinity in {len(bad)} of them (first: {bad[0]})"
+            )
+        self.attach()
+        soft: Tensor = self.head(vectors)
+        return soft
+
+    def attach(self) -> None:
+        """Load what the head needs of the language model's table, where it needs any and has none yet."""
+        if isinstance(self.head, Lexical) and not len(self.head.rows):
+            if self._space is None:
+                from embedspace.space import EmbeddingSpace
+
+                self._space = EmbeddingSpace.from_pretrained(self.config.space_name)
+                self.require_space(self._space)
+            self.head.attach(self._space)
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False, cache: bool = False
+    ) -> Float[Tensor, "texts features"]:
+        """Sentence vectors of texts; see :meth:`SentenceEncoder.encode`."""
+        return self.encoder.encode(texts, batch_size=batch_size, progress=progress, cache=cache)
+
+    @torch.no_grad()
+    def project(
+        self,
+        sentence: str | Float[Tensor, " features"],
+        space: EmbeddingSpace,
+        *,
+        vector: Float[Tensor, " features"] | None = None,
+    ) -> PromptEmbeds:
+        """The soft tokens of one sentence; every row is content.
+
+        Args:
+            sentence: a text, or its vector from the encoder that this projector was trained for.
+            space: the language model's.
+            vector: the vector of a text that was encoded before.
+
+        Raises:
+            ValueError: another space, or a text or vector that is not fit.
+        """
+        self.require_space(space)
+        if vector is None:
+            vector = self.encode([sentence])[0] if isinstance(sentence, str) else sentence
+        if vector.ndim != 1:
+            raise ValueError(f"a sentence vector must have shape [{self.features}], got {list(vector.shape)}")
+        vector = vector.detach().cpu().float()
+        soft = self(vector[None].to(next(self.head.parameters()).device))[0].cpu()
+        made: dict[str, Value] = {
+            "projector": self.name,
+            "digest": self.digest,
+            "vector": base64.b64encode(vector.numpy().tobytes()).decode(),
+        }
+        if isinstance(sentence, str):
+            made["text"] = sentence
+        content = torch.ones(len(soft), dtype=torch.bool)
+        return PromptEmbeds(soft, content, space.fingerprint, Recipe.of("project", made))
+
+    def describe(self, **facts: Mapping[str, Any]) -> None:
+        """Record in the configuration what the projector was ``training`` on, or its ``metrics``."""
+        self.config = replace(self.config, **facts)
+
+    def require_space(self, space: EmbeddingSpace) -> None:
+        """Raise ``ValueError`` unless the space is the one that this projector was trained for."""
+        if space.fingerprint != self.config.space:
+            raise ValueError(
+                f"this projector makes soft tokens for {self.config.space_name!r} ({self.config.space}), not for "
+                f"{space.name!r} ({space.fingerprint}); train one for that model: python train/projector.py model=..."
+            )
+
+    def require_encoder(self, encoder: SentenceEncoder) -> None:
+        """Raise ``ValueError`` unless the encoder is the one that this projector was trained for."""
+        if encoder.fingerprint != self.config.encoder_fingerprint:
+            raise ValueError(
+                f"this projector reads vectors of {self.config.encoder!r} ({self.config.encoder_fingerprint}), "
+                f"not of {encoder.name!r} ({encoder.fingerprint}); its vectors would mean something else"
+            )
+
+
+def insert(prompt: PromptEmbeds, soft: PromptEmbeds, at: Place | int = "end") -> PromptEmbeds:
+    """A templated chat with soft tokens put into the content of its last message; template rows stay bit-identical.
+
+    Args:
+        prompt: of :meth:`EmbeddingSpace.embed_chat`.
+        soft: of :meth:`Projector.project`.
+        at: ``start`` or ``end`` of the last run of content rows, or how many of its rows come before.
+
+    Raises:
+        ValueError: another space, no content rows to stand among, or a place outside the run.
+    """
+    require_same_space(prompt, soft)
+    require_content(prompt, "insert")
+    run = prompt.content_runs[-1]
+    length = run.stop - run.start
+    before = {"start": 0, "end": length}.get(at, at) if isinstance(at, str) else at
+    if not isinstance(before, int) or isinstance(before, bool) or not 0 <= before <= length:
+        raise ValueError(
+            f"at is {at!r}; give 'start', 'end' or a number of rows from 0 to {length}, the message's length"
+        )
+    place = run.start + before
+    dtype = torch.promote_types(prompt.vectors.dtype, soft.vectors.dtype)
+    rows = [prompt.vectors[:place], soft.vectors.to(prompt.vectors.device), prompt.vectors[place:]]
+    content = [
+        prompt.content[:place],
+        torch.ones_like(prompt.content[:1]).expand(len(soft)),
+        prompt.content[place:],
+    ]
+    recipe = Recipe.of("insert", {"at": at}, prompt.recipe, soft.recipe)
+    return PromptEmbeds(torch.cat([row.to(dtype) for row in rows]), torch.cat(content), prompt.space, recipe)

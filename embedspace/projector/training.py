@@ -1,0 +1,173 @@
+"""Training a projector in two stages: without the language model, then through it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+
+from embedspace.projector.heads import Lexical, Ridge
+from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedspace.engines.transformers import TransformersEngine
+    from embedspace.projector.batches import Batch
+    from embedspace.projector.datamodule import SentenceData
+    from embedspace.projector.projector import Projector
+    from embedspace.space import EmbeddingSpace
+
+Stage = Literal["reconstruct", "distill"]
+
+
+class ProjectorTraining(LightningModule):
+    """One stage of training a projector.
+
+    ``reconstruct`` learns without the language model: the lexical head which words the sentence holds, the others the
+    mean row of each part of it. ``distill`` goes through the frozen model: the likelihood of the sentence after
+    its soft tokens, and, by ``teacher_weight``, the distribution that the model has after reading the text itself.
+
+    Args:
+        projector: is trained in place.
+        stage: which of the two.
+        space: the language model's.
+        engine: the frozen model; needed to distill.
+        learning_rate: peak of the schedule, AdamW.
+        warmup: steps up to the peak; from there a cosine falls to zero at the trainer's last step.
+        weight_decay: of AdamW.
+        teacher_weight: of the divergence from the distribution after reading the text, beside the likelihood.
+        instructions: the user's words before the soft tokens, taken in turn.
+
+    Raises:
+        ValueError: an unknown stage, a distillation without engine or with one of another space, or a head
+            that has nothing to learn in the stage.
+    """
+
+    def __init__(
+        self,
+        projector: Projector,
+        stage: Stage,
+        space: EmbeddingSpace,
+        engine: TransformersEngine | None = None,
+        *,
+        learning_rate: float = 1e-3,
+        warmup: int = 100,
+        weight_decay: float = 0.01,
+        teacher_weight: float = 0.0,
+        instructions: Sequence[str] = (INSTRUCTION,),
+    ) -> None:
+        super().__init__()
+        if stage not in ("reconstruct", "distill"):
+            raise ValueError(f"stage must be 'reconstruct' or 'distill', got {stage!r}")
+        if isinstance(projector.head, Ridge):
+            raise ValueError(
+                "ridge regression is solved in closed form (fit_ridge); it has no steps to train"
+            )
+        projector.require_space(space)
+        self.projector, self.stage = projector, stage
+        self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
+        self.teacher_weight = teacher_weight
+        self._space = space
+        self._readers: list[SoftTokenReader] = []
+        if stage == "distill":
+            if engine is None or engine.space.fingerprint != space.fingerprint:
+                raise ValueError(
+                    "distillation goes through the frozen model: give the engine of the projector's own space"
+                )
+            self._readers = [SoftTokenReader(engine, instruction) for instruction in instructions]
+        projector.attach()
+        self._places: dict[int, int] = {}
+        if isinstance(projector.head, Lexical):
+            self._places = {word: place for place, word in enumerate(projector.head.words.tolist())}
+            learnt = (
+                ("query", "bias") if stage == "reconstruct" else ("row_in", "sentence_in", "body", "row_out")
+            )
+            for name, parameter in projector.head.named_parameters():
+                parameter.requires_grad_(name.split(".")[0] in learnt)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch, logged."""
+        loss = self._loss(batch, batch_idx)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.trainer.datamodule.consumed(batch)  # type: ignore[attr-defined]
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss of one batch of the validation split, always under the first instruction."""
+        self.log("val/loss", self._loss(batch, 0), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear warm-up and a cosine to zero."""
+        learnt = [parameter for parameter in self.projector.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.AdamW(learnt, lr=self.learning_rate, weight_decay=self.weight_decay)
+        last = max(1, int(self.trainer.estimated_stepping_batches))
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(1, self.warmup))
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / last)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _loss(self, batch: Batch, number: int) -> Tensor:
+        if self.stage == "distill":
+            return self._distillation(batch, self._readers[number % len(self._readers)])
+        head = self.projector.head
+        if isinstance(head, Lexical):
+            return lexical_loss(head, batch, self._space, self._places)
+        targets = torch.stack([part_means(self._space, ids, self.projector.tokens) for ids in batch.ids]).to(
+            batch.vectors
+        )
+        return F.mse_loss(head.directions(batch.vectors), targets) * targets.shape[-1]
+
+    def _distillation(self, batch: Batch, reader: SoftTokenReader) -> Tensor:
+        soft = self.projector(batch.vectors)
+        hidden, _, wanted = reader.hidden(soft, batch.ids)
+        if not self.teacher_weight:
+            return reader.token_losses(hidden, wanted).mean()
+        with torch.no_grad():
+            taught, _, _ = reader.hidden([reader.text_rows(text) for text in batch.texts], batch.ids)
+            teacher = reader.logits(taught).float().log_softmax(-1)
+        student = reader.logits(hidden).float().log_softmax(-1)
+        likelihood = F.nll_loss(student, wanted)
+        return likelihood + self.teacher_weight * F.kl_div(
+            student, teacher, log_target=True, reduction="batchmean"
+        )
+
+
+def lexical_loss(head: Lexical, batch: Batch, space: EmbeddingSpace, places: dict[int, int]) -> Tensor:
+    """Cross-entropy between the words that the head expects and those that each sentence holds, all alike."""
+    logits = head.scores(batch.vectors).float().log_softmax(-1)
+    found = [{places[word] for word in space.tokenize(f" {text}") if word in places} for text in batch.texts]
+    rows = [row for row, words in enumerate(found) for _ in words]
+    columns = [place for words in found for place in sorted(words)]
+    if not rows:
+        return logits.sum() * 0.0
+    weights = logits.new_tensor([1 / len(found[row]) for row in rows])
+    return -(logits[rows, columns] * weights).sum() / sum(map(bool, found))
+
+
+def part_means(space: EmbeddingSpace, ids: Sequence[int], parts: int) -> Tensor:
+    """Mean row of each of ``parts`` stretches of a sentence, less the vocabulary's mean row."""
+    rows = space.lookup(ids).float() - space.mean
+    edges = [round(part * len(rows) / parts) for part in range(parts + 1)]
+    return torch.stack(
+        [
+            rows[min(a, len(rows) - 1) : max(b, min(a, len(rows) - 1) + 1)].mean(0)
+            for a, b in itertools.pairwise(edges)
+        ]
+    )
+
+
+def fit_ridge(projector: Projector, data: SentenceData, penalty: float = 1.0) -> None:
+    """Solve a ridge head in closed form on the training split."""
+    head = projector.head
+    assert isinstance(head, Ridge)
+    targets = torch.stack([part_means(data.space, ids, projector.tokens) for ids in data.ids["train"]])
+    head.fit(data.vectors["train"], targets, penalty)

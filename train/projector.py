@@ -1,0 +1,206 @@
+"""Train a projector: ``python train/projector.py projector=mlp data=wordnet trainer=cpu``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from embedspace.engines import TransformersEngine
+    from embedspace.projector import Projector
+    from embedspace.projector.datamodule import SentenceData
+
+CONFIG_FILE = "train.json"
+# What may differ between a training and its continuation.
+UNIMPORTANT = ("fresh", "logger", "trainer", "debug", "checkpoint_every", "patience")
+
+
+class TrainingFailed(CompactHydraException):
+    """Hydra shows its text without a traceback, goes on with the other jobs of a sweep, and exits with 1."""
+
+
+@hydra.main(version_base=None, config_path="../configs", config_name="train")
+def main(config: DictConfig) -> None:
+    """Train the stages in turn and save the projector."""
+    from torch import OutOfMemoryError
+
+    try:
+        train(config, folder_of(config))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+    except OutOfMemoryError as error:
+        raise TrainingFailed(
+            "error: the device ran out of memory; lower distill.batch_size and raise "
+            "trainer.lightning.accumulate_grad_batches by as much, "
+            f"or lower data.max_tokens. {str(error).splitlines()[0]}"
+        ) from error
+    except (ValueError, TypeError, OSError) as error:
+        raise TrainingFailed(f"error: {error}") from error
+
+
+def train(config: DictConfig, folder: Path) -> Projector:
+    """A training from its configuration to the saved projector, in ``folder/projector``.
+
+    Raises:
+        ValueError: the folder holds a training of another configuration, or the data or settings are not fit.
+    """
+    import lightning
+    from lightning.pytorch.utilities import rank_zero_only
+
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if rank_zero_only.rank == 0:  # DDP starts this script once for each of its other processes
+        claim(folder, values, fresh=config.fresh)
+    lightning.seed_everything(config.seed, verbose=False)
+    space = instantiate(config.model)
+    encoder = instantiate(config.encoder)
+    data = instantiate(config.data, _partial_=True)(encoder=encoder, space=space, seed=config.seed)
+    data.setup()
+    projector = starting_point(config, data)
+    for stage in config.stages:
+        print(f"{stage}: {len(data.sentences['train'])} sentences", flush=True)
+        fit(config, folder, stage, projector, data)
+    kinds = dict(Counter(sentence.kind for sentence in data.sentences["train"]))
+    projector.describe(training={"sentences": kinds, "left_out": dict(data.left_out), "config": values})
+    if rank_zero_only.rank == 0:
+        projector.eval().save_pretrained(folder / "projector")
+    print(f"projector: {folder / 'projector'}")
+    return projector
+
+
+def claim(folder: Path, values: dict[str, Any], *, fresh: bool) -> None:
+    """Make the folder this training's own.
+
+    Raises:
+        ValueError: it holds a training of another configuration.
+    """
+    important = {name: value for name, value in values.items() if name not in UNIMPORTANT}
+    path = folder / CONFIG_FILE
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    if path.is_file():
+        known = json.loads(path.read_text())
+        other = sorted(
+            name for name in known.keys() | important.keys() if known.get(name) != important.get(name)
+        )
+        if other:
+            raise ValueError(
+                f"{folder} holds the checkpoints of another configuration: {', '.join(other)} differ. Give another "
+                "out=FOLDER, or fresh=true to throw them away"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(important, indent=1))
+
+
+def starting_point(config: DictConfig, data: SentenceData) -> Projector:
+    """The projector that ``from`` names, or a new one."""
+    from embedspace.projector import Projector, ProjectorConfig
+    from embedspace.projector.lexicon import content_words
+
+    if config["from"]:
+        projector = Projector.from_pretrained(config["from"], space=data.space)
+        projector.require_encoder(data.encoder)
+        return projector
+    import torch
+
+    options = dict(config.projector.options)
+    words = content_words(data.space, [sentence.text for sentence in data.sentences["train"]])
+    if config.projector.head == "lexical":
+        options["candidates"] = len(words)
+    projector = Projector(
+        ProjectorConfig(
+            head=config.projector.head,
+            tokens=config.projector.tokens,
+            features=data.encoder.features,
+            hidden_size=data.space.hidden_size,
+            encoder=data.encoder.name,
+            encoder_fingerprint=data.encoder.fingerprint,
+            space_name=data.space.name,
+            space=data.space.fingerprint,
+            options=options,
+        ),
+        data.space,
+    )
+    if config.projector.head == "lexical":
+        projector.head.choose_from(torch.tensor(words))
+    return projector
+
+
+def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data: SentenceData) -> None:
+    """One stage, from its last checkpoint where there is one."""
+    from lightning.pytorch.callbacks import (
+        EarlyStopping,
+        LearningRateMonitor,
+        ModelCheckpoint,
+        TQDMProgressBar,
+    )
+
+    from embedspace.projector.heads import Ridge
+    from embedspace.projector.training import ProjectorTraining, fit_ridge
+
+    settings = dict(config[stage])
+    if isinstance(projector.head, Ridge):
+        if stage == "reconstruct":
+            fit_ridge(projector, data)
+        return
+    epochs = settings.pop("epochs")
+    data.start_stage(batch_size=settings.pop("batch_size"), batches=settings.pop("batches"))
+    engine = frozen(config, data) if stage == "distill" else None
+    module = ProjectorTraining(projector, stage, data.space, engine, **settings)  # type: ignore[arg-type]
+    kept = ModelCheckpoint(
+        folder / stage,
+        save_last=True,
+        save_top_k=0,
+        every_n_train_steps=config.checkpoint_every,
+        enable_version_counter=False,
+    )
+    every = min(config.checkpoint_every, len(data.train_dataloader()))
+    trainer = instantiate(
+        config.trainer.lightning,
+        max_epochs=epochs,
+        val_check_interval=every,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        logger=list(instantiate(config.logger)) if config.logger else False,
+        callbacks=[
+            kept,
+            EarlyStopping("val/loss", patience=config.patience),
+            LearningRateMonitor("step"),
+            TQDMProgressBar(20),
+        ],
+    )
+    last = folder / stage / "last.ckpt"
+    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
+
+
+def frozen(config: DictConfig, data: SentenceData) -> TransformersEngine:
+    """The frozen language model."""
+    from embedspace.engines import TransformersEngine
+
+    engine = TransformersEngine(data.space, dtype=config.trainer.dtype, device=config.trainer.device)
+    engine.model.set_attn_implementation(config.trainer.attention)
+    if config.trainer.compile:
+        engine.model.base_model.compile(dynamic=True)
+    return engine
+
+
+def folder_of(config: DictConfig) -> Path:
+    """The training's folder: ``out``, or in a sweep the job's own folder."""
+    job = HydraConfig.get()
+    return Path(job.runtime.output_dir if job.mode == RunMode.MULTIRUN else config.out)
+
+
+if __name__ == "__main__":
+    main()
