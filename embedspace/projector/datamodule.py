@@ -87,7 +87,7 @@ class SentenceData(LightningDataModule):
         sources: lists of sentences, one for each kind.
         encoder: sentence encoder; its vectors are kept on disk.
         batch_size: sentences a step, in all processes together.
-        max_tokens: longer sentences are left out, counted and told.
+        max_tokens, min_tokens: longer and shorter sentences are left out, counted and told.
         limits: most training sentences of a kind, by its name.
         validation: most validation sentences.
         seed: of the order of batches.
@@ -104,6 +104,7 @@ class SentenceData(LightningDataModule):
         space: EmbeddingSpace,
         batch_size: int = 32,
         max_tokens: int = 40,
+        min_tokens: int = 4,
         limits: dict[str, int] | None = None,
         validation: int = 256,
         seed: int = 0,
@@ -111,7 +112,7 @@ class SentenceData(LightningDataModule):
         super().__init__()
         self.encoder, self.space = encoder, space
         self.batch_size, self.max_tokens, self.limits = batch_size, max_tokens, limits or {}
-        self.validation, self.seed = validation, seed
+        self.min_tokens, self.validation, self.seed = min_tokens, validation, seed
         self.sources = sources
         self.batches: int | None = None
         self._consumed = 0
@@ -151,7 +152,9 @@ class SentenceData(LightningDataModule):
         for split, part in parts.items():
             kind = part[0].kind if part else ""
             limit = self.limits.get(kind) if split == "train" else None
-            kept, left_out = select(part, self.space, max_tokens=self.max_tokens, limit=limit)
+            kept, left_out = select(
+                part, self.space, max_tokens=self.max_tokens, min_tokens=self.min_tokens, limit=limit
+            )
             self.sentences[split] += kept
             if split == "train":
                 self.left_out += left_out

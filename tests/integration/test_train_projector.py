@@ -26,7 +26,20 @@ def ground(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ground")
     make_tiny_checkpoint(folder / "model")
     draw = random.Random(0)
-    words = ["whale", "horse", "tiger", "eagle", "bridge", "river", "house", "sleeps", "runs", "falls", "near", "under"]
+    words = [
+        "whale",
+        "horse",
+        "tiger",
+        "eagle",
+        "bridge",
+        "river",
+        "house",
+        "sleeps",
+        "runs",
+        "falls",
+        "near",
+        "under",
+    ]
     sentences = [" ".join(draw.choices(words, k=draw.randint(4, 9))) for _ in range(600)]
     (folder / "text.txt").write_text("\n\n".join(sentences))
     return folder
@@ -35,8 +48,8 @@ def ground(tmp_path_factory):
 def command(ground, out, *overrides):
     return [
         sys.executable, str(ROOT / "train" / "projector.py"), f"out={out}", f"model.name={ground / 'model'}",
-        "data=wordnet", "data.limits={}", "data.max_tokens=400", "projector=mlp", "projector.tokens=2", "projector.options.width=16",
-        "trainer.lightning.enable_progress_bar=false", "reconstruct.epochs=1", "reconstruct.batch_size=16",
+        "data=wordnet", "data.limits={}", "data.max_tokens=400", "projector=mlp", "projector.tokens=2",
+        "projector.options.width=16", "trainer.lightning.enable_progress_bar=false", "reconstruct.epochs=1", "reconstruct.batch_size=16",
         "distill.epochs=2", "distill.batch_size=8", "distill.warmup=5", "checkpoint_every=7",
         f"data.sources=[{{_target_: embedspace.projector.sources.local, kind: made, path: {ground / 'text.txt'}}}]",
         *overrides,
@@ -117,7 +130,8 @@ def test_two_processes_learn_what_one_learns(whole, ground, tmp_path):
 
 def test_a_stage_ends_early_where_nothing_gets_better(ground, tmp_path):
     trained(
-        ground, tmp_path / "run", "stages=[reconstruct]", "reconstruct.epochs=50", "reconstruct.learning_rate=0", "patience=2"
+        ground, tmp_path / "run", "stages=[reconstruct]", "reconstruct.epochs=50", "reconstruct.learning_rate=0",
+        "patience=2",
     )  # fmt: skip
     assert len(logged(tmp_path / "run", "val/loss")) == 3
 

@@ -199,7 +199,7 @@ def test_vectors_of_another_length_are_refused(make):
 def test_vectors_with_nan_are_refused(make):
     vectors = torch.randn(3, 384)
     vectors[1, 5] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinity in 1 of them .first: 1."):
+    with pytest.raises(ValueError, match=r"NaN or infinity in 1 of them .first: 1."):
         make()(vectors)
 
 
@@ -231,7 +231,7 @@ def test_an_unknown_head_is_refused(make):
 
 
 def test_an_unknown_name_says_what_there_is():
-    with pytest.raises(ValueError, match="no projector 'minilm-to-gpt'.*minilm-to-smollm2"):
+    with pytest.raises(ValueError, match=r"no projector 'minilm-to-gpt'.*minilm-to-smollm2"):
         Projector.from_pretrained("minilm-to-gpt")
 
 

@@ -44,7 +44,8 @@ def projector_for(space, head="mlp", tokens=4, **options):
     torch.manual_seed(0)
     return Projector(
         ProjectorConfig(
-            head, tokens, 384, space.hidden_size, encoder.name, encoder.fingerprint, space.name, space.fingerprint, options
+            head, tokens, 384, space.hidden_size, encoder.name, encoder.fingerprint, space.name, space.fingerprint,
+            options,
         ),
         space,
     )  # fmt: skip
@@ -155,9 +156,9 @@ def test_distillation_drives_the_loss_on_eight_sentences_to_nearly_nothing(engin
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.projector.parameters(), 1.0)
         optimiser.step()
-        if float(loss) < 0.05:
+        if loss.item() < 0.05:
             break
-    assert float(loss) < 0.1
+    assert loss.item() < 0.1
 
 
 def made_data(space):
