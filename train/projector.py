@@ -74,9 +74,25 @@ def train(config: DictConfig, folder: Path) -> Projector:
     kinds = dict(Counter(sentence.kind for sentence in data.sentences["train"]))
     projector.describe(training={"sentences": kinds, "left_out": dict(data.left_out), "config": values})
     if rank_zero_only.rank == 0:
-        projector.eval().save_pretrained(folder / "projector")
+        keep(projector.eval(), folder / "projector", config, data)
     print(f"projector: {folder / 'projector'}")
     return projector
+
+
+def keep(projector: Projector, folder: Path, config: DictConfig, data: SentenceData) -> None:
+    """Save the projector with its card and, where it was distilled, what it reaches on the validation sentences."""
+    from embedspace.projector.card import EXAMPLES, measured, write_card
+
+    if "distill" in config.stages and not config.trainer.lightning.fast_dev_run:
+        engine = frozen(config, data)
+        own = [sentence.text for sentence in data.sentences["validation"]]
+        kinds = {"validation split": own, "examples of the card": EXAMPLES}
+        projector.cpu()
+        projector.describe(
+            metrics={kind: measured(projector, engine, texts) for kind, texts in kinds.items()}
+        )
+    projector.save_pretrained(folder)
+    write_card(folder, projector)
 
 
 def claim(folder: Path, values: dict[str, Any], *, fresh: bool) -> None:

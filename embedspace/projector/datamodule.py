@@ -50,7 +50,7 @@ def select(
     """
     known: set[str] = set()
     left_out: Counter[str] = Counter()
-    kept = []
+    kept: list[Sentence] = []
     order = sorted(sentences, key=lambda s: hashlib.blake2b(s.text.encode(), digest_size=8).digest())
     for sentence in order:
         if limit is not None and len(kept) == limit:

@@ -160,7 +160,8 @@ class Lexical(nn.Module):
         """Log-odds of each candidate word to be in the sentence."""
         query = self.query(vectors)
         centred = self.rows - self.mean
-        return F.linear(query, centred.to(query), self.bias.to(query))
+        scores: Tensor = F.linear(query, centred.to(query), self.bias.to(query))
+        return scores
 
     def forward(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch tokens hidden"]:
         """Moved rows of the likeliest words, likeliest first; each keeps the norm of its row."""

@@ -195,9 +195,12 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         content = torch.ones(len(soft), dtype=torch.bool)
         return PromptEmbeds(soft, content, space.fingerprint, Recipe.of("project", made))
 
-    def describe(self, **facts: Mapping[str, Any]) -> None:
-        """Record in the configuration what the projector was ``training`` on, or its ``metrics``."""
-        self.config = replace(self.config, **facts)
+    def describe(
+        self, *, training: Mapping[str, Any] | None = None, metrics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record in the configuration what the projector was trained on, or what was measured with it."""
+        known = self.config
+        self.config = replace(known, training=training or known.training, metrics=metrics or known.metrics)
 
     def require_space(self, space: EmbeddingSpace) -> None:
         """Raise ``ValueError`` unless the space is the one that this projector was trained for."""

@@ -114,7 +114,7 @@ class SoftTokenReader:
     def _cache(self, sequences: int) -> Any:
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.engine.model.config)
+        cache: Any = DynamicCache(config=self.engine.model.config)
         for layer, (keys, values) in zip(cache.layers, self._prefix, strict=True):
             layer.lazy_initialization(keys, values)
             layer.keys = keys.expand(sequences, -1, -1, -1)

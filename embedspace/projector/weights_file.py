@@ -51,6 +51,7 @@ def write_weights(folder: Path, config: ProjectorConfig, head: nn.Module) -> Non
         for name, tensor in head.state_dict().items()
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files for their owner alone
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
 
 

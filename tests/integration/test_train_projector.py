@@ -49,7 +49,7 @@ def command(ground, out, *overrides):
     return [
         sys.executable, str(ROOT / "train" / "projector.py"), f"out={out}", f"model.name={ground / 'model'}",
         "data=wordnet", "data.limits={}", "data.max_tokens=400", "projector=mlp", "projector.tokens=2",
-        "projector.options.width=16", "trainer.lightning.enable_progress_bar=false", "reconstruct.epochs=1", "reconstruct.batch_size=16",
+        "projector.options.width=16", "reconstruct.epochs=1", "reconstruct.batch_size=16",
         "distill.epochs=2", "distill.batch_size=8", "distill.warmup=5", "checkpoint_every=7",
         f"data.sources=[{{_target_: embedspace.projector.sources.local, kind: made, path: {ground / 'text.txt'}}}]",
         *overrides,
@@ -120,7 +120,6 @@ def test_two_processes_learn_what_one_learns(whole, ground, tmp_path):
     together = trained(
         ground, tmp_path / "two", *shared, "trainer=ddp", "trainer.lightning.accelerator=cpu", "trainer.device=cpu",
         "trainer.dtype=float32", "trainer.lightning.precision=32-true", "trainer.attention=eager",
-        "+trainer.lightning.strategy.process_group_backend=gloo",
     )  # fmt: skip
     for name in alone:
         assert (alone[name].float() - together[name].float()).abs().max() < 2e-3

@@ -1,0 +1,102 @@
+"""The model card of a projector: what it is, what it was trained on, what was measured, and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedspace.projector.evaluation import Ladder, climb
+
+if TYPE_CHECKING:
+    from embedspace.engines.transformers import TransformersEngine
+    from embedspace.projector.projector import Projector
+
+EXAMPLES = (
+    "The last bus to the harbour leaves at half past nine.",
+    "My grandmother kept bees behind the old barn.",
+    "a wooden spoon with holes for lifting dumplings out of hot water",
+    "He forgot his umbrella on the train again.",
+    "a person who mends nets for fishermen",
+    "The council will vote on the new bridge in March.",
+    "Three children built a snowman in front of the school.",
+    "Could you tell me where the nearest pharmacy is?",
+    "a quarrel between neighbours about a fence",
+    "The soup needs more salt and a little pepper.",
+    "She plays the violin in a small orchestra.",
+    "Strong winds brought down several trees in the park.",
+)
+"""Sentences written for this project that no training saw; a test measures shipped weights on them again."""
+
+
+def measured(
+    projector: Projector, engine: TransformersEngine, sentences: Sequence[str], *, shown: bool = False
+) -> dict[str, Any]:
+    """The ladder of a projector as plain values, for its configuration."""
+    ladder = climb(engine, projector(projector.encode(sentences)).detach(), sentences, shown=shown)
+    return as_values(ladder)
+
+
+def as_values(ladder: Ladder) -> dict[str, Any]:
+    """Mean nats a token of every condition, and the share of the gap to the better control that is closed."""
+    closed = ladder.closed()
+    return {
+        "sentences": closed.items,
+        "nats per token": {name: round(ladder.mean(name), 3) for name in ladder.nats},
+        "better control": ladder.better_control,
+        "closed": [round(value, 3) for value in (closed.estimate, closed.low, closed.high)],
+    }
+
+
+def write_card(folder: Path, projector: Projector) -> None:
+    """Write ``README.md`` beside the weights, from what the configuration holds."""
+    config = projector.config
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: embedspace",
+        "---",
+        f"# {config.encoder} to {config.space_name}",
+        "",
+        f"Turns a sentence vector of `{config.encoder}` ({config.features} features) into {config.tokens} soft tokens "
+        f"(`{config.head}` head, {sum(p.numel() for p in projector.head.parameters()):,} parameters, half precision) that the "
+        f"frozen `{config.space_name}` reads in place of the sentence.",
+        "",
+        "## Metrics",
+        "",
+        "Nats a token of the sentence, asked to repeat it. *Closed* is the share of the gap between the better of the two "
+        "controls (nothing; another sentence's soft tokens) and the text itself, with a 95% bootstrap interval over sentences.",
+        "",
+        "| sentences | nothing | shuffled | own | mean row | text | closed |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(_row(name, values) for name, values in config.metrics.items()),
+        "",
+        "## Data",
+        "",
+        *_data(config.training),
+        "",
+        "## Limits",
+        "",
+        "English; sentences of 4 to 40 tokens. The soft tokens tell what a sentence is about and many of its words, not its "
+        "wording: names, numbers and negations are often lost. They are for this encoder and this language model alone; "
+        "others are refused. Trained behind one instruction (`Repeat this:`). Speed on a GPU was not measured.",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _row(name: str, values: Mapping[str, Any]) -> str:
+    nats = values["nats per token"]
+    shown = [f"{nats[c]:.2f}" for c in ("nothing", "shuffled", "own", "mean row", "text")]
+    closed, low, high = (f"{100 * value:.0f}" for value in values["closed"])
+    return f"| {name} ({values['sentences']}) | {' | '.join(shown)} | {closed}% ({low} to {high}) |"
+
+
+def _data(training: Mapping[str, Any]) -> list[str]:
+    kinds = training.get("sentences", {})
+    return [
+        *(f"- {kind}: {count:,} sentences" for kind, count in kinds.items()),
+        "",
+        "WordNet: WordNet licence. inspect-evals: MIT. No sentence of the splits that metrics are taken on, or of a lemma or "
+        "document in them, was trained on. The whole configuration is in `config.json`.",
+    ]
