@@ -18,7 +18,7 @@ digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
 CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
 TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt)
 
-.PHONY: help demo test check lint bench soak clean
+.PHONY: help demo test check lint bench soak gallery guard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,15 @@ bench: $(TEST) ## run the benchmarks
 soak: $(TEST) ## kill, disturb and flood it, and count what comes out
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=soak fresh=true
+
+gallery: $(TEST) ## run the evidence at full size and write the figures of docs/
+	$(VENV)/bin/embedspace models --prepare
+	PYTHONPATH=. $(RUN) experiments/gallery.py
+
+guard: $(TEST) ## make the shipped safety filter from packaged texts, and its evidence
+	$(VENV)/bin/embedspace models --prepare
+	$(RUN) experiments/run.py experiment=safety_filter
+	$(RUN) experiments/run.py experiment=safety
 
 clean: ## remove .venv and what tools and builds left behind (runs and prepared models stay)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

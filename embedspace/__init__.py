@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedspace.projector import Projector
     from embedspace.prompt import PromptEmbeds
     from embedspace.recipe import Recipe
+    from embedspace.safety import SafetyFilter, Verdict
     from embedspace.space import EmbeddingSpace
     from embedspace.style import StyleVector
     from embedspace.wire import decode_prompt_embeds, encode_prompt_embeds
@@ -26,7 +27,9 @@ _HOMES = {
     "Projector": "embedspace.projector",
     "PromptEmbeds": "embedspace.prompt",
     "Recipe": "embedspace.recipe",
+    "SafetyFilter": "embedspace.safety",
     "StyleVector": "embedspace.style",
+    "Verdict": "embedspace.safety",
     "compress": "embedspace.compression",
     "decode_prompt_embeds": "embedspace.wire",
     "encode_prompt_embeds": "embedspace.wire",
@@ -39,7 +42,9 @@ __all__ = [
     "Projector",
     "PromptEmbeds",
     "Recipe",
+    "SafetyFilter",
     "StyleVector",
+    "Verdict",
     "__version__",
     "compress",
     "decode_prompt_embeds",

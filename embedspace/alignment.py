@@ -29,7 +29,9 @@ def resample(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | No
     exact = sum(weight * len(piece) for piece, weight in zip(pieces, weights, strict=True))
     length = max(1, int(exact + 0.5))
     return [
-        piece if len(piece) == length else piece[evenly_spaced(len(piece), length, piece.device)]
+        piece
+        if len(piece) == length
+        else piece.index_select(0, evenly_spaced(len(piece), length, piece.device))
         for piece in pieces
     ]
 
@@ -47,7 +49,10 @@ def warp(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) 
     """Every piece with the length of the longest, by dynamic time warping onto it (Sakoe and Chiba 1978)."""
     assert mean is not None
     longest = max(pieces, key=len)
-    return [piece if len(piece) == len(longest) else piece[warping(longest, piece, mean)] for piece in pieces]
+    return [
+        piece if len(piece) == len(longest) else piece.index_select(0, warping(longest, piece, mean))
+        for piece in pieces
+    ]
 
 
 def warping(longer: Rows, shorter: Rows, mean: Float[Tensor, " hidden"]) -> Int[Tensor, " longer"]:

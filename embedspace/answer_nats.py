@@ -31,7 +31,9 @@ def answer_nats(
     # Padding comes after all that counts, where causal attention does not look.
     embeddings = torch.stack(rows).to(engine.dtype)
     first = min(len(prompt) for prompt, _ in cases) - 1
-    logits = engine.model(inputs_embeds=embeddings, logits_to_keep=longest - first, use_cache=False).logits
+    # As positions, not as a count: a count makes a view, whose product with the vocabulary copies the whole table.
+    kept = torch.arange(first, longest, device=engine.device)
+    logits = engine.model(inputs_embeds=embeddings, logits_to_keep=kept, use_cache=False).logits
     wanted = targets[:, first + 1 :].to(vector.device)
     losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
     return losses.sum(dim=1) / (wanted >= 0).sum(dim=1)

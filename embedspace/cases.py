@@ -43,6 +43,8 @@ class Case:
     """Texts, or answers to earlier cases, to be scored after the prompt; left out with engines that cannot."""
     answered: bool = True
     """False where only the likelihoods are wanted; with engines that cannot tell them, the case is skipped."""
+    timed: bool = False
+    """Asked alone and for one token, so that the seconds of its record are the time to the first token."""
 
     @property
     def recipe(self) -> Recipe:

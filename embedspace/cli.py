@@ -1,4 +1,4 @@
-"""The command line, ``embedspace models | serve | verify | cache | replay | diff``: each command one call."""
+"""The command line, ``embedspace models | serve | verify | cache | gateway | replay | diff``: each command one call."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedspace.errors import EngineError
+from embedspace.gateway.command import add_arguments as add_gateway_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "serve": _serve,
         "verify": _verify,
         "cache": _cache,
+        "gateway": _gateway,
         "replay": _replay,
         "diff": _diff,
     }
@@ -63,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("action", choices=("stats", "verify", "prune"))
     cache.add_argument(
         "--max-size", type=size_in_bytes, help="prune: keep at most this, such as 500M or 2G; default: 4G"
+    )
+
+    add_gateway_arguments(
+        commands.add_parser("gateway", help="put a filter before a vLLM server that takes prompt embeddings")
     )
 
     replay = commands.add_parser(
@@ -169,6 +175,19 @@ def _cache(options: argparse.Namespace) -> int:
         found = cache.verify()
         print(f"{found.entries:,} entries, {len(found.damaged):,} damaged", *found.problems, sep="\n")
         return 0 if found.sound else 1
+
+
+def _gateway(options: argparse.Namespace) -> int:
+    from embedspace.gateway.command import read_settings
+
+    try:
+        from embedspace.gateway.server import serve
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{error}; the gateway needs more packages: pip install 'embedspace[gateway]'"
+        ) from None
+    serve(read_settings(options))
+    return 0
 
 
 def size_in_bytes(text: str) -> int:

@@ -9,6 +9,10 @@ class PromptRejectedError(EngineError):
     """One prompt was refused; the other prompts of the batch are not affected."""
 
 
+class PromptRefusedError(PromptRejectedError):
+    """A safety filter before the server refused the prompt."""
+
+
 class EngineUnreachableError(EngineError):
     """Nothing answers at the server's address, or it stopped answering."""
 

@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from embedspace.cases import AnswerOf, Case, Continuation, Scorer, prompt_sha256
 from embedspace.engines.base import Completion, Engine, Resending, Sampling
@@ -133,14 +133,35 @@ def _recorded(
         record.key: record for record in run.records() if record.choice == 0 and record.key in referred
     }
     asked = _Asked(sampling, run.fingerprint, engine.describe())
-    for answered, alike in itertools.groupby(cases, key=lambda case: case.answered):
-        for case, completions in _answered(engine, alike, sampling) if answered else _unanswered(alike):
+    for kind, alike in itertools.groupby(cases, key=_kind):
+        for case, completions in _ways(engine, sampling)[kind](alike):
             scores, problem = _scores(engine, case, answers)
             records = [asked.record(case, made, scores, problem) for made in completions]
             run.log.append(records)
             if case.key in referred:
                 answers[case.key] = records[0]
             yield records
+
+
+def _kind(case: Case) -> str:
+    return "scored" if not case.answered else "timed" if case.timed else "answered"
+
+
+_Way = Callable[[Iterable[Case]], Iterator[tuple[Case, list[Completion]]]]
+
+
+def _ways(engine: Engine, sampling: Sampling) -> Mapping[str, _Way]:
+    """How cases of each kind are put to the engine."""
+    first = _first_token(sampling)
+    return {
+        "scored": _unanswered,
+        "timed": lambda cases: (pair for case in cases for pair in _answered(engine, [case], first)),
+        "answered": lambda cases: _answered(engine, cases, sampling),
+    }
+
+
+def _first_token(sampling: Sampling) -> Sampling:
+    return replace(sampling, max_tokens=1, n=1)
 
 
 def _answered(
@@ -216,7 +237,7 @@ class _Asked:
             tags=case.tags,
             recipe=case.recipe,
             rows=len(case.prompt),
-            sampling=self.sampling,
+            sampling=_first_token(self.sampling) if case.timed else self.sampling,
             space=self.space,
             engine=self.engine,
             text=made.text,

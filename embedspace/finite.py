@@ -24,7 +24,9 @@ def rows_not_finite(vectors: Float[Tensor, "tokens hidden"]) -> str | None:
 
     The sum of all values shows in one pass whether one of them is not finite; only then is it looked for.
     """
-    if bool(vectors.sum(dtype=torch.float32).isfinite()):
+    # Sums of bfloat16 are quickest in their own dtype, and reach as far as those of float32.
+    wide = torch.float32 if vectors.dtype == torch.float16 else None
+    if bool(vectors.sum(dtype=wide).isfinite()):
         return None
     bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
     if not bad:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from embedspace.alignment import ALIGNMENTS, Align
+from embedspace.blockwise import in_blocks
 from embedspace.finite import require_finite
 from embedspace.prompt import PromptEmbeds, require_content, require_same_space
 from embedspace.recipe import Recipe, Value
@@ -77,11 +77,17 @@ def interpolate(
     if weight == 1:
         return kept.with_runs(_runs(near), recipe)
     weights = (1 - weight, weight)
+
+    def moved(x: Tensor, y: Tensor) -> Tensor:
+        piece = METHODS[method](x, y, weight, mean)
+        return _distance_matched(piece, (x, y), weights, mean) if match_norm else piece
+
+    # torch.lerp itself computes in float32 and rounds once.
+    plain = method == "lerp" and not match_norm and weight != 0.5
     blended = []
     for rows in zip(_runs(far), _runs(near), strict=True):
-        x, y = ALIGNMENTS[align]([row.float() for row in rows], weights, mean)
-        piece = METHODS[method](x, y, weight, mean)
-        blended.append(_distance_matched(piece, (x, y), weights, mean) if match_norm else piece)
+        x, y = ALIGNMENTS[align](rows, weights, mean)
+        blended.append(torch.lerp(x, y, weight) if plain else in_blocks(moved, x, y))
     return kept.with_runs(blended, recipe)
 
 
@@ -172,8 +178,7 @@ def _lerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
 
 def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
     assert mean is not None
-    centre = mean.double()
-    x, y = x.double() - centre, y.double() - centre
+    x, y = x - mean, y - mean
     lengths = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
     ends = x / lengths[0].clamp_min(1e-12), y / lengths[1].clamp_min(1e-12)
     # The angle from the chord is exact for small angles, where the arc cosine is not.
@@ -185,8 +190,8 @@ def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
     straight = ends[0] * (1 - weight) + ends[1] * weight
     # Rows that agree need no arc; rows that are opposite have none of their own.
     direction = torch.where(sine.abs() < 1e-6, straight, arc)
-    moved: Tensor = direction * (lengths[0] * (1 - weight) + lengths[1] * weight) + centre
-    return moved.float()
+    moved: Tensor = direction * (lengths[0] * (1 - weight) + lengths[1] * weight) + mean
+    return moved
 
 
 METHODS: dict[Method, Callable[[Tensor, Tensor, float, Tensor | None], Tensor]] = {
@@ -213,8 +218,12 @@ def _runs(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
 
 
 def _gaps(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
-    flipped = replace(prompt, content=~prompt.content)
-    return [prompt.vectors[run] for run in flipped.content_runs]
+    edges = [0, *(edge for run in prompt.content_runs for edge in (run.start, run.stop)), len(prompt)]
+    return [
+        prompt.vectors[start:stop]
+        for start, stop in zip(edges[::2], edges[1::2], strict=True)
+        if start < stop
+    ]
 
 
 def _check_options(method: str, align: str, template: str) -> None:
@@ -279,7 +288,7 @@ def _check_fit(prompts: Sequence[PromptEmbeds], template: Template) -> None:
 def _same_template(a: PromptEmbeds, b: PromptEmbeds) -> bool:
     ours, theirs = _gaps(a), _gaps(b)
     return (
-        bool(a.content[0]) == bool(b.content[0])
+        (a.content_runs[0].start == 0) == (b.content_runs[0].start == 0)
         and len(ours) == len(theirs)
         and all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
     )

@@ -205,7 +205,7 @@ class SentenceSimilarity:
 
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            made = _sentence_encoder(self.encoder).encode(
+            made = sentence_encoder(self.encoder).encode(
                 new, normalize_embeddings=True, show_progress_bar=False
             )
             self._known.update(zip(new, np.asarray(made, dtype=float), strict=True))
@@ -251,7 +251,8 @@ class StyleJudge:
 
 
 @cache
-def _sentence_encoder(name: str) -> Any:
+def sentence_encoder(name: str) -> Any:
+    """A sentence-transformers model by packaged name, local folder or hub id, loaded once in a process."""
     from sentence_transformers import SentenceTransformer
 
     from embedspace.models import resolve

@@ -36,7 +36,18 @@ class Figure:
     """A drawing with the sentence that says what it shows."""
 
     svg: str
+    """An element of a report's page, whose style sheet gives its colours and font."""
     caption: str
+
+    def stand_alone(self) -> str:
+        """The drawing as an SVG file of its own, in the report's colours, light or dark as its reader's page is."""
+        from importlib.resources import files
+
+        style = files("embedspace").joinpath("templates", "report.css").read_text()
+        palette = style[: style.index("* {")]
+        own = f"<style>{palette}svg {{ background: var(--card); font-family: var(--sans); }}</style>"
+        head, body = self.svg.split(">", 1)
+        return f'{head} xmlns="http://www.w3.org/2000/svg">\n{own}{body}\n'
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ def line_figure(
     caption: str,
     levels: Mapping[str, Interval] | None = None,
     log_x: bool = False,
+    log_y: bool = False,
 ) -> Figure:
     """Measures along an axis, their 95% intervals as bands, and reference levels."""
 
@@ -74,6 +86,8 @@ def line_figure(
         if log_x:
             axes.set_xscale("log", base=2)
             axes.minorticks_off()
+        if log_y:
+            axes.set_yscale("log")
         if len(positions) <= _MOST_TICKS:
             axes.set_xticks(positions, [f"{x:g}".replace("-", "\u2212") for x in positions])
         axes.set_xlabel(x_label)

@@ -36,7 +36,7 @@ class Pooling:
                 as far as the rows that went into them are on average.
         """
         if len(self.rows) == len(self.starts):
-            return vectors[self.rows.to(vectors.device)]
+            return vectors.index_select(0, self.rows.to(vectors.device))
         wide = vectors.float()
         pooled = self._sum(wide)
         if mean is not None:

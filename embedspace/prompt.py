@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,9 +82,13 @@ class PromptEmbeds:
     @property
     def content_runs(self) -> list[slice]:
         """The stretches of adjacent content rows, in order: in a chat, one for each message."""
+        return list(self._content_runs)
+
+    @cached_property
+    def _content_runs(self) -> tuple[slice, ...]:
         padded = torch.nn.functional.pad(self.content.to(torch.int8), (1, 1)).cpu()
         edges = padded.diff().nonzero().flatten().tolist()
-        return [slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+        return tuple(slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True))
 
     def to(self, dtype: torch.dtype) -> PromptEmbeds:
         """The same prompt in another floating dtype; the prompt itself where nothing changes."""

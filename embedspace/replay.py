@@ -13,7 +13,7 @@ from typing import Any
 
 from embedspace.cases import prompt_sha256
 from embedspace.compression import compress
-from embedspace.controls import random_rows, shuffle_rows
+from embedspace.controls import mean_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.engines.base import Prompt
 from embedspace.interpolation import blend, interpolate
 from embedspace.prompt import PromptEmbeds, tensor_digest
@@ -251,8 +251,12 @@ PROMPTS: dict[str, Step] = {
     "project": _project,
     "insert": _insert,
     "shuffle_rows": lambda replayer, given, inputs: shuffle_rows(replayer.prompt(inputs[0]), given["seed"]),
+    "mean_rows": lambda replayer, given, inputs: mean_rows(replayer.space, given["rows"]),
     "random_rows": lambda replayer, given, inputs: random_rows(
         replayer.space, replayer.prompt(inputs[0]), given["seed"]
+    ),
+    "zero_padded": lambda replayer, given, inputs: zero_padded(
+        replayer.prompt(inputs[0]), replayer.prompt(inputs[1]), given["t"]
     ),
 }
 """How each step of a prompt's recipe is repeated."""

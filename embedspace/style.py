@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from embedspace.blockwise import in_blocks
 from embedspace.finite import require_finite
 from embedspace.prompt import PromptEmbeds, require_content, tensor_digest
 from embedspace.recipe import Recipe, Value
@@ -138,7 +140,7 @@ class StyleVector:
         """Euclidean length: how far ``alpha=1`` moves a row."""
         return float(self.vector.double().norm())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Content hash of the direction."""
         return tensor_digest(self.vector)
@@ -171,7 +173,8 @@ class StyleVector:
         shift = alpha * self.vector
         vectors = prompt.vectors
         if bool(shift.any()):  # adding 0.0 would still turn -0.0 into 0.0
-            moved = (vectors.float() + shift.to(vectors.device)).to(vectors.dtype)
+            shift = shift.to(vectors.device)
+            moved = in_blocks(lambda rows: rows + shift, vectors)
             vectors = moved if bool(mask.all()) else torch.where(mask[:, None], moved, vectors)
         parameters: dict[str, Value] = {
             "method": self.method,

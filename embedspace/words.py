@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _DIGIT_BONUS = 1.2
 _CAPITAL_BONUS = 2.0
 _LONGEST_WORD = 12
+# Chosen on development documents of a knowledge base: what leads to a number is what the number is found by.
+_LEAD = 0.95
 _BETWEEN_DIGITS, _BEFORE_DIGITS, _AFTER_DIGITS = set(".,:/-"), set("$€£¥#"), set("%°")
 # What a token that holds a part of a character only is decoded to.
 _PART = "\N{REPLACEMENT CHARACTER}"
@@ -40,15 +42,20 @@ def rarity(space: EmbeddingSpace, ids: Sequence[int], texts: Sequence[str]) -> F
     information in it. Digits are single tokens early in the list and carry facts, as capitalised words do:
     they count as rarer than their number says, and so do the signs that belong to a number (``$1,250.50``,
     ``3%``). Other punctuation counts as nothing.
+
+    A number that stands alone says nothing of what it is the number of, and a model finds it by the words
+    before it: a word counts at least as much as a number after it, 5% less for every word further away.
     """
-    highest = math.log(space.vocab_size)
-    return torch.tensor(
-        [
-            highest + _DIGIT_BONUS if of_number else _told(token, text.strip())
-            for token, text, of_number in zip(ids, texts, number_parts(texts), strict=True)
-        ],
-        dtype=torch.float64,
-    )
+    number = math.log(space.vocab_size) + _DIGIT_BONUS
+    told, lead = [0.0] * len(ids), 0.0
+    words, numbers = word_numbers(texts), number_parts(texts)
+    for place in reversed(range(len(ids))):
+        if place + 1 < len(ids) and words[place] != words[place + 1]:
+            lead *= _LEAD
+        if numbers[place]:
+            lead = number
+        told[place] = max(lead, _told(ids[place], texts[place].strip()))
+    return torch.tensor(told, dtype=torch.float64)
 
 
 def number_parts(texts: Sequence[str]) -> list[bool]:

@@ -23,7 +23,27 @@ if TYPE_CHECKING:
     from embedspace.engines import Sampling, VLLMClient
     from embedspace.engines.base import Prompt
 
-Part = Literal["cold_start", "wire", "server", "cache", "prefix", "corpus", "scaling"]
+
+Part = Literal[
+    "cold_start",
+    "wire",
+    "server",
+    "cache",
+    "prefix",
+    "corpus",
+    "scaling",
+    "transforms",
+    "compressed",
+    "projector",
+    "safety",
+    "gateway",
+]
+
+FIGURES: dict[Part, str] = {
+    "transforms": "\n![Time of each way to compress against the number of rows](figures/compress_time.svg)\n",
+    "compressed": "\n![Throughput and first-token time against the compression ratio](figures/compress_served.svg)\n",
+}
+"""What a part adds to the page below the table."""
 
 QUESTION = "What is the capital of France?"
 
@@ -87,10 +107,16 @@ class Benchmark:
         folder.mkdir(parents=True, exist_ok=True)
         # They take their row type from here.
         from experiments.benchmark_cache import cache
+        from experiments.benchmark_compressed import compressed
         from experiments.benchmark_corpus import corpus
+        from experiments.benchmark_gateway import gateway
         from experiments.benchmark_prefix import prefix
+        from experiments.benchmark_projector import projector
+        from experiments.benchmark_safety import safety
         from experiments.benchmark_scaling import scaling
+        from experiments.benchmark_transforms import transforms
 
+        figures = Path(self.page).parent / "figures"
         ways: dict[Part, Callable[[], Iterable[Measurement]]] = {
             "cold_start": self.cold_start,
             "wire": self.wire,
@@ -98,7 +124,12 @@ class Benchmark:
             "cache": lambda: cache(self.model),
             "prefix": lambda: prefix(self.model, self.rounds),
             "corpus": lambda: corpus(self.model),
+            "projector": lambda: projector(self.model, self.rounds),
             "scaling": lambda: scaling(self.model),
+            "transforms": lambda: transforms(self.model, figures),
+            "compressed": lambda: compressed(self.model, self.rounds, figures),
+            "safety": lambda: safety(self.model),
+            "gateway": lambda: gateway(self.model, self.rounds),
         }
         measured: list[Measurement] = []
         with progress("benchmarks", len(self.parts)) as advance:
@@ -308,5 +339,5 @@ def as_page(table: str, origin: dict[str, object], benchmark: Benchmark) -> str:
         f"{machine['cores']} cores of "
         f"{machine['processor']}, {machine['memory_gib']} GiB, no GPU, with `{benchmark.model}`; {versions}; {commit}. "
         "The single figures are in `runs/`, in `measurements.jsonl`.\n\n"
-        f"{table}"
+        f"{table}{''.join(FIGURES.get(part, '') for part in benchmark.parts)}"
     )

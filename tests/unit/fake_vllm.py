@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +32,9 @@ class Reply:
     """Bytes that are promised in the header and never sent."""
     after: threading.Event | None = None
     """Answer when this is set."""
+    rest: bytes = b""
+    """Sent after the body, when ``then`` is set."""
+    then: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,9 @@ class FakeVLLM:
     """Serves on a free port of 127.0.0.1 while the ``with`` block lasts."""
 
     def __init__(
-        self, respond: Callable[[Request], Reply] = lambda request: reply({"choices": choices(request)})
+        self,
+        respond: Callable[[Request], Reply] = lambda request: reply({"choices": choices(request)}),
+        port: int = 0,
     ):
         self.respond = respond
         """Makes the reply to a completions or chat request."""
@@ -95,7 +102,8 @@ class FakeVLLM:
         """Set when a client hung up before its answer was there."""
         self._at_once = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._connections: set[socket.socket] = set()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
@@ -112,6 +120,12 @@ class FakeVLLM:
         self._server.server_close()
         self._thread.join()
 
+    def hang_up(self) -> None:
+        """End all connections, as a server does that is started again."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def _answer(self, request: Request) -> Reply:
         with self._lock:
             self.requests.append(request)
@@ -122,6 +136,14 @@ class FakeVLLM:
 
     def _handler(fake) -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
+            def setup(self) -> None:
+                super().setup()
+                fake._connections.add(self.connection)
+
+            def finish(self) -> None:
+                fake._connections.discard(self.connection)
+                super().finish()
+
             def do_GET(self) -> None:
                 served = [{"id": name, "max_model_len": MAX_MODEL_LEN} for name in fake.models]
                 known = {"/v1/models": {"data": served}, "/version": {"version": "0.0-fake"}}
@@ -152,9 +174,11 @@ class FakeVLLM:
                 self.send_response(answer.status)
                 for name, value in {"content-type": "application/json", **answer.headers}.items():
                     self.send_header(name.replace("_", "-"), value)
-                self.send_header("content-length", str(len(answer.body) + answer.missing))
+                self.send_header("content-length", str(len(answer.body + answer.rest) + answer.missing))
                 self.end_headers()
                 self.wfile.write(answer.body)
+                if answer.then is not None and answer.then.wait(LONGEST_WAIT):
+                    self.wfile.write(answer.rest)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

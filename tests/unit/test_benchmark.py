@@ -71,3 +71,34 @@ def test_the_gain_of_a_known_prefix_is_taken_round_by_round():
     row = sooner("first token", [Round(4.0, 0.5), Round(6.0, 1.0)])
     assert row.ratio.estimate == pytest.approx(7.0)
     assert "5.00 s cold, 0.75 s warm" in row.detail
+
+
+def test_both_sides_of_a_linear_transform_give_the_same_rows(smollm2):
+    import torch
+
+    from experiments.benchmark_transforms import HIDDEN, contests, space_of
+
+    space = space_of(smollm2, HIDDEN[1])
+    assert space.hidden_size == HIDDEN[1]
+    for contest in contests(space, 32):
+        if contest.linear:
+            own, plain = contest.own().vectors.float(), contest.plain().float()
+            assert own.shape == plain.shape, contest.name
+            assert torch.allclose(own, plain, atol=0.05), contest.name
+
+
+def test_what_compression_buys_counts_the_time_it_takes():
+    from experiments.benchmark_compressed import RATIOS, Served, gains
+
+    rounds = [{ratio: Served(0.1, 2.0 / ratio, 10 * ratio) for ratio in RATIOS} for _ in range(3)]
+    first_token, throughput = list(gains(rounds))[:2]
+    assert first_token.ratio.estimate == pytest.approx((0.1 + 1.0) / 2.0)
+    assert throughput.ratio.estimate == pytest.approx(2.0)
+
+
+def test_the_prompts_of_the_compression_benchmark_have_their_rows_and_begin_unlike(smollm2):
+    from experiments.benchmark_compressed import ROWS, passages
+
+    prompts = passages(smollm2, 0) + passages(smollm2, 1)
+    assert {len(prompt) for prompt in prompts} == {ROWS}
+    assert len({str(prompt.vectors[:3].tolist()) for prompt in prompts}) == len(prompts)

@@ -20,7 +20,17 @@ def composed(*overrides):
         return compose("run", overrides=[*overrides], return_hydra_config=False)
 
 
-@pytest.mark.parametrize("data", sorted({*names("data")} - {"wordnet", "english"}))
+def of_experiments(data):
+    """Whether a data set is one of experiments: those of training are modules of their own."""
+    return "_target_" not in composed_data(data)
+
+
+def composed_data(data):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        return compose("run", overrides=[f"data={data}", "out=unused"]).data
+
+
+@pytest.mark.parametrize("data", filter(of_experiments, names("data")))
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_is_built_from_every_data_set(experiment, data):
     needed = {
@@ -38,6 +48,17 @@ def test_compression_is_built_from_all_passages(passages):
         composed("experiment=compression", f"data/passages={passages}", "out=unused").experiment
     )
     assert all({"text", "question", "answer"} <= set(item) for item in built.items)
+
+
+@pytest.mark.parametrize("knowledge", names("data/knowledge"))
+def test_retrieval_is_built_from_all_knowledge(knowledge):
+    built = instantiate(composed("experiment=rag", f"data/knowledge={knowledge}", "out=unused").experiment)
+    assert max(built.counts) <= len(built.knowledge.passages)
+
+
+def test_the_projector_s_experiment_is_built_from_the_short_sentences():
+    built = instantiate(composed("experiment=projector", "data/sentences=short", "out=unused").experiment)
+    assert {len(sentences) for sentences in built.kinds.values()} == {built.candidates}
 
 
 @pytest.mark.parametrize("style", names("data/style"))

@@ -317,3 +317,18 @@ def test_a_blend_of_nothing_and_a_path_of_one_step_are_refused():
         blend([], [])
     with pytest.raises(ValueError, match="at least 2"):
         path(prompt([2]), prompt([3]), 1)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_blended_rows_are_computed_in_float32_and_rounded_once(smollm2, t, dtype):
+    rows = torch.randn(2, 300, smollm2.hidden_size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x, y = (
+        PromptEmbeds(part, torch.ones(300, dtype=torch.bool), smollm2.fingerprint, Recipe.of("x", {}))
+        for part in rows
+    )
+    exact = rows[0].double() * (1 - t) + rows[1].double() * t
+    got = interpolate(x, y, t).vectors
+    assert got.dtype == dtype
+    least = (exact.to(dtype).double() - exact).abs()
+    assert bool(((got.double() - exact).abs() <= least + 1e-6).all())

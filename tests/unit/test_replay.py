@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, StyleVector, compress, interpolate
 from embedspace.cases import Case, prompt_sha256
 from embedspace.cli import main
-from embedspace.controls import random_rows, shuffle_rows
+from embedspace.controls import random_rows, shuffle_rows, zero_padded
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.execution import execute
 from embedspace.interpolation import blend
@@ -79,6 +79,7 @@ WAYS = {
     "merge": lambda s: compress(s.embed("one two three four"), ratio=2, method="merge", space=s),
     "shuffle_rows": lambda s: shuffle_rows(s.embed("one two three four"), 5),
     "random_rows": lambda s: random_rows(s, s.embed("one two three four"), 5),
+    "zero_padded": lambda s: zero_padded(s.embed("one two three four"), chat(s, "five"), 0.3),
 }  # fmt: skip
 
 

@@ -356,3 +356,28 @@ def test_progress_is_told_where_there_is_no_terminal(
     told = capsys.readouterr().err
     assert "test: 0 of 3" in told
     assert "test: 3 of 3" in told
+
+
+def test_a_timed_case_is_asked_alone_for_one_token_and_its_record_says_so(tmp_path: Path) -> None:
+    class Watched(SumEngine):
+        def __init__(self) -> None:
+            super().__init__(batch=8)
+            self.calls: list[tuple[int, Sampling]] = []
+
+        def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
+            together = list(prompts)
+            self.calls.append((len(together), sampling))
+            return super().generate(together, sampling)
+
+    engine = Watched()
+    cases = [Case(f"t{n}", [n, 1], timed=True) for n in range(2)] + [Case(f"a{n}", [n, 2]) for n in range(3)]
+    several = Sampling(max_tokens=4, temperature=1.0, n=2)
+    for _ in range(2):  # the second finds all of it recorded
+        with Run.open(tmp_path, CONFIG, fingerprint="f") as run:
+            outcome = execute(run, lambda: engine, lambda: cases, several, title="t")
+            assert outcome.cases == 5
+    assert [(count, sampling.max_tokens, sampling.n) for count, sampling in engine.calls] == [
+        (1, 1, 1), (1, 1, 1), (3, 4, 2),
+    ]  # fmt: skip
+    recorded = {(r.key, r.choice): r.sampling.max_tokens for r in read_records(tmp_path / "records.jsonl")}
+    assert recorded == {("t0", 0): 1, ("t1", 0): 1} | {(f"a{n}", c): 4 for n in range(3) for c in range(2)}

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -23,10 +23,12 @@ from embedspace.errors import (
     EngineUnreachableError,
     ModelNotServedError,
     PromptEmbedsDisabledError,
+    PromptRefusedError,
     PromptRejectedError,
 )
 from embedspace.prompt import PromptEmbeds
 from embedspace.recipe import Recipe
+from embedspace.safety import Verdict
 from embedspace.wire import decode_prompt_embeds
 from tests.unit.fake_vllm import (
     HIDDEN_SIZE,
@@ -506,3 +508,63 @@ def test_abandoning_a_stream_leaves_the_client_usable(fake: FakeVLLM, connect: C
     assert next(pieces) == "Par"
     pieces.close()  # type: ignore[attr-defined]
     assert texts(client, [embedded(2)]) == ["2.0"]
+
+
+class Suspicious:
+    """A guard that does not let some marks pass, alone or together."""
+
+    def check_many(self, prompts: Sequence[PromptEmbeds]) -> list[Verdict]:
+        found = [set(prompt.vectors[:, 0].int().tolist()) for prompt in prompts]
+        return [Verdict(not (13 in marks or {4, 5} <= marks), 0.0, 1.0, "rule: 13") for marks in found]
+
+
+def test_a_prompt_that_the_guard_refuses_fails_alone_and_is_not_sent(
+    fake: FakeVLLM, connect: Connect
+) -> None:
+    done = texts(connect(guard=Suspicious()), [embedded(1), embedded(13), [13], embedded(2)])
+    assert [text.partition(",")[0] for text in done] == ["1.0", "the guard refused the prompt", "13.0", "2.0"]
+    assert sum(("prompt_embeds" in request.body) for request in fake.requests) == 2
+    assert all(13 not in marks(request) for request in fake.requests if "prompt_embeds" in request.body)
+
+
+def test_a_stream_of_a_refused_prompt_is_not_begun(fake: FakeVLLM, connect: Connect) -> None:
+    with pytest.raises(PromptRefusedError, match="rule: 13"):
+        next(connect(guard=Suspicious()).stream(embedded(13), GREEDY))
+    assert fake.requests == []
+
+
+def test_the_parts_of_a_conversation_are_guarded_apart_and_together(fake: FakeVLLM, connect: Connect) -> None:
+    def said(*contents: object) -> list[dict[str, object]]:
+        return [{"role": "user", "content": content} for content in contents]
+
+    fake.respond = lambda request: reply(
+        {"choices": [{"index": 0, "message": {"content": "fine"}, "finish_reason": "stop"}]}
+    )
+    asked = [
+        said(embedded(4)),
+        said(embedded(4), "and", embedded(5)),
+        said(["look:", embedded(13)]),
+        said("13"),
+    ]
+    done = list(connect(guard=Suspicious()).generate_chat(asked, GREEDY))
+    assert [completion.error is None for completion in done] == [True, False, False, True]
+    assert len(fake.requests) == 2
+
+
+def test_a_guard_that_answers_for_too_few_prompts_is_not_believed(connect: Connect) -> None:
+    class Silent:
+        def check_many(self, prompts: Sequence[PromptEmbeds]) -> list[Verdict]:
+            return []
+
+    with pytest.raises(ValueError, match="0 judgements of 1"):
+        texts(connect(guard=Silent()), [embedded(1)])
+
+
+def test_a_filter_before_the_server_that_refuses_the_probe_has_taken_it(
+    fake: FakeVLLM, connect: Connect
+) -> None:
+    error = {"message": "refused by this server's safety filter", "code": "prompt_refused"}
+    fake.respond = lambda request: reply({"error": error}, 400)
+    assert connect().check(HIDDEN_SIZE).model == MODEL
+    with pytest.raises(PromptRefusedError, match="safety filter"):
+        list(connect().stream(embedded(1), GREEDY))

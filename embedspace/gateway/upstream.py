@@ -1,0 +1,272 @@
+"""The server behind the gateway: what it must be before anything is sent to it, and the way there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+
+from embedspace.engines.vllm_connection import Connection
+from embedspace.engines.vllm_errors import PassingError
+from embedspace.errors import EngineError, EngineUnreachableError, PromptRejectedError
+from embedspace.gateway.refusal import RefusedError
+from embedspace.gateway.settings import Settings
+
+R = TypeVar("R")
+
+_PROBE_TOKENS = 8
+_PROBE_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
+_POLL_SECONDS = 0.5
+# Of an answer's headers those that are about one connection, and those that the gateway writes itself.
+_OWN = """
+    connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
+    date server x-request-id set-cookie
+"""
+_NOT_PASSED_ON = frozenset(_OWN.split())
+
+
+class FilterMismatchError(EngineError):
+    """The server does not serve the model whose space the filter is for."""
+
+
+class Upstream:
+    """One vLLM server that is known to read the filter's rows as the filter does.
+
+    Known by its own answers: to a few prompts as token ids and as the rows that the filter's space has for them. A
+    connection that nothing is sent over is held open; when it breaks, the server may be another one, and is asked again
+    before anything is sent to it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.upstream
+        self._key = settings.upstream_key
+        self._connection = Connection(self.url, api_key=self._key, timeout=_PROBE_SECONDS)
+        limits = settings.limits
+        self._client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(limits.upstream_seconds, connect=_CONNECT_SECONDS),
+            # vLLM closes idle connections after five seconds, and may do so just when one is used again.
+            limits=httpx2.Limits(max_connections=limits.concurrent, keepalive_expiry=2.0),
+            trust_env=not settings.on_this_machine,
+            follow_redirects=False,
+        )
+        self._probes: Sequence[Mapping[str, Any]] = ()
+        self._hidden_size = 0
+        self._verifying = asyncio.Lock()
+        self._sentinel: asyncio.Task[None] | None = None
+        self.models: dict[str, int | None] = {}
+        """Names that are served, each with the most tokens of a prompt and its answer."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the server that is there now was found to be the right one."""
+        return self._sentinel is not None and not self._sentinel.done()
+
+    async def served(self, wait: float = 0.0) -> dict[str, int | None]:
+        """The models that the server has.
+
+        Args:
+            wait: seconds for a server that is not there yet.
+
+        Raises:
+            EngineError: it cannot be reached, or gives no list.
+        """
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                return await self._asked(
+                    self._connection.get(
+                        "/v1/models",
+                        "the list of its models",
+                        lambda answer: {each["id"]: each.get("max_model_len") for each in answer["data"]},
+                    )
+                )
+            except EngineUnreachableError:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def verify(self, about: Mapping[str, Any]) -> None:
+        """Find out whether the server reads the filter's rows as the filter does, and watch it from then on.
+
+        Args:
+            about: hidden size and probes of the filter's space.
+
+        Raises:
+            EngineError: it cannot be reached, or was started without the flag.
+            FilterMismatchError: it serves another model.
+        """
+        self._probes, self._hidden_size = about["probes"], about["hidden_size"]
+        watch = await self._watch()
+        try:
+            models = await self.served()
+            if not models:
+                raise FilterMismatchError(f"the vLLM server at {self.url} serves nothing")
+            for model in models:
+                await self._require_same_rows(model)
+        except BaseException:
+            watch.cancel()
+            raise
+        if self._sentinel is not None:
+            self._sentinel.cancel()
+        self.models, self._sentinel = models, watch
+
+    async def ensure(self, about: Mapping[str, Any]) -> None:
+        """Verify the server again where it may be another one than before.
+
+        Raises:
+            RefusedError: it cannot be reached, or is another one.
+        """
+        if self.verified:
+            return
+        async with self._verifying:
+            if self.verified:
+                return
+            try:
+                await self.verify(about)
+            except EngineUnreachableError:
+                raise unreachable() from None
+            except EngineError:
+                raise RefusedError(
+                    503,
+                    "upstream_changed",
+                    "the server behind this gateway is not the one that its filter is for; see the gateway's log",
+                    retry_after=30,
+                ) from None
+
+    def rows(self, model: str | None) -> int | None:
+        """The most rows that a prompt for a model can have, where the server tells.
+
+        Raises:
+            RefusedError: it does not serve the model.
+        """
+        if model is None:
+            return max((length or 0 for length in self.models.values()), default=0) or None
+        if model not in self.models:
+            raise RefusedError(404, "model_not_found", "the server does not serve that model", param="model")
+        return self.models[model]
+
+    @contextlib.asynccontextmanager
+    async def ask(
+        self, method: str, path: str, body: bytes, request_id: str
+    ) -> AsyncIterator[httpx2.Response]:
+        """The server's answer, its body still to be read.
+
+        Nothing of the caller's request goes along but the body: no headers, no key, no query.
+
+        Raises:
+            RefusedError: no answer.
+        """
+        headers = {
+            "accept-encoding": "identity",
+            "x-request-id": request_id,
+            "user-agent": "embedspace-gateway",
+        }
+        if body:
+            headers["content-type"] = "application/json"
+        if self._key:
+            headers["authorization"] = f"Bearer {self._key}"
+        request = self._client.build_request(
+            method, f"{self.url}{path}", content=body or None, headers=headers
+        )
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx2.TimeoutException:
+            raise RefusedError(
+                504, "upstream_timeout", "the server behind this gateway did not answer in time"
+            ) from None
+        except httpx2.HTTPError:
+            raise unreachable() from None
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._sentinel is not None:
+            self._sentinel.cancel()
+            await asyncio.gather(self._sentinel, return_exceptions=True)
+        await self._client.aclose()
+        await self._connection.close()
+
+    async def _require_same_rows(self, model: str) -> None:
+        greedy = {"model": model, "max_tokens": _PROBE_TOKENS, "temperature": 0.0, "n": 1}
+        try:
+            by_ids = await self._texts(greedy | {"prompt": [probe["ids"] for probe in self._probes]})
+            by_rows = await self._texts(
+                greedy | {"prompt_embeds": [probe["payload"] for probe in self._probes]}
+            )
+        except PromptRejectedError as error:
+            raise FilterMismatchError(
+                f"{model!r} is another model than the filter is for, with rows of length {self._hidden_size}: {error}"
+            ) from None
+        same = sum(a == b for a, b in zip(by_ids, by_rows, strict=True))
+        # Rounding may turn one near-tie around; rows of another model turn all of them.
+        if same < len(by_ids) - 1:
+            raise FilterMismatchError(
+                f"the vLLM server at {self.url} answers {len(by_ids) - same} of {len(by_ids)} prompts otherwise when "
+                f"it gets them as rows of the filter's space (hidden size {self._hidden_size}) than as token ids: "
+                f"{model!r} is another model than the filter is for; give the filter that was made for it"
+            )
+
+    async def _texts(self, body: dict[str, Any]) -> list[str]:
+        def read(answer: Any) -> list[str]:
+            texts = {choice["index"]: str(choice["text"]) for choice in answer["choices"]}
+            if sorted(texts) != list(range(len(self._probes))):
+                raise ValueError(f"{len(self._probes)} choices were asked for, got {sorted(texts)}")
+            return [texts[number] for number in sorted(texts)]
+
+        return await self._asked(self._connection.post("/v1/completions", body, "prompts as a probe", read))
+
+    async def _asked(self, question: Coroutine[Any, Any, R]) -> R:
+        try:
+            return await question
+        except PassingError as passing:
+            raise passing.error from None
+
+    async def _watch(self) -> asyncio.Task[None]:
+        """Hold a connection open; the task ends when the server ends it."""
+        parts = urlsplit(self.url)
+        secure = parts.scheme == "https"
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                reader, writer = await asyncio.open_connection(
+                    parts.hostname, parts.port or (443 if secure else 80), ssl=secure or None
+                )
+        except (OSError, TimeoutError) as error:
+            raise EngineUnreachableError(
+                f"the vLLM server at {self.url} cannot be reached: {error}; start it (`embedspace serve MODEL`) or "
+                "correct the address"
+            ) from None
+
+        async def until_closed() -> None:
+            try:
+                with contextlib.suppress(OSError):
+                    await reader.read(1)
+            finally:
+                writer.close()
+
+        return asyncio.create_task(until_closed())
+
+
+def passed_on(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer that go back to the caller."""
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    return [
+        (name.lower(), value)
+        for name, value in headers.raw
+        if (plain := name.lower().decode("latin-1")) not in _NOT_PASSED_ON and plain not in named
+    ]
+
+
+def unreachable() -> RefusedError:
+    """The answer where the server is down."""
+    return RefusedError(
+        502, "upstream_unreachable", "the server behind this gateway cannot be reached", retry_after=5
+    )

@@ -1,0 +1,123 @@
+"""One prompt as the layers of a filter read it; what several of them need is made once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from embedspace.prompt import PromptEmbeds
+from embedspace.safety.canonical import views
+from embedspace.space import EmbeddingSpace
+from embedspace.vocabulary_rows import read_back
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from embedspace.vocabulary_rows import ReadBack
+
+WINDOW, STRIDE = 128, 64
+"""Rows in a window over a prompt, and rows from one window to the next."""
+
+_TEMPLATES: WeakKeyDictionary[EmbeddingSpace, frozenset[tuple[int, ...]]] = WeakKeyDictionary()
+_ROLE = re.compile(r"\s*(system|user|assistant|tool)\s*\n", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A prompt and what can be read from it; everything is made when first asked for."""
+
+    space: EmbeddingSpace
+    vectors: Tensor
+    """As they came: only the structural layer may look at a reading whose shape nobody has checked."""
+    text: str | None = None
+    """The prompt's text where it came as text; otherwise it is read back from the rows."""
+
+    @classmethod
+    def of(cls, space: EmbeddingSpace, prompt: PromptEmbeds | Tensor | str) -> Reading:
+        """The reading of a prompt, of bare rows, or of a text.
+
+        Raises:
+            ValueError: a prompt of another space, or an empty text.
+            TypeError: anything else.
+        """
+        import torch
+
+        if isinstance(prompt, str):
+            return cls(space, space.embed(prompt).vectors, prompt)
+        if isinstance(prompt, PromptEmbeds):
+            space.require(prompt)
+            return cls(space, prompt.vectors)
+        if isinstance(prompt, torch.Tensor):
+            return cls(space, prompt)
+        raise TypeError(
+            f"a filter checks PromptEmbeds, tensors [tokens, hidden] and strings, got a {type(prompt).__name__}"
+        )
+
+    @cached_property
+    def rows(self) -> Float[Tensor, "rows hidden"]:
+        """The prompt's rows in float32."""
+        return self.vectors.detach().cpu().float()
+
+    @cached_property
+    def tokens(self) -> ReadBack:
+        """The token nearest to each row, and whether the row is that token's own."""
+        return read_back(self.space, self.rows)
+
+    @cached_property
+    def segments(self) -> list[tuple[int, int]]:
+        """Stretches of rows between special tokens, without those that the chat template writes by itself: in a chat,
+        one for each message with its role. All rows where nothing else is left."""
+        ids = self.tokens.ids.tolist()
+        own = _template_stretches(self.space)
+        found = [stretch for stretch in _stretches(self.space, ids) if tuple(ids[slice(*stretch)]) not in own]
+        return found or [(0, len(ids))]
+
+    @cached_property
+    def windows(self) -> list[tuple[int, int]]:
+        """Overlapping stretches of rows that cover every segment, so that a line in a long document counts."""
+        return [window for start, stop in self.segments for window in spread(start, stop)]
+
+    @cached_property
+    def window_texts(self) -> list[str]:
+        """The read-back text of each window, without the role that begins a message."""
+        ids = self.tokens.ids.tolist()
+        decode = self.space.tokenizer.decode
+        return [_ROLE.sub("", decode(ids[start:stop]), count=1) for start, stop in self.windows]
+
+    @cached_property
+    def canonical(self) -> list[tuple[int, str]]:
+        """Canonical texts to classify, each with the number of its window: see :func:`canonical.views`."""
+        return [(number, view) for number, text in enumerate(self.window_texts) for view in views(text)]
+
+
+def spread(start: int, stop: int) -> list[tuple[int, int]]:
+    """Windows over the rows from ``start`` to ``stop``; the last one ends with them."""
+    last = max(start, stop - WINDOW)
+    return [*((begin, begin + WINDOW) for begin in range(start, last, STRIDE)), (last, stop)]
+
+
+def _stretches(space: EmbeddingSpace, ids: Sequence[int]) -> list[tuple[int, int]]:
+    special = {number for number, token in space.tokenizer.added_tokens.items() if token.special}
+    edges = [position for position, token in enumerate(ids) if token in special]
+    starts, stops = [0, *(edge + 1 for edge in edges)], [*edges, len(ids)]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+
+
+def _template_stretches(space: EmbeddingSpace) -> frozenset[tuple[int, ...]]:
+    """Token ids of what the chat template writes around a message: a system message of its own, the answer's header."""
+    if space not in _TEMPLATES:
+        found: set[tuple[int, ...]] = set()
+        if space.tokenizer.chat_template is not None:
+            prompt = space.embed_chat([{"role": "user", "content": "Hello"}])
+            ids = space.chat_ids([{"role": "user", "content": "Hello"}])
+            stretches = _stretches(space, ids)
+            found = {
+                tuple(ids[slice(*each)]) for each in stretches if not bool(prompt.content[slice(*each)].any())
+            }
+        _TEMPLATES[space] = frozenset(found)
+    return _TEMPLATES[space]

@@ -1,0 +1,222 @@
+"""What the projector costs beside what it cannot do without: matrix products, the encoder, the frozen model."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from embedspace.metrics import mean_interval
+from experiments.benchmark import Measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedspace.engines import TransformersEngine
+    from embedspace.projector import Projector
+
+TOKENS = 8
+VECTORS = (1, 64, 4096)
+SENTENCES = 256
+BATCHES, BATCH = 4, 16
+_WORDS = [
+    "river",
+    "stone",
+    "lamp",
+    "paper",
+    "cloud",
+    "garden",
+    "window",
+    "music",
+    "winter",
+    "copper",
+    "bread",
+]
+
+
+def projector(model: str, rounds: int) -> Iterator[Measurement]:
+    """Projection, text to soft tokens, and training steps, each beside its bare part, in turn."""
+    from embedspace.engines import TransformersEngine
+
+    engine = TransformersEngine(model)
+    lexical, mlp = (new_projector(engine, head) for head in ("lexical", "mlp"))
+    for vectors in VECTORS:
+        yield projection(mlp, vectors, rounds)
+    yield text_to_soft_tokens(lexical, rounds)
+    yield training(engine, lexical, rounds)
+    engine.close()
+
+
+def new_projector(engine: TransformersEngine, head: str) -> Projector:
+    """An untrained projector of the shipped one's size: what it costs does not hang on its weights."""
+    import torch
+
+    from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
+
+    encoder, space = SentenceEncoder(), engine.space
+    sizes = (
+        {"query_width": 1024, "width": 256, "layers": 2, "candidates": 8192}
+        if head == "lexical"
+        else {"width": 512}
+    )
+    torch.manual_seed(0)
+    made = Projector(
+        ProjectorConfig(
+            head=head,  # type: ignore[arg-type]
+            tokens=TOKENS,
+            features=encoder.features,
+            hidden_size=space.hidden_size,
+            encoder=encoder.name,
+            encoder_fingerprint=encoder.fingerprint,
+            space_name=space.name,
+            space=space.fingerprint,
+            options=sizes,
+        ),
+        space,
+    )
+    if head == "lexical":
+        made.head.choose_from(torch.arange(sizes["candidates"], dtype=torch.int32))  # type: ignore[union-attr,operator]
+    made.attach()
+    return made.eval()
+
+
+def projection(made: Projector, vectors: int, rounds: int) -> Measurement:
+    """An MLP's soft tokens against its two matrix products alone."""
+    import torch
+
+    given = torch.nn.functional.normalize(torch.randn(vectors, made.features), dim=-1)
+    weights = [parameter.detach() for parameter in made.head.parameters() if parameter.ndim == 2]
+
+    @torch.inference_mode()
+    def bare() -> Tensor:
+        rows = given
+        for weight in weights:
+            rows = rows @ weight.T
+        return rows
+
+    @torch.inference_mode()
+    def whole() -> Tensor:
+        soft: Tensor = made(given)
+        return soft
+
+    pairs = in_turn(whole, bare, rounds)
+    return Measurement(
+        f"projection of {vectors:,} vectors (MLP, {TOKENS} tokens), time to that of its matrix products",
+        mean_interval([own / other for own, other in pairs]),
+        "none: what checks, activation and norms cost",
+        f"{_ms(own for own, _ in pairs)} against {_ms(other for _, other in pairs)}",
+    )
+
+
+def text_to_soft_tokens(made: Projector, rounds: int) -> Measurement:
+    """Sentences a second from text to soft tokens against the encoder alone."""
+    import torch
+
+    texts = sentences(SENTENCES)
+    encoder = made.encoder.model
+
+    @torch.inference_mode()
+    def whole() -> Tensor:
+        soft: Tensor = made(made.encode(texts))
+        return soft
+
+    def bare() -> Any:
+        return encoder.encode(
+            texts, batch_size=64, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        )
+
+    pairs = in_turn(whole, bare, rounds)
+    return Measurement(
+        "sentences a second from text to soft tokens (lexical head) to those of SentenceTransformer.encode",
+        mean_interval([other / own for own, other in pairs]),
+        "at least 0.9",
+        f"{SENTENCES / statistics.median(own for own, _ in pairs):.0f} against "
+        f"{SENTENCES / statistics.median(other for _, other in pairs):.0f} a second, {SENTENCES} sentences",
+    )
+
+
+def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measurement:
+    """Steps a second of a whole training loop against forward and backward through the frozen model alone."""
+    import lightning
+
+    from embedspace.projector.batches import BucketedBatches
+    from embedspace.projector.reader import SoftTokenReader
+    from embedspace.projector.training import ProjectorTraining
+
+    texts = sentences(BATCHES * BATCH)
+    ids = [engine.space.tokenize(text) for text in texts]
+    vectors = made.encode(texts)
+
+    def batches() -> BucketedBatches:
+        return BucketedBatches(vectors, ids, texts, batch_size=BATCH, shuffle=False)
+
+    module = ProjectorTraining(made.train(), "distill", engine.space, engine)
+    reader = SoftTokenReader(engine)
+    given = [(made(batch.vectors).detach(), batch.ids) for batch in batches()]
+
+    def whole() -> None:
+        trainer = lightning.Trainer(
+            max_epochs=1,
+            accelerator=engine.device.type if engine.device.type == "cpu" else "gpu",
+            devices=1,
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, batches())
+
+    def bare() -> None:
+        for rows, wanted_ids in given:
+            own = rows.clone().requires_grad_()
+            hidden, _, wanted = reader.hidden(own, wanted_ids)
+            reader.token_losses(hidden, wanted).mean().backward()
+
+    pairs = in_turn(whole, bare, rounds)
+    return Measurement(
+        "training steps a second to those of forward and backward through the frozen model alone",
+        mean_interval([other / own for own, other in pairs]),
+        "at least 0.85",
+        f"{BATCHES / statistics.median(own for own, _ in pairs):.2f} against "
+        f"{BATCHES / statistics.median(other for _, other in pairs):.2f} steps a second, {BATCH} sentences a step, the "
+        "loop's own start included",
+    )
+
+
+def in_turn(own: Callable[[], object], other: Callable[[], object], rounds: int) -> list[tuple[float, float]]:
+    """Seconds of both sides, the one that begins changing from round to round."""
+    for call in (own, other):
+        call()
+    pairs = []
+    for number in range(max(2, rounds)):
+        sides = (own, other) if number % 2 == 0 else (other, own)
+        times = {call: _seconds(call) for call in sides}
+        pairs.append((times[own], times[other]))
+    return pairs
+
+
+def sentences(count: int) -> list[str]:
+    """Different sentences of 6 to 16 words."""
+    return [
+        " ".join(
+            _WORDS[(number * 7 + place * (number % 5 + 1)) % len(_WORDS)] for place in range(6 + number % 11)
+        )
+        + f" {number}."
+        for number in range(count)
+    ]
+
+
+def _seconds(call: Callable[[], object], least: float = 0.2) -> float:
+    """Seconds a call, of as many calls as take the least time."""
+    began, calls = time.perf_counter(), 0
+    while (passed := time.perf_counter() - began) < least:
+        call()
+        calls += 1
+    return passed / calls
+
+
+def _ms(seconds: Any) -> str:
+    return f"{1e3 * statistics.median(seconds):.3g} ms"

@@ -1,0 +1,124 @@
+"""Benchmark of the filter: each layer's share, the cascade, many prompts together, and a table of 128k rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, SafetyFilter
+from embedspace.metrics import mean_interval
+from embedspace.safety.reading import Reading
+from embedspace.table import EmbeddingTable
+from embedspace.vocabulary_rows import nearest_tokens, read_back
+from experiments.benchmark import Measurement, rate
+
+ROWS = 64
+ROUNDS = 7
+MANY = 64
+LARGE = (128_000, 4_096)
+"""Vocabulary and hidden size of today's larger models."""
+
+
+def safety(model: str) -> Iterator[Measurement]:
+    """Times of the shipped filter on prompts of 64 rows of the vocabulary; ratios are to what is aimed at."""
+    space = EmbeddingSpace.from_pretrained(model)
+    guard = SafetyFilter.from_pretrained("smollm2-injection", space)
+    prompts = _prompts(space, MANY)
+    guard.check_many(prompts[:2])
+    readings = [Reading.of(space, prompt) for prompt in prompts[:ROUNDS]]
+    # The layers of a reading's round one after another: what an earlier one has read from the rows, a later one finds.
+    spent = {
+        layer.name: [_once(lambda layer=layer, r=reading: layer.scores([r])) for reading in readings]
+        for layer in guard.layers
+    }
+    total = [sum(each) for each in zip(*spent.values(), strict=True)]
+    for name, seconds in spent.items():
+        yield Measurement(
+            f"filter, layer {name}, share of all layers' time",
+            mean_interval([own / every for own, every in zip(seconds, total, strict=True)]),
+            "",
+            f"{1000 * statistics.median(seconds):.2f} ms for {ROWS} rows",
+        )
+    cheap = dataclasses.replace(
+        guard,
+        layers=tuple(layer for layer in guard.layers if layer.name in ("structural", "manifold", "pooled")),
+        weights={"pooled": 1.0},
+    )
+    for name, filtered, limit in (
+        ("structural, manifold and pooled", cheap, 0.005),
+        ("all layers", guard, 0.08),
+    ):
+        seconds = [
+            _once(lambda f=filtered, p=prompt: f.score(p)) for prompt in prompts[:ROUNDS] for _ in range(3)
+        ]
+        yield Measurement(
+            f"filter, {name}, time to the {1000 * limit:g} ms aimed at",
+            mean_interval([each / limit for each in seconds]),
+            "at most 1",
+            f"{1000 * statistics.median(seconds):.2f} ms for one prompt of {ROWS} rows",
+        )
+    rounds = [(_once(lambda: guard.score_many(prompts)), sum(_once(lambda p=p: guard.score(p)) for p in prompts))
+              for _ in range(ROUNDS)]  # fmt: skip
+    yield Measurement(
+        f"filter, {MANY} prompts together, rate to one at a time",
+        mean_interval([alone / together for together, alone in rounds]),
+        "at least 4",
+        f"{MANY / statistics.median(together for together, _ in rounds):,.0f} against "
+        f"{MANY / statistics.median(alone for _, alone in rounds):,.0f} prompts a second, all layers",
+    )
+    yield from _read_back(space, "this model's table")
+    yield from _read_back(random_space(*LARGE), f"a random table of {LARGE[0]:,} x {LARGE[1]:,}")
+
+
+def _read_back(space: EmbeddingSpace, name: str) -> Iterator[Measurement]:
+    """Rows with noise of the size of a row: the right token's share, and the time beside a whole-table product's."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, space.vocab_size, (ROWS,), generator=generator)
+    rows = space.lookup(ids.tolist()).float()
+    noise = torch.randn(rows.shape, generator=generator)
+    noisy = rows + noise * (rows - space.mean).norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+    right = float((nearest_tokens(space, noisy) == ids).float().mean())
+    exactly = space.nearest(noisy, k=1)[0].flatten()
+    pairs = [
+        (_once(lambda: nearest_tokens(space, noisy)), _once(lambda: space.nearest(noisy, k=1)))
+        for _ in range(3)
+    ]
+    exact = 1 / rate(lambda: read_back(space, rows))
+    yield Measurement(
+        f"read-back of {ROWS} noisy rows from {name}, time to a product with the whole table",
+        mean_interval([own / other for own, other in pairs]),
+        "at most 0.5",
+        f"{1000 * statistics.median(own for own, _ in pairs):.0f} ms against "
+        f"{1000 * statistics.median(other for _, other in pairs):.0f}; {100 * right:.0f}% right, "
+        f"{100 * float((exactly == ids).float().mean()):.0f}% by the product; rows of the table {1000 * exact:.2f} ms",
+    )
+
+
+def random_space(vocabulary: int, hidden: int, seed: int = 0) -> EmbeddingSpace:
+    """A space with a table of random bfloat16 rows; it has no tokenizer to speak of."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.empty(vocabulary, hidden, dtype=torch.bfloat16)
+    for chunk in table.split(8192):
+        chunk.copy_(torch.randn(chunk.shape, generator=generator))
+    donor = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    rows = EmbeddingTable(table, 1.0, Path("random"))
+    return EmbeddingSpace("random", Path("random"), donor.tokenizer, rows, "random", None)
+
+
+def _prompts(space: EmbeddingSpace, count: int) -> list[PromptEmbeds]:
+    """Random prompts of the vocabulary, no two alike."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(100, space.vocab_size, (count, ROWS), generator=generator).tolist()
+    made = Recipe.of("ids", {})
+    return [PromptEmbeds(space.lookup(row), torch.ones(ROWS).bool(), space.fingerprint, made) for row in ids]
+
+
+def _once(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

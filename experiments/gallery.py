@@ -1,0 +1,147 @@
+"""Gallery: the evidence at full size, and the figures of it that ``docs/`` shows.
+
+``python experiments/gallery.py`` runs everything anew; with names after it, those alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+
+from embedspace.errors import EngineError
+from embedspace.provenance import provenance
+from experiments.run import RunFailed, run_experiment
+
+if TYPE_CHECKING:
+    from embedspace.report import Report
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
+NOTES = "gallery.json"
+"""Beside the figures: where each comes from. ``README.md`` there says the same to people."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A run, and what to keep of its report."""
+
+    overrides: Sequence[str]
+    """Of ``configs/run.yaml``."""
+    figures: Mapping[str, int]
+    """Name of the file without ending -> number of the figure in the report, from 0."""
+
+
+EXHIBITS: Mapping[str, Exhibit] = {
+    **{
+        f"style-{style}": Exhibit(
+            ["experiment=style", f"data/style={style}"], {f"style_{style}_odds": 0, f"style_{style}_judge": 1}
+        )
+        for style in ("formal", "cheerful", "terse")
+    },
+    "interpolation": Exhibit(
+        ["experiment=interpolation", "sampling.max_tokens=24"],
+        {"interpolation_likelihood": 0, "interpolation_turn": 1, "interpolation_distance": 3},
+    ),
+    "compression": Exhibit(
+        ["experiment=compression", "data/passages=knowledge_base"], {"compression_recall": 0, "compression_gist": 2}
+    ),
+}  # fmt: skip
+
+
+def show(name: str, exhibit: Exhibit, runs: Path, figures: Path) -> None:
+    """Run one exhibit in process, write its figures, and note where they come from.
+
+    Raises:
+        ValueError: the report has no figure of a wanted number.
+        RunFailed: some cases failed.
+        EngineError: the engine failed.
+        OSError: a file cannot be written.
+    """
+    overrides = [*exhibit.overrides, "engine=transformers", "fresh=true", f"out={runs / name}"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        config = compose("run", overrides=overrides)
+    began = time.monotonic()
+    report = run_experiment(config, runs / name)
+    seconds = time.monotonic() - began
+    captions = write_figures(report, exhibit.figures, figures)
+    origin = provenance()
+    path = figures / NOTES
+    notes = json.loads(path.read_text()) if path.exists() else {}
+    notes[name] = {
+        "command": f"python experiments/run.py {' '.join([*exhibit.overrides, 'engine=transformers'])}",
+        "seconds": round(seconds),
+        "figures": captions,
+        "git": origin["git"],
+        "machine": origin["machine"],
+        "packages": origin["packages"],
+    }
+    path.write_text(
+        json.dumps({key: notes[key] for key in sorted(notes)}, indent=1, ensure_ascii=False) + "\n"
+    )
+    (figures / "README.md").write_text(as_page(notes))
+
+
+def write_figures(report: Report | None, wanted: Mapping[str, int], folder: Path) -> dict[str, str]:
+    """Figures of a report as SVG files: name of the file -> what it shows.
+
+    Raises:
+        ValueError: the report has no figure of a wanted number.
+        OSError: a file cannot be written.
+    """
+    found = [figure for section in report.sections for figure in section.figures] if report else []
+    if missing := {name: number for name, number in wanted.items() if not 0 <= number < len(found)}:
+        raise ValueError(f"the report has {len(found)} figures; there are none of the numbers in {missing}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, number in wanted.items():
+        (folder / f"{name}.svg").write_text(found[number].stand_alone())
+    return {f"{name}.svg": found[number].caption for name, number in wanted.items()}
+
+
+def as_page(notes: Mapping[str, Any]) -> str:
+    """What the figures show and where they come from."""
+    lines = [
+        "# Figures",
+        "",
+        "Made by `make gallery`, in process; each at the commit and in the time that stands beside it.",
+    ]
+    for name, note in sorted(notes.items()):
+        git, machine, packages = note["git"], note["machine"], note["packages"]
+        commit = "no checkout" if git is None else f"commit `{git['commit'][:12]}`"
+        if git is not None and git["dirty"]:
+            commit += " with local changes"
+        versions = ", ".join(f"{key} {packages[key]}" for key in ("torch", "transformers") if key in packages)
+        lines += ["", f"## {name}", "",
+                  f"`{note['command']}`: {note['seconds'] / 60:.1f} minutes on {machine['cores']} cores of "
+                  f"{machine['processor']}; {versions}; {commit}."]  # fmt: skip
+        for file, caption in note["figures"].items():
+            lines += ["", f"![{caption}]({file})", "", caption]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the exhibits that are named, or all."""
+    parser = argparse.ArgumentParser(
+        description="Run the evidence at full size and write the figures of docs/."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXHIBITS)}; all by default")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "gallery", help="folder of the runs")
+    parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of the figures")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in EXHIBITS]:
+        parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(EXHIBITS)}")
+    try:
+        for name in arguments.names or EXHIBITS:
+            show(name, EXHIBITS[name], arguments.runs, arguments.figures)
+    except (RunFailed, EngineError, ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

