@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,7 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        logger=list(instantiate(config.logger)) if config.logger else False,
+        logger=[instantiate(logger) for logger in config.logger if installed(logger)],
         callbacks=[
             kept,
             EarlyStopping("val/loss", patience=config.patience),
@@ -199,6 +200,16 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
     )
     last = folder / stage / "last.ckpt"
     trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
+
+
+def installed(logger: DictConfig) -> bool:
+    """Whether a logger can be made; says so where TensorBoard's, which is on by default, cannot."""
+    if not logger._target_.endswith("TensorBoardLogger") or any(
+        map(find_spec, ("tensorboard", "tensorboardX"))
+    ):
+        return True
+    print("no event files for TensorBoard: pip install tensorboardX; metrics.csv holds the same numbers")
+    return False
 
 
 def frozen(config: DictConfig, data: SentenceData) -> TransformersEngine:

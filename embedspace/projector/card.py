@@ -29,6 +29,41 @@ EXAMPLES = (
 """Sentences written for this project that no training saw; a test measures shipped weights on them again."""
 
 
+_CARD = """---
+license: apache-2.0
+library_name: embedspace
+---
+# {config.encoder} to {config.space_name}
+
+Turns a sentence vector of `{config.encoder}` ({config.features} features) into {config.tokens} soft tokens
+that the frozen `{config.space_name}` reads in place of the sentence. Head: `{config.head}`, {parameters:,}
+parameters, in half precision.
+
+## Metrics
+
+Nats a token of the sentence, asked to repeat it. *Closed* is the share of the gap between the better of the
+two controls (nothing; another sentence's soft tokens) and the text itself, with a 95% bootstrap interval over
+sentences.
+
+| sentences | nothing | shuffled | own | mean row | text | closed |
+| --- | --- | --- | --- | --- | --- | --- |
+{metrics}
+
+## Data
+
+{data}
+
+WordNet: WordNet licence. inspect-evals: MIT. No sentence of the splits that metrics are taken on, or of a
+lemma or document in them, was trained on. The whole configuration is in `config.json`.
+
+## Limits
+
+English; sentences of 4 to 40 tokens. The soft tokens tell what a sentence is about and many of its words, not
+its wording: names, numbers and negations are often lost. They are for this encoder and this language model
+alone; others are refused. Trained behind one instruction, `Repeat this:`. Speed on a GPU: not measured.
+"""
+
+
 def measured(
     projector: Projector, engine: TransformersEngine, sentences: Sequence[str], *, shown: bool = False
 ) -> dict[str, Any]:
@@ -50,39 +85,14 @@ def as_values(ladder: Ladder) -> dict[str, Any]:
 
 def write_card(folder: Path, projector: Projector) -> None:
     """Write ``README.md`` beside the weights, from what the configuration holds."""
-    config = projector.config
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "library_name: embedspace",
-        "---",
-        f"# {config.encoder} to {config.space_name}",
-        "",
-        f"Turns a sentence vector of `{config.encoder}` ({config.features} features) into {config.tokens} soft tokens "
-        f"(`{config.head}` head, {sum(p.numel() for p in projector.head.parameters()):,} parameters, half precision) that the "
-        f"frozen `{config.space_name}` reads in place of the sentence.",
-        "",
-        "## Metrics",
-        "",
-        "Nats a token of the sentence, asked to repeat it. *Closed* is the share of the gap between the better of the two "
-        "controls (nothing; another sentence's soft tokens) and the text itself, with a 95% bootstrap interval over sentences.",
-        "",
-        "| sentences | nothing | shuffled | own | mean row | text | closed |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        *(_row(name, values) for name, values in config.metrics.items()),
-        "",
-        "## Data",
-        "",
-        *_data(config.training),
-        "",
-        "## Limits",
-        "",
-        "English; sentences of 4 to 40 tokens. The soft tokens tell what a sentence is about and many of its words, not its "
-        "wording: names, numbers and negations are often lost. They are for this encoder and this language model alone; "
-        "others are refused. Trained behind one instruction (`Repeat this:`). Speed on a GPU was not measured.",
-        "",
-    ]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    config, kinds = projector.config, projector.config.training.get("sentences", {})
+    text = _CARD.format(
+        config=config,
+        parameters=sum(parameter.numel() for parameter in projector.head.parameters()),
+        metrics="\n".join(_row(name, values) for name, values in config.metrics.items()),
+        data="\n".join(f"- {kind}: {count:,} sentences" for kind, count in kinds.items()),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _row(name: str, values: Mapping[str, Any]) -> str:
@@ -90,13 +100,3 @@ def _row(name: str, values: Mapping[str, Any]) -> str:
     shown = [f"{nats[c]:.2f}" for c in ("nothing", "shuffled", "own", "mean row", "text")]
     closed, low, high = (f"{100 * value:.0f}" for value in values["closed"])
     return f"| {name} ({values['sentences']}) | {' | '.join(shown)} | {closed}% ({low} to {high}) |"
-
-
-def _data(training: Mapping[str, Any]) -> list[str]:
-    kinds = training.get("sentences", {})
-    return [
-        *(f"- {kind}: {count:,} sentences" for kind, count in kinds.items()),
-        "",
-        "WordNet: WordNet licence. inspect-evals: MIT. No sentence of the splits that metrics are taken on, or of a lemma or "
-        "document in them, was trained on. The whole configuration is in `config.json`.",
-    ]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from embedspace import Projector
 from tests.checkpoints import make_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 pytestmark = pytest.mark.slow
 
 
@@ -48,7 +50,7 @@ def ground(tmp_path_factory):
 def command(ground, out, *overrides):
     return [
         sys.executable, str(ROOT / "train" / "projector.py"), f"out={out}", f"model.name={ground / 'model'}",
-        "data=wordnet", "data.limits={}", "data.max_tokens=400", "projector=mlp", "projector.tokens=2",
+        "data=wordnet", "data.limits={}", "data.validation=8", "data.max_tokens=400", "projector=mlp", "projector.tokens=2",
         "projector.options.width=16", "reconstruct.epochs=1", "reconstruct.batch_size=16",
         "distill.epochs=2", "distill.batch_size=8", "distill.warmup=5", "checkpoint_every=7",
         f"data.sources=[{{_target_: embedspace.projector.sources.local, kind: made, path: {ground / 'text.txt'}}}]",
@@ -56,7 +58,7 @@ def command(ground, out, *overrides):
     ]  # fmt: skip
 
 
-def finished(*arguments, **settings):
+def finished(*arguments):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.run(
         *arguments,
@@ -93,15 +95,15 @@ def test_a_training_leaves_a_projector_that_says_what_it_was_trained_on(whole, g
     assert projector.config.training["config"]["distill"]["batch_size"] == 8
     assert projector.tokens == 2
     assert logged(out, "val/loss")
-    assert list((out / "logs").glob("events.out.tfevents.*")), "TensorBoard reads these"
+    wanted = bool(find_spec("tensorboard") or find_spec("tensorboardX"))
+    assert bool(list((out / "logs").glob("events.out.tfevents.*"))) == wanted
 
 
 @pytest.mark.parametrize("stage", ["reconstruct", "distill"])
 def test_a_killed_training_goes_on_bit_for_bit(whole, ground, tmp_path, stage):
     out = tmp_path / "run"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command(ground, out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(ground, out), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     checkpoint = out / stage / "last.ckpt"
     while process.poll() is None and not checkpoint.is_file():

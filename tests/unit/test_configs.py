@@ -94,3 +94,42 @@ def test_no_configuration_holds_a_secret():
         assert not re.search(r"oc\.env:\w*(KEY|TOKEN|SECRET)", path.read_text()), (
             f"{path} would write it into run.json"
         )
+
+
+def trained(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        return compose("train", overrides=[*overrides, "out=unused"], return_hydra_config=False)
+
+
+@pytest.mark.parametrize("head", names("projector"))
+def test_every_projector_is_a_head_with_its_sizes(head):
+    from embedspace.projector import ProjectorConfig
+
+    config = trained(f"projector={head}").projector
+    built = ProjectorConfig(config.head, config.tokens, 4, 4, "e", "e", "s", "s", dict(config.options))
+    assert built.head == head
+
+
+@pytest.mark.parametrize("trainer", names("trainer"))
+def test_every_trainer_names_arguments_that_lightning_has(trainer):
+    import inspect
+
+    from lightning import Trainer
+
+    config = trained(f"trainer={trainer}").trainer
+    assert get_class(config.lightning._target_) is Trainer
+    assert set(config.lightning) - {"_target_"} <= set(inspect.signature(Trainer).parameters)
+
+
+@pytest.mark.parametrize("debug", names("debug"))
+@pytest.mark.parametrize("logger", names("logger"))
+def test_every_debugging_and_logging_configuration_composes(debug, logger):
+    assert trained(f"debug={debug}", f"logger={logger}").logger
+
+
+@pytest.mark.parametrize("data", ["wordnet", "english"])
+def test_the_data_of_training_name_functions_that_exist(data):
+    config = trained(f"data={data}").data
+    assert get_class(config._target_).__name__ == "SentenceData"
+    assert all(callable(get_method(source._target_)) for source in config.sources)
+    assert all(limit >= 1 for limit in config.limits.values())
