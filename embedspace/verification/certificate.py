@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from embedspace.engines.base import Completion, Sampling
 
 GREEDY = Sampling(max_tokens=16, logprobs=2)
-NEAR_TIE = 0.1
-"""Nats between the two likeliest tokens under which rounding alone may decide."""
+NEAR_TIE = 0.26
+"""Nats between the two likeliest tokens under which rounding alone may decide: logits of 16 to 32 are 0.125 apart in
+bfloat16, and either of the two may be off by one step."""
 
 
 @dataclass(frozen=True)
