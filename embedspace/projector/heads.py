@@ -170,7 +170,8 @@ class Lexical(nn.Module):
         rows = self.rows[chosen]
         seen = self.row_in(rows - self.mean) + self.sentence_in(vectors).unflatten(1, (self.tokens, -1))
         moved = rows + self.row_out(self.body(seen))
-        return F.normalize(moved, dim=-1) * rows.norm(dim=-1, keepdim=True)
+        norms: Tensor = rows.norm(dim=-1, keepdim=True)
+        return norms * F.normalize(moved, dim=-1)
 
 
 Head = Ridge | Linear | MLP | Lexical

@@ -207,7 +207,7 @@ if __name__ == "__main__":
     prompts = [space.embed_chat(messages) for messages in conversations]
     bad = dataclasses.replace(prompts[0], vectors=prompts[0].vectors[:, :64])
     mixed = [*prompts, bad, [10**6], *map(space.chat_ids, conversations)]
-    with VLLMOfflineEngine("smollm2-135m-instruct", batch_size=4) as engine:
+    with VLLMOfflineEngine("smollm2-135m-instruct", dtype="float32", batch_size=4) as engine:
         assert isinstance(engine, Engine)
         answers = list(engine.generate(mixed, Sampling(max_tokens=12, logprobs=2)))
         described = engine.describe()
