@@ -50,8 +50,8 @@ def ground(tmp_path_factory):
 def command(ground, out, *overrides):
     return [
         sys.executable, str(ROOT / "train" / "projector.py"), f"out={out}", f"model.name={ground / 'model'}",
-        "data=wordnet", "data.limits={}", "data.validation=8", "data.max_tokens=400",
-        "projector=mlp", "projector.tokens=2",
+        "data=wordnet", "data.limits={}", "data.validation=8", "data.max_tokens=400", "projector=mlp",
+        "projector.tokens=2",
         "projector.options.width=16", "reconstruct.epochs=1", "reconstruct.batch_size=16",
         "distill.epochs=2", "distill.batch_size=8", "distill.warmup=5", "checkpoint_every=7",
         f"data.sources=[{{_target_: embedspace.projector.sources.local, kind: made, path: {ground / 'text.txt'}}}]",
