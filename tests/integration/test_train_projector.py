@@ -59,15 +59,9 @@ def command(ground, out, *overrides):
     ]  # fmt: skip
 
 
-def finished(*arguments):
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+def finished(arguments, cwd=ROOT):
     return subprocess.run(
-        *arguments,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=settings.get("cwd", ROOT),
+        arguments, capture_output=True, text=True, check=False, env=ENVIRONMENT, cwd=cwd, timeout=500
     )
 
 
