@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_ELEMENTS = 1 << 16
-"""Of a block: 256 KB in float32, which stay in the cache between one operation and the next."""
+_ELEMENTS = 1 << 17
+"""Of a block: 512 KB in float32, which stay in the cache between one operation and the next."""
 
 
 def in_blocks(
