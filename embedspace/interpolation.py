@@ -193,12 +193,13 @@ def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
         (torch.where(straight, share, (share * angle).sin() / sine) * wanted * scale).to(x)
         for share, scale in zip((1 - weight, weight), scales, strict=True)
     )
-    return (x * first).add_(y * second).add_(mean)
+    moved: Tensor = (x * first).add_(y * second).add_(mean)
+    return moved
 
 
 def _angle(x: Tensor, y: Tensor, scales: Sequence[Tensor]) -> Float[Tensor, "rows 1"]:
     """Angle between the rows, whose lengths are the inverses of the scales."""
-    cosine = (x * y).sum(dim=1, keepdim=True).double() * scales[0] * scales[1]
+    cosine = (x * y).sum(dim=1, keepdim=True).double() * (scales[0] * scales[1])
     angle = cosine.clamp(-1, 1).acos()
     ill = (cosine.abs() > 0.99).flatten()
     if bool(ill.any()):

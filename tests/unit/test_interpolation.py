@@ -88,6 +88,16 @@ def test_the_way_back_is_the_way_there_bit_for_bit(pair, chosen, t):
     assert there.vectors.dtype == a.vectors.dtype
 
 
+@pytest.mark.parametrize("align", ["resample", "pad"])
+def test_the_middle_is_one_point_from_both_sides_for_long_prompts(align):
+    a, b = prompt([300], 0), prompt([200], 1)
+    for chosen in ({"method": "slerp"}, {"method": "slerp", "match_norm": True}, {"match_norm": True}):
+        there, back = (
+            interpolate(*ends, 0.5, align=align, space=SPACE, **chosen) for ends in ((a, b), (b, a))
+        )
+        assert same_bits(there, back)
+
+
 @given(pairs(), options, st.floats(0.001, 0.999))
 def test_template_rows_stay_and_lengths_move_as_the_alignment_says(pair, chosen, t):
     a, b = pair
