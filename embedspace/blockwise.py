@@ -22,6 +22,8 @@ def in_blocks(
 
     The values are those of one call on whole operands. On a GPU it is one call.
     """
+    # The order of a sum over a row follows the layout in memory, and with it the last bit.
+    operands = tuple(operand.contiguous() for operand in operands)
     first = operands[0]
     size = len(first) if first.is_cuda else max(1, _ELEMENTS // first.shape[1])
     if size >= len(first):

@@ -96,6 +96,9 @@ def test_the_middle_is_one_point_from_both_sides_for_long_prompts(align):
             interpolate(*ends, 0.5, align=align, space=SPACE, **chosen) for ends in ((a, b), (b, a))
         )
         assert same_bits(there, back)
+        turned = PromptEmbeds(b.vectors.T.contiguous().T, b.content, "s", MADE)
+        for ends in ((a, turned), (turned, a)):
+            assert same_bits(there, interpolate(*ends, 0.5, align=align, space=SPACE, **chosen))
 
 
 @given(pairs(), options, st.floats(0.001, 0.999))
