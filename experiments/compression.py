@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,10 +16,16 @@ from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity,
 from embedspace.plots import Figure, Line, line_figure
 from embedspace.records import Record, by_tags
 from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, unsigned
+from experiments.llmlingua_peer import installed, shortened
 
 FULL, NONE = "full", "none"
 """The whole passage, and the question without any."""
 RIGHT = "right answer"
+LLMLINGUA = "llmlingua package"
+SAME_LENGTH = "at the length of the " + LLMLINGUA
+NOT_INSTALLED = (
+    "The package llmlingua is not installed and left out; pip install 'embedspace[llmlingua]' brings it in."
+)
 
 
 class Item(TypedDict):
@@ -48,6 +55,9 @@ class Compression:
     peer: str | None
     """Name of the way that the first is compared with item by item."""
     ratios: Sequence[float]
+    llmlingua: bool
+    """Whether LLMLingua's own package shortens the text too, where it is installed, and the first way does to the very
+    number of rows that it reaches."""
     answered_ratios: Sequence[float]
     """Ratios at which the model answers; at the others the right answer's likelihood alone is wanted."""
 
@@ -65,7 +75,9 @@ class Compression:
         # What is answered comes first, so that an engine can batch it.
         for way, ratio in sorted(places, key=lambda place: not self._answers(*place)):
             shorter = _Compressor(space, self.chosen[way])
-            yield from self._cases(way, ratio, (shorter(prompt, ratio) for prompt in full))
+            yield from self._cases(way, ratio, (shorter(prompt, ratio=ratio) for prompt in full))
+        if self.llmlingua:
+            yield from self._llmlingua(space, full)
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """For each task, what each way keeps of the passage's worth."""
@@ -80,19 +92,39 @@ class Compression:
         likelihood = Measure.of(
             (*_place(record), record.scores[RIGHT].per_token) for record in records if record.scores
         )
-        likeness = self._likeness(records)
+        likeness, reached = self._likeness(records), self._reached(records)
         count = sum(_task(item) == task for item in self.items)
         return Section(
             "Compression of a passage" if alone else f"Compression of a passage: {task}",
-            self._finding(likelihood, likeness),
+            self._finding(likelihood, likeness, reached),
             f"{count} questions are asked about a passage that the model reads as embeddings ({self.source}). The "
             "passage's rows are made fewer; the rows of the question and of the template stay. What a passage is worth "
             "is how much likelier it makes the right answer, in nats a token; what a way of compressing keeps is the "
-            "share of that. Below 0, the model does worse than without any passage.",
-            figures=self._figures(likelihood, likeness),
-            tables=[self._table(likelihood, likeness), *self._peer_table(likelihood)],
+            "share of that. Below 0, the model does worse than without any passage."
+            + self._about_llmlingua(reached),
+            figures=self._figures(likelihood, likeness, reached),
+            tables=[self._table(likelihood, likeness, reached), *self._peer_tables(likelihood, reached)],
             comparisons=self._comparisons(records),
         )
+
+    @property
+    def _own(self) -> str:
+        """Name of the first way where it keeps as many rows as the package does."""
+        return f"{next(iter(self.chosen))} {SAME_LENGTH}"
+
+    def _llmlingua(self, space: EmbeddingSpace, full: Sequence[PromptEmbeds]) -> Iterator[Case]:
+        """The package's texts, and the first way at the number of rows that each has."""
+        if not installed():
+            logging.getLogger(__name__).warning(NOT_INSTALLED)
+            return
+        own = _Compressor(space, next(iter(self.chosen.values())))
+        for ratio in self.ratios:
+            theirs = [_shortened(space, item, ratio) for item in self.items]
+            yield from self._cases(LLMLINGUA, ratio, theirs)
+            pairs = zip(full, theirs, strict=True)
+            lengths = [min(_rows(whole), _rows(shorter)) for whole, shorter in pairs]
+            ours = (own(prompt, length=length) for prompt, length in zip(full, lengths, strict=True))
+            yield from self._cases(self._own, ratio, ours)
 
     def _cases(
         self, way: str, ratio: float, prompts: Iterator[PromptEmbeds] | Sequence[PromptEmbeds]
@@ -101,7 +133,7 @@ class Compression:
             yield Case(
                 f"{way}/ratio={ratio:g}/p{number:03d}",
                 prompt,
-                {"method": way, "ratio": ratio, "passage": number},
+                {"method": way, "ratio": ratio, "passage": number, "rows": _rows(prompt)},
                 {RIGHT: self.items[number]["answer"]},
                 self._answers(way, ratio),
             )
@@ -119,22 +151,61 @@ class Compression:
         cosines = SentenceSimilarity().cosines([record.text for record in answered], right)
         return Measure.of((*_place(record), cosine) for record, cosine in zip(answered, cosines, strict=True))
 
+    def _reached(self, records: Sequence[Record]) -> dict[Condition, float]:
+        """How many times fewer rows the package reached, and the first way with it, at each ratio asked for."""
+        rows: dict[Condition, dict[int, int]] = {}
+        for record in records:
+            place, passage = _place(record)
+            if place == (FULL, 1.0) or place[0] in (LLMLINGUA, self._own):
+                rows.setdefault(place, {})[passage] = int(record.tags["rows"])
+        whole = rows.pop((FULL, 1.0), {})
+        return {
+            place: sum(whole[passage] for passage in own) / sum(own.values())
+            for place, own in rows.items()
+            if own.keys() <= whole.keys()
+        }
+
+    def _is_control(self, way: str) -> bool:
+        return way in self.controls or way == LLMLINGUA
+
+    def _about_llmlingua(self, reached: Mapping[Condition, float]) -> str:
+        if not self.llmlingua:
+            return ""
+        if not reached:
+            return f"\n\n{NOT_INSTALLED}"
+        return (
+            "\n\nThe package llmlingua shortens the text itself by the surprisal of its tokens under the same model; "
+            "it does not keep to the length that it is asked for. It is shown at the length that it reaches, beside "
+            f"{next(iter(self.chosen))} at the very same number of rows, passage by passage."
+        )
+
+    def _places(self, reached: Mapping[Condition, float]) -> dict[str, dict[Condition, float]]:
+        """For every way, its conditions and how many times fewer rows each has."""
+        places = {way: {(way, ratio): ratio for ratio in self.ratios} for way in self.chosen}
+        for way in (LLMLINGUA, self._own):
+            if own := {place: times for place, times in reached.items() if place[0] == way}:
+                places[way] = own
+        return places
+
     def _kept(self, likelihood: Measure, way: str, ratio: float) -> Interval | None:
         return kept_share(likelihood, (way, ratio), nothing=(NONE, 0.0), everything=(FULL, 1.0))
 
-    def _figures(self, likelihood: Measure, likeness: Measure) -> list[Figure]:
+    def _figures(
+        self, likelihood: Measure, likeness: Measure, reached: Mapping[Condition, float]
+    ) -> list[Figure]:
+        places = self._places(reached)
         shares = {
             way: {1.0: Interval(1.0, 1.0, 1.0, 0)}
             | {
-                ratio: kept
-                for ratio in self.ratios
-                if (kept := self._kept(likelihood, way, ratio)) is not None
+                times: kept
+                for place, times in own.items()
+                if (kept := self._kept(likelihood, *place)) is not None
             }
-            for way in self.chosen
+            for way, own in places.items()
         }
         likenesses = {
-            way: likeness.curve({1.0: (FULL, 1.0), **{ratio: (way, ratio) for ratio in self.ratios}})
-            for way in self.chosen
+            way: likeness.curve({1.0: (FULL, 1.0), **{times: place for place, times in own.items()}})
+            for way, own in places.items()
         }
         without = likeness.mean((NONE, 0.0))
         shown = (
@@ -154,12 +225,12 @@ class Compression:
             )
             for curves, label, caption, levels in shown
             if (lines := [
-                Line(way, points, control=way in self.controls, band=way not in self.controls)
+                Line(way, points, control=self._is_control(way), band=not self._is_control(way))
                 for way, points in curves.items() if len(points) > 1
             ])
         ]  # fmt: skip
 
-    def _finding(self, likelihood: Measure, likeness: Measure) -> str:
+    def _finding(self, likelihood: Measure, likeness: Measure, reached: Mapping[Condition, float]) -> str:
         full, without = likelihood.mean((FULL, 1.0)), likelihood.mean((NONE, 0.0))
         if full is None or without is None:
             return self._finding_of_answers(likeness)
@@ -168,10 +239,10 @@ class Compression:
             f"and {unsigned(without.estimate)} without it ({without.items} questions). "
         )
         told = []
-        for way in self.chosen:
-            kept = {ratio: self._kept(likelihood, way, ratio) for ratio in self.ratios}
+        for way, places in self._places(reached).items():
+            kept = {times: self._kept(likelihood, *place) for place, times in places.items()}
             shares = [
-                f"{share.estimate:.0%} at {ratio:g}x" for ratio, share in kept.items() if share is not None
+                f"{share.estimate:.0%} at {times:.3g}x" for times, share in kept.items() if share is not None
             ]
             if shares:
                 told.append(f"{way}: {', '.join(shares)}".replace("-", "\u2212"))
@@ -192,18 +263,23 @@ class Compression:
             + (f" In {self.ratios[0]:g} times fewer rows: {', '.join(told)}." if told else "")
         )
 
-    def _table(self, likelihood: Measure, likeness: Measure) -> Table:
-        places = [(FULL, 1.0), *((way, ratio) for way in self.chosen for ratio in self.ratios), (NONE, 0.0)]
+    def _table(self, likelihood: Measure, likeness: Measure, reached: Mapping[Condition, float]) -> Table:
+        ways = self._places(reached).values()
+        places = {
+            (FULL, 1.0): 1.0,
+            **{place: times for own in ways for place, times in own.items()},
+            (NONE, 0.0): 0.0,
+        }
         rows: list[list[Cell]] = []
-        for way, ratio in places:
-            means = (
-                self._kept(likelihood, way, ratio),
-                likelihood.mean((way, ratio)),
-                likeness.mean((way, ratio)),
-            )
+        for place, times in places.items():
+            means = self._kept(likelihood, *place), likelihood.mean(place), likeness.mean(place)
             if any(means):
                 rows.append(
-                    [way, f"{ratio:g}" if ratio else "", *("" if mean is None else mean for mean in means)]
+                    [
+                        place[0],
+                        f"{times:.3g}" if times else "",
+                        *("" if mean is None else mean for mean in means),
+                    ]
                 )
         return Table(
             (
@@ -217,25 +293,33 @@ class Compression:
             "Means over questions; 95% bootstrap intervals in small print.",
         )
 
-    def _peer_table(self, likelihood: Measure) -> list[Table]:
-        """The first way against its peer on the same questions."""
+    def _peer_tables(self, likelihood: Measure, reached: Mapping[Condition, float]) -> list[Table]:
+        """The first way against its peers on the same questions."""
         way = next(iter(self.chosen))
-        if self.peer not in self.chosen or not likelihood:
-            return []
+        against = {}
+        if self.peer in self.chosen:
+            against[f"{way} against {self.peer}"] = {
+                ratio: ((self.peer, ratio), (way, ratio)) for ratio in self.ratios
+            }
+        against[f"{way} against the {LLMLINGUA}, at the length that it reaches"] = {
+            times: (place, (self._own, place[1])) for place, times in reached.items() if place[0] == LLMLINGUA
+        }
+        tables = (self._against(likelihood, title, pairs) for title, pairs in against.items())
+        return [table for table in tables if table.rows]
+
+    def _against(
+        self, likelihood: Measure, title: str, pairs: Mapping[float, tuple[Condition, Condition]]
+    ) -> Table:
         rows: list[list[Cell]] = []
-        for ratio in self.ratios:
-            gain = likelihood.change((self.peer, ratio), (way, ratio))
-            effect = likelihood.effect((self.peer, ratio), (way, ratio))
+        for times, (theirs, own) in pairs.items():
+            gain, effect = likelihood.change(theirs, own), likelihood.effect(theirs, own)
             if gain is not None and effect is not None:
-                rows.append([f"{ratio:g}", gain, effect.size, f"{effect.p_value:.2g}"])
-        caption = (
-            f"{way} against {self.peer}, question by question: difference of log-likelihood with its 95% interval, "
-            "effect size (mean over standard deviation of the differences) and p-value (Wilcoxon's signed-rank test)."
-        )
-        return (
-            [Table(("Times fewer rows", "Nats per token more", "Effect size", "p"), rows, caption)]
-            if rows
-            else []
+                rows.append([f"{times:.3g}", gain, effect.size, f"{effect.p_value:.2g}"])
+        return Table(
+            ("Times fewer rows", "Nats per token more", "Effect size", "p"),
+            rows,
+            f"{title}, question by question: difference of log-likelihood with its 95% interval, effect size (mean "
+            "over standard deviation of the differences) and p-value (Wilcoxon's signed-rank test).",
         )
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
@@ -270,8 +354,10 @@ class _Compressor:
     space: EmbeddingSpace
     options: dict[str, Any]
 
-    def __call__(self, prompt: PromptEmbeds, ratio: float) -> PromptEmbeds:
-        return compress(prompt, ratio=ratio, **self._asked, **self.options)
+    def __call__(
+        self, prompt: PromptEmbeds, *, ratio: float | None = None, length: int | None = None
+    ) -> PromptEmbeds:
+        return compress(prompt, ratio, length=length, **self._asked, **self.options)
 
     @cached_property
     def _asked(self) -> dict[str, Any]:
@@ -294,6 +380,16 @@ def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool) -> PromptEmbe
     if item.get("beginning"):
         prompt = PromptEmbeds.concat([prompt, space.embed(item["beginning"])])
     return prompt.only_run(0) if with_text else prompt
+
+
+def _shortened(space: EmbeddingSpace, item: Item, ratio: float) -> PromptEmbeds:
+    """The prompt with what LLMLingua leaves of the text; were that nothing, with its first word."""
+    text = shortened(space.folder, item["text"], ratio).strip() or item["text"].split()[0]
+    return _prompt(space, {**item, "text": text}, with_text=True)
+
+
+def _rows(prompt: PromptEmbeds) -> int:
+    return int(prompt.content.sum())
 
 
 def _task(item: Item) -> str:
