@@ -57,7 +57,7 @@ def compress(
             tail, and is a control and nothing else. By default ``salience``.
         information: what tells how much a row tells, for ``salience``: ``vocabulary``, the order of the
             token list and the tokens' texts, or ``surprisal`` under the engine's model. The vocabulary is the
-            default with an engine as well: it kept more wherever the two were measured.
+            default with an engine as well: in development it kept more than surprisal did.
         words: let ``salience`` keep whole words rather than single tokens.
         fold: for ``salience``, the weight of each row left out in the kept row nearest to it, which counts 1.
             Above 0 every content row reaches the result, and recall suffers.

@@ -1,13 +1,12 @@
-"""The compression experiment beside LLMLingua's package: at the length that it reaches, and left out without it."""
-
-import logging
+"""The compression experiment beside LLMLingua's package: at the length that it reaches, and refused without it."""
 
 import pytest
 
 import experiments.compression
 from embedspace.engines.base import Sampling
 from embedspace.records import Record, Score
-from experiments.compression import FULL, LLMLINGUA, NONE, NOT_INSTALLED, RIGHT, Compression
+from experiments.compression import Compression
+from experiments.compression_report import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH
 from experiments.llmlingua_peer import installed, shortened
 
 TEXTS = [
@@ -36,7 +35,7 @@ def experiment(**changes):
 def recorded(cases):
     for case in cases:
         way, passage = str(case.tags["method"]), int(case.tags["passage"])
-        gain = GAINS[way.removesuffix(f" {experiments.compression.SAME_LENGTH}")]
+        gain = GAINS[way.removesuffix(f" {SAME_LENGTH}")]
         yield Record(
             key=case.key, choice=0, tags=case.tags, recipe=case.recipe, rows=1, sampling=Sampling(), space="",
             engine={}, text="", token_ids=(), finish_reason="stop", seconds=0.0,
@@ -59,7 +58,7 @@ def package(monkeypatch):
 def test_the_first_way_keeps_as_many_rows_as_the_package_passage_by_passage(smollm2):
     cases = list(experiment().cases(smollm2))
     rows = {(c.tags["method"], c.tags["ratio"], c.tags["passage"]): c.tags["rows"] for c in cases}
-    own = experiment()._own
+    own = experiment().own
     for ratio in (2.0, 4.0):
         for number, text in enumerate(TEXTS):
             kept = " ".join(text.split()[: 7 if ratio < 3 else 4])
@@ -79,24 +78,19 @@ def test_the_report_shows_it_at_the_length_that_it_reaches(smollm2):
     compared = section.tables[-1]
     assert next(row[0] for row in compared.rows) == f"{whole / kept:.3g}"
     assert all(row[1].estimate == pytest.approx(1.1) for row in compared.rows)
-    assert NOT_INSTALLED not in section.text
 
 
-def test_without_the_package_it_is_left_out_with_a_message(smollm2, monkeypatch, caplog):
+def test_without_the_package_it_is_refused_with_what_to_install(smollm2, monkeypatch):
     monkeypatch.setattr(experiments.compression, "installed", lambda: False)
-    asked = experiment()
-    with caplog.at_level(logging.WARNING):
-        cases = list(asked.cases(smollm2))
-    assert NOT_INSTALLED in caplog.text
+    with pytest.raises(ValueError, match=r"pip install 'embedspace\[llmlingua\]'"):
+        list(experiment().cases(smollm2))
+    cases = list(experiment(llmlingua=False).cases(smollm2))
     assert {case.tags["method"] for case in cases} == {FULL, NONE, "telling"}
-    (section,) = asked.analyse(list(recorded(cases))).sections
-    assert NOT_INSTALLED in section.text
-    caplog.clear()
-    assert len(list(experiment(llmlingua=False).cases(smollm2))) == len(cases)
-    assert not caplog.text
+    (section,) = experiment(llmlingua=False).analyse(list(recorded(cases))).sections
+    assert "llmlingua" not in section.text
 
 
-@pytest.mark.skipif(not installed(), reason=NOT_INSTALLED)
+@pytest.mark.skipif(not installed(), reason="the extra llmlingua is not installed")
 @pytest.mark.parametrize("times", [1, 4])
 def test_the_package_itself_shortens_short_and_long_texts_with_the_packaged_model(smollm2, times):
     text = " ".join(TEXTS * 3 * times)  # below and above the segment that it goes through at a time
