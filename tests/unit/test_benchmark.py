@@ -33,7 +33,9 @@ def test_the_page_names_machine_versions_commit_and_command():
         "packages": {"torch": "2.13.0"},
         "git": {"commit": "0123456789abcdef", "dirty": False},
     }
-    page = as_page(as_markdown([row]), origin, Benchmark("a-model", 1, 1, 1, 1, "unused", ["wire"]))
+    page = as_page(
+        as_markdown([row]), origin, Benchmark("a-model", 1, 1, 1, 1, "unused", 500, "unused", ["wire"])
+    )
     for word in (
         "a processor",
         "torch 2.13.0",
