@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from embedspace import EmbeddingSpace, SafetyFilter, encode_prompt_embeds
-from embedspace.engines import Sampling
+from embedspace.engines import Sampling, VLLMClient
 from embedspace.gateway import Gateway
 from embedspace.prompt import PromptEmbeds
 from embedspace.vocabulary_rows import read_back
@@ -107,6 +107,10 @@ def digest(value: Any) -> str:
 
 def prompts(setup: Setup, count: int) -> list[PromptEmbeds]:
     return [setup.space.embed(sentence(SAFE_WORDS, 20_000 + n)) for n in range(count)]
+
+
+def texts(client: VLLMClient, prompts: list[PromptEmbeds]) -> list[str]:
+    return [completion.error or completion.text for completion in client.generate(prompts, GREEDY)]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import pytest
 from embedspace.engines import VLLMClient
 from embedspace.gateway import Gateway
 from embedspace.gateway.audit import AuditLog
-from embedspace.prompt import PromptEmbeds
 from tests.unit.fake_vllm import MODEL, Reply, events
 from tests.unit.gateway_setup import (
     ATTACK,
@@ -27,6 +26,7 @@ from tests.unit.gateway_setup import (
     prompts,
     raw,
     request_head,
+    texts,
 )
 
 KEYS = ("first-secret-key", "second-secret-key")
@@ -42,10 +42,6 @@ def strict_gateway(setup: Setup, model_server: ModelServer, audit: Path) -> Iter
         gateway = Gateway(model_server.url, setup.filter, arguments=arguments, keys=KEYS).start()
     with gateway:
         yield gateway
-
-
-def texts(client: VLLMClient, prompts: list[PromptEmbeds]) -> list[str]:
-    return [completion.error or completion.text for completion in client.generate(prompts, GREEDY)]
 
 
 def test_vllm_client_gets_the_same_through_the_gateway_as_from_the_server(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from tests.unit.gateway_setup import (
     post,
     prompts,
     request_head,
+    texts,
     wait_for,
     workers,
 )
