@@ -44,7 +44,9 @@ def bounded(limits: Limits) -> type[H11Protocol]:
                 body = _NOT_HTTP.body()
                 fields = {**_NOT_HTTP.headers(), "content-length": str(len(body)), "connection": "close"}
                 for event in (
-                    h11.Response(status_code=_NOT_HTTP.status, headers=list(fields.items())),
+                    h11.Response(
+                        status_code=_NOT_HTTP.status, headers=list(fields.items()), reason=b"Bad Request"
+                    ),
                     h11.Data(data=body),
                     h11.EndOfMessage(),
                 ):

@@ -54,7 +54,7 @@ def open_gateway(setup: Setup, model_server: ModelServer, audit: Path) -> Iterat
     limits = Limits(
         concurrent=4,
         screen_seconds=8.0,
-        upstream_seconds=3.0,
+        upstream_seconds=15.0,
         body_seconds=20.0,
         body_bytes=8 * 2**20,
         held_bytes=10 * 2**20,

@@ -32,18 +32,21 @@ def test_more_requests_than_are_taken_on_meet_429_and_come_through_when_sent_aga
     open_gateway: Gateway, server: ModelServer, setup: Setup
 ) -> None:
     asked = prompts(setup, 5)
-    with held_up(server) as go, ThreadPoolExecutor(5) as pool:
-        bodies = [{"prompt_embeds": setup.payload(BENIGN)}] * 4
-        first = [pool.submit(post, open_gateway.url, body) for body in bodies]
-        wait_for(lambda: len(server.requests) == 4)
-        answer = post(open_gateway.url, bodies[0])
-        assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, "too_many_requests", "1")
-        with VLLMClient(open_gateway.url, prompts_per_request=1, max_concurrency=1) as client:
+    bodies = [{"prompt_embeds": setup.payload(BENIGN)}] * 4
+    with VLLMClient(open_gateway.url, prompts_per_request=1, max_concurrency=1) as client:
+        client.check()
+        server.requests.clear()
+        with held_up(server) as go, ThreadPoolExecutor(5) as pool:
+            first = [pool.submit(post, open_gateway.url, body) for body in bodies]
+            wait_for(lambda: len(server.requests) == 4)
+            answer = post(open_gateway.url, bodies[0])
+            assert (answer.status, answer.code) == (429, "too_many_requests")
+            assert answer.headers["retry-after"] == "1"
             patient = pool.submit(texts, client, asked)
             wait_for(lambda: client.retries.get("429", 0) > 0)
             go.set()
             assert len(patient.result()) == 5
-        assert [each.result().status for each in first] == [200] * 4
+            assert [each.result().status for each in first] == [200] * 4
 
 
 def test_more_unscreened_data_than_is_held_meets_429(open_gateway: Gateway, setup: Setup) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from embedspace.errors import EngineError
 from embedspace.gateway import Limits, Settings
+from embedspace.gateway.command import add_arguments
 from embedspace.gateway.keys import KEYS_VARIABLE, Keys, read_keys
 from embedspace.gateway.screening import FilterError
 from embedspace.gateway.server import serve
@@ -80,6 +84,21 @@ def test_a_limit_that_is_none_is_refused(limits: str, capsys: pytest.CaptureFixt
     code = exit_code(["gateway", "--upstream", "http://127.0.0.1:1", "--filter", "f", "--limit", limits])
     assert code == 2
     assert "limit" in capsys.readouterr().err
+
+
+def test_the_limits_that_the_help_shows_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["gateway", "--help"]) == 0
+    shown = re.findall(r"(\w+)=([\d.]+)", capsys.readouterr().out)
+    assert len(shown) == len(fields(Limits))
+    for name, value in shown:
+        options = parsed("--limit", f"{name}={value}")
+        assert options.limit == [(name, getattr(Limits, name))]
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["--upstream", "http://127.0.0.1:1", "--filter", "f", *arguments])
 
 
 def exit_code(arguments: list[str]) -> object:
