@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
+import openai
 import pytest
 
 from embedspace import encode_prompt_embeds
@@ -18,8 +21,8 @@ from embedspace.gateway.screening import FilterError, Screening
 from embedspace.gateway.server import serve
 from embedspace.gateway.upstream import FilterMismatchError, Upstream
 from embedspace.verification.prompts import PARITY_PROMPTS
-from tests.unit.fake_vllm import FakeVLLM, Reply, Request, refusal, reply
-from tests.unit.gateway_setup import ModelServer, Setup
+from tests.unit.fake_vllm import MODEL, FakeVLLM, Reply, Request, events, refusal, reply
+from tests.unit.gateway_setup import BENIGN, ModelServer, Setup, get, held_up, post, wait_for
 
 
 def test_all_who_wait_for_a_new_server_wait_for_one_answer(server: ModelServer, setup: Setup) -> None:
@@ -66,6 +69,50 @@ def verified(server: FakeVLLM, setup: Setup) -> None:
             await upstream.close()
 
     asyncio.run(verify())
+
+
+def test_a_server_that_is_slow_down_or_another_one_is_told_apart(
+    open_gateway: Gateway, server: ModelServer, setup: Setup
+) -> None:
+    good = {"prompt_embeds": setup.payload(BENIGN)}
+    with held_up(server):
+        answer = post(open_gateway.url, good)
+        assert (answer.status, answer.code) == (504, "upstream_timeout")
+    server.respond = another_model(server)
+    server.hang_up()
+    wait_for(lambda: get(open_gateway.url, "/health").status == 503)
+    answer = post(open_gateway.url, good)
+    assert (answer.status, answer.code) == (503, "upstream_changed")
+    assert "is another model than the filter is for" in open_gateway.log_path.read_text()
+    server.respond = server.answer
+    assert post(open_gateway.url, good).status == 200
+    answer = post(open_gateway.url, {**good, "model": "another"})
+    assert (answer.status, answer.code) == (404, "model_not_found")
+
+
+def test_an_answer_that_breaks_off_is_not_passed_on_as_whole(
+    open_gateway: Gateway, server: ModelServer, setup: Setup
+) -> None:
+    server.respond = lambda request: events({"choices": []}, done=False, missing=50)
+    with pytest.raises((openai.APIError, httpx2.HTTPError)):
+        openai.OpenAI(base_url=f"{open_gateway.url}/v1", api_key="EMPTY", max_retries=0).completions.create(
+            model=MODEL, prompt="Hi"
+        )
+
+
+def test_a_server_that_is_down_answers_502_until_it_is_back(setup: Setup) -> None:
+    good = {"prompt_embeds": setup.payload(BENIGN)}
+    with ModelServer(setup.space) as server:
+        gateway = Gateway(server.url, setup.filter, arguments=setup.arguments).start()
+        port = int(server.url.rsplit(":", 1)[1])
+    with contextlib.closing(contextlib.ExitStack()) as stack:
+        stack.callback(gateway.stop)
+        server.hang_up()
+        wait_for(lambda: get(gateway.url, "/health").status == 503)
+        answer = post(gateway.url, good)
+        assert (answer.status, answer.code) == (502, "upstream_unreachable")
+        stack.enter_context(ModelServer(setup.space, port))
+        assert post(gateway.url, good).status == 200
 
 
 def test_the_right_server_is_taken_and_others_are_refused_at_the_start(
