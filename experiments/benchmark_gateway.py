@@ -89,8 +89,8 @@ def latency(
             f"latency through the gateway to direct, {count} requests at once, {server}",
             mean_interval([statistics.median(own) / statistics.median(other) for own, other in pairs]),
             "reported",
-            f"median +{1e3 * (statistics.median(own) - statistics.median(other)):.0f} ms to "
-            f"{1e3 * statistics.median(other):.0f} ms, 95th percentile +{1e3 * (tail(own) - tail(other)):.0f} ms to "
+            f"median {1e3 * (statistics.median(own) - statistics.median(other)):+.0f} ms to "
+            f"{1e3 * statistics.median(other):.0f} ms, 95th percentile {1e3 * (tail(own) - tail(other)):+.0f} ms to "
             f"{1e3 * tail(other):.0f} ms, of {len(own)} requests each; prompts of about 64 rows",
         )
 
@@ -187,7 +187,7 @@ async def asked(
             answer.raise_for_status()
 
     limits = httpx2.Limits(max_connections=at_once, keepalive_expiry=2.0)
-    async with httpx2.AsyncClient(limits=limits, timeout=60.0, trust_env=False) as client:
+    async with httpx2.AsyncClient(limits=limits, timeout=600.0, trust_env=False) as client:
         await asyncio.gather(*(call(client, spread * n / at_once) for n in range(at_once)))
     return seconds
 
