@@ -92,6 +92,10 @@ class Benchmark:
     """Rounds of requests to the server."""
     prompts: int
     new_tokens: int
+    filter: str
+    """Saved filter of the gateway, or the name of a shipped one."""
+    gateway_requests: int
+    """Over which the gateway's memory is watched."""
     page: str
     """File that gets the tables; the sections of parts that were not measured stay."""
     parts: Sequence[Part]
@@ -124,7 +128,7 @@ class Benchmark:
             "transforms": lambda: transforms(self.model, figures),
             "compressed": lambda: compressed(self.model, self.rounds, figures),
             "safety": lambda: safety(self.model),
-            "gateway": lambda: gateway(self.model, self.rounds),
+            "gateway": lambda: gateway(self.model, self.filter, self.rounds, self.gateway_requests),
         }
         measured: dict[Part, list[Measurement]] = {}
         with progress("benchmarks", len(self.parts)) as advance:
