@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,21 @@ def test_the_prepared_model_is_exactly_what_its_manifest_says(smollm2):
     manifest = json.loads((smollm2.folder / MANIFEST).read_text())
     assert manifest["licence"] == "Apache-2.0"
     assert all(file_digest(smollm2.folder / name) == digest for name, digest in manifest["sha256"].items())
+
+
+@pytest.mark.slow
+def test_a_model_prepared_offline_is_the_one_prepared_online(smollm2, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from embedspace.packaged import PACKAGED; "
+        "print(PACKAGED['smollm2-135m-instruct'].folder(Path(sys.argv[1])))"
+    )
+    known = json.loads((smollm2.folder / MANIFEST).read_text())
+    for offline in "01":
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / offline)], capture_output=True, text=True, check=True,
+            env=os.environ | {"HF_HUB_OFFLINE": offline},
+        )  # fmt: skip
+        assert json.loads((Path(done.stdout.strip()) / MANIFEST).read_text()) == known
 
 
 def test_an_unknown_name_lists_the_packaged_ones_and_the_nearest():
