@@ -165,22 +165,18 @@ def _decoded(
     engine: TransformersEngine, sides: Sequence[Sequence[PromptEmbeds]], guidance: float, tokens: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Greedy answers, candidates and log-probabilities of the guided distribution."""
-    count, prompts = len(sides[0]), [prompt for side in sides for prompt in side]
-    longest = max(map(len, prompts))
-    rows = torch.stack([F.pad(p.vectors.to(engine.dtype), (0, 0, longest - len(p), 0)) for p in prompts])
-    seen = torch.stack([F.pad(torch.ones(len(p), dtype=torch.long), (longest - len(p), 0)) for p in prompts])
-    inputs = {"inputs_embeds": rows.to(engine.device)}
-    ends = end_tokens(engine)
-    seen, cache = seen.to(engine.device), None
-    said, offered, weighed = [], [], []
+    count, ends = len(sides[0]), torch.tensor(end_tokens(engine), device=engine.device)
+    embeddings, seen = _left_padded(engine, [prompt for side in sides for prompt in side])
+    inputs, cache = {"inputs_embeds": embeddings}, None
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
     going = torch.ones(count, dtype=torch.bool, device=engine.device)
     lengths = torch.zeros(count, dtype=torch.long, device=engine.device)
-    for _ in range(tokens):
-        places = (seen.cumsum(dim=1) - 1).clamp(min=0)
+    while len(steps) < tokens and bool(going.any()):
+        new = next(iter(inputs.values())).shape[1]
         output = engine.model(
             **inputs,
             attention_mask=seen,
-            position_ids=places[:, -next(iter(inputs.values())).shape[1] :],
+            position_ids=(seen.cumsum(dim=1) - 1).clamp(min=0)[:, -new:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -188,19 +184,22 @@ def _decoded(
         cache = output.past_key_values
         candidates, logprobs = _guided(output.logits[:, -1].float().log_softmax(dim=-1), count, guidance)
         chosen = candidates.gather(1, logprobs.argmax(dim=1, keepdim=True))
-        said.append(chosen[:, 0])
-        offered.append(candidates)
-        weighed.append(logprobs)
+        steps.append((chosen[:, 0], candidates, logprobs))
         lengths += going
-        going = going & ~torch.isin(chosen[:, 0], torch.tensor(ends, device=engine.device))
-        if not bool(going.any()):
-            break
-        inputs = {"input_ids": chosen.repeat(len(sides), 1)}
-        seen = F.pad(seen, (0, 1), value=1)
-    told = [torch.stack(part, dim=1).cpu() for part in (said, offered, weighed)]
+        going = going & ~torch.isin(chosen[:, 0], ends)
+        inputs, seen = {"input_ids": chosen.repeat(len(sides), 1)}, F.pad(seen, (0, 1), value=1)
+    told = [torch.stack(part, dim=1).cpu() for part in zip(*steps, strict=True)]
     for number, length in enumerate(lengths.tolist()):
         answer, candidates, logprobs = (part[number, :length].clone() for part in told)
         yield answer, candidates, logprobs
+
+
+def _left_padded(engine: TransformersEngine, prompts: Sequence[PromptEmbeds]) -> tuple[Tensor, Tensor]:
+    """Embeddings [prompts, tokens, hidden], and 1 [prompts, tokens] where they are no padding."""
+    longest = max(map(len, prompts))
+    rows = [F.pad(p.vectors.to(engine.dtype), (0, 0, longest - len(p), 0)) for p in prompts]
+    seen = [F.pad(torch.ones(len(p), dtype=torch.long), (longest - len(p), 0)) for p in prompts]
+    return torch.stack(rows).to(engine.device), torch.stack(seen).to(engine.device)
 
 
 def _guided(logprobs: Tensor, count: int, guidance: float) -> tuple[Tensor, Tensor]:

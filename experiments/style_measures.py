@@ -92,8 +92,9 @@ class Measured:
     def perplexity_ratio(self, before: Condition, after: Condition) -> Interval | None:
         """How many times as surprising the answers under one condition are as those under another."""
         change = self.nats.change(before, after)
-        return None if change is None else Interval(*map(math.exp, (change.estimate, change.low, change.high)),
-                                                    change.items)  # fmt: skip
+        if change is None:
+            return None
+        return Interval(math.exp(change.estimate), math.exp(change.low), math.exp(change.high), change.items)
 
     def pooled(self, names: Mapping[str, str]) -> Measured:
         """With conditions under the names that are given for them: those of one name become one, their mean."""
