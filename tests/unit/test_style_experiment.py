@@ -27,7 +27,7 @@ def experiment(**changes):
     values = {
         "questions": QUESTIONS, "optimised": None, "alphas": [-2.0, -1.0, 1.0, 2.0],
         "answered_alphas": [-2.0, -1.0, 1.0, 2.0], "control_seeds": [0, 1], "control_alphas": [-1.0, 1.0],
-        "answered_control_alphas": [1.0], "scored_questions": 2, "methods": ["mean_difference", "pca"],
+        "norm": 1.2, "answered_control_alphas": [1.0], "scored_questions": 2, "methods": ["mean_difference", "pca"],
     }  # fmt: skip
     for name, value in {**values, **changes}.items():
         config[name] = value
