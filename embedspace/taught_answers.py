@@ -152,12 +152,14 @@ def _continued_logits(engine: TransformersEngine, rows: Tensor, shared: int, fir
             )
         cache.batch_repeat_interleave(len(rows))
     kept = torch.arange(first - shared, rows.shape[1] - shared, device=engine.device)
-    return engine.model(
+    output = engine.model(
         inputs_embeds=rows[:, shared:].to(engine.device),
         past_key_values=cache,
         use_cache=cache is not None,
         logits_to_keep=kept,
-    ).logits
+    )
+    logits: Tensor = output.logits
+    return logits
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector
 from embedspace.cases import AnswerOf, Case
 from embedspace.metrics import Condition
-from embedspace.records import Record, by_tags
+from embedspace.records import Record, Tag, by_tags
 from embedspace.report import Answer, Comparison, Report, Section, signed
 from embedspace.style_directions import Direction
 from experiments.style_measures import (
@@ -115,7 +115,7 @@ class Style:
         answered = [(name, alpha) for name, alpha, _ in asked[0] if self._answers(name, alpha)]
         for number, question in enumerate(self.questions):
             answers = {fluency_name(*place): AnswerOf(_key(*place, number)) for place in answered}
-            tags = {"condition": FLUENCY, "alpha": 0.0, "question": number}
+            tags: dict[str, Tag] = {"condition": FLUENCY, "alpha": 0.0, "question": number}
             yield Case(f"{FLUENCY}/q{number:02d}", chat(space, question), tags, answers, answered=False)
 
     def analyse(self, records: Sequence[Record]) -> Report:
