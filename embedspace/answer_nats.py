@@ -37,3 +37,9 @@ def answer_nats(
     wanted = targets[:, first + 1 :].to(vector.device)
     losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
     return losses.sum(dim=1) / (wanted >= 0).sum(dim=1)
+
+
+def end_tokens(engine: TransformersEngine) -> list[int]:
+    """Tokens with which the model ends its turn."""
+    ends = engine.model.generation_config.eos_token_id
+    return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]

@@ -7,16 +7,16 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch.nn.functional import softplus
 
-from embedspace.answer_nats import answer_nats
 from embedspace.finite import require_finite
 from embedspace.progress import progress
-from embedspace.prompt import PromptEmbeds, require_content, tensor_digest
+from embedspace.prompt import PromptEmbeds, require_content
 from embedspace.recipe import Recipe
+from embedspace.taught_answers import taught_task
+from embedspace.told_answers import told_task
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from embedspace.engines.transformers import TransformersEngine
     from embedspace.space import EmbeddingSpace
 
-Answers = Literal["openings", "whole"]
+Answers = Literal["openings", "whole", "taught"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,11 @@ class Optimisation:
     One vector, added to the content rows of every prompt, is moved by Adam until the model finds the
     positive answers likely, and likelier than the negative ones (prompt tuning, Lester et al. 2021, of a
     single shared row). The vector stays inside a ball; the step that does best on held-out prompts is kept.
+
+    With ``answers="taught"`` there are no texts: the examples are prompts, say the same questions with an
+    instruction before them, and the vector is to make the model say without the instruction what it says
+    with it, learnt from the whole distribution of each next token (prompt distillation; Askell et al. 2021,
+    Snell et al. 2022).
 
     Raises:
         ValueError: a setting is out of its range, or fewer than two prompts.
@@ -46,11 +51,17 @@ class Optimisation:
     """At least two prompts, of the vector's space, after which the answers are given."""
     answers: Answers = "openings"
     """``openings``: every text fits every prompt and may go on. ``whole``: ``positive[i]`` and ``negative[i]``
-    are whole answers to ``prompts[i]``, and that they end is learnt as well."""
+    are whole answers to ``prompts[i]``, and that they end is learnt as well. ``taught``: ``positive[i]`` and
+    ``negative[i]`` are prompts that ask ``prompts[i]`` in the wanted and in the opposite or the plain way."""
     norm: float | None = None
     """Largest norm of the vector; by default 3/8 of the vocabulary's mean row norm."""
     contrast: float = 1.0
-    """Weight of "likelier than the negative answer" beside "likely"."""
+    """Weight of "likelier than the negative answer" beside "likely"; of no account in ``taught``."""
+    guidance: float = 0.0
+    """In ``taught``: how much further to go than the positive prompts do, away from the negative ones; at 0 these
+    do not count."""
+    answer_tokens: int = 40
+    """In ``taught``: most tokens of an answer that is learnt."""
     epochs: int = 12
     """Most passes over the prompts."""
     batch_size: int = 8
@@ -69,9 +80,11 @@ class Optimisation:
     def __post_init__(self) -> None:
         checks = {
             "prompts": (len(self.prompts) >= 2, "at least two, one to learn on and one to stop by"),
-            "answers": (self.answers in ("openings", "whole"), "'openings' or 'whole'"),
+            "answers": (self.answers in get_args(Answers), "'openings', 'whole' or 'taught'"),
             "norm": (self.norm is None or (math.isfinite(self.norm) and self.norm > 0), "None or above 0"),
             "contrast": (math.isfinite(self.contrast) and self.contrast >= 0, "0 or more"),
+            "guidance": (math.isfinite(self.guidance) and self.guidance >= 0, "0 or more"),
+            "answer_tokens": (self.answer_tokens >= 1, "at least 1"),
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate <= 1, "in (0, 1]"),
@@ -87,12 +100,13 @@ class Optimisation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Case:
-    """One prompt with a better and a worse answer."""
+class Task:
+    """What is learnt: cases, and how far a vector is from making the model answer them as it should."""
 
-    prompt: PromptEmbeds
-    positive: list[int]
-    negative: list[int]
+    draw: Callable[[random.Random], tuple[Sequence[Any], Sequence[Any]]]
+    """Cases to learn on and cases to stop by; the split is always the same, the answers may be drawn anew."""
+    losses: Callable[[Sequence[Any], Tensor], Tensor]
+    """Of cases and a vector, in nats, one a case, with gradients to the vector."""
 
 
 def optimise(
@@ -104,18 +118,17 @@ def optimise(
     """The best vector over all restarts, float32, and the recipe of its making.
 
     Raises:
-        TypeError: an answer that is not a string.
-        ValueError: an engine or prompts of another space, fewer than two answers on a side, equal sides,
-            or, for whole answers, not one of each side for every prompt.
+        TypeError: an example that is not a string, or with ``taught`` answers not a prompt.
+        ValueError: an engine or prompts of another space, fewer than two examples on a side, equal sides,
+            or, for whole and taught answers, not one of each side for every prompt.
     """
-    better, worse = _texts(positive, "positive"), _texts(negative, "negative")
-    _check(space, better, worse, settings)
-    draw = _cases(better, worse, settings)
+    _check(space, positive, negative, settings)
     norm = settings.norm if settings.norm is not None else 0.375 * float(space.norms.mean())
+    task = (taught_task if settings.answers == "taught" else told_task)(positive, negative, settings)
     best = (math.inf, torch.zeros(space.hidden_size))
     with progress("optimised style vector", settings.restarts * settings.epochs) as advance:
         for restart in range(settings.restarts):
-            run = _descend(settings, draw, norm, random.Random(f"{settings.seed} {restart}"), advance)
+            run = _descend(settings, task, norm, random.Random(f"{settings.seed} {restart}"), advance)
             best = min(best, run, key=lambda result: result[0])
     vector = best[1]
     if not bool(vector.any()):
@@ -123,12 +136,25 @@ def optimise(
             "no vector does better on the held-out prompts than none at all; give more prompts, answers that "
             "differ more, or a larger norm"
         )
-    return vector, _recipe(better, worse, settings, norm)
+    return vector, _recipe(positive, negative, settings, norm)
+
+
+def split(pools: Sequence[Any], settings: Optimisation) -> tuple[list[Any], list[Any]]:
+    """What is learnt on and what is held out, the same whatever the order of the prompts.
+
+    Args:
+        pools: one entry a prompt, in an order that hangs on the prompts alone.
+        settings: the seed of the split, and the share that is held out.
+    """
+    shuffled = list(pools)
+    random.Random(settings.seed).shuffle(shuffled)
+    aside = min(max(1, round(settings.held_out * len(shuffled))), len(shuffled) - 1)
+    return shuffled[aside:], shuffled[:aside]
 
 
 def _descend(
     settings: Optimisation,
-    draw: Callable[[random.Random], tuple[list[_Case], list[_Case]]],
+    task: Task,
     norm: float,
     chance: random.Random,
     advance: Callable[[], None],
@@ -141,19 +167,22 @@ def _descend(
     # Adam moves every coordinate by about its rate: all together by the rate times the root of their number.
     rate = settings.learning_rate * norm / math.sqrt(len(vector))
     optimiser = torch.optim.Adam([vector], lr=rate)
-    _, held_out = draw(random.Random(0))
-    best, waited = (_mean_loss(settings, held_out, torch.zeros_like(vector)), torch.zeros(len(vector))), 0
+    _, held_out = task.draw(random.Random(0))
+    best, waited = (
+        (_mean_loss(settings, task, held_out, torch.zeros_like(vector)), torch.zeros(len(vector))),
+        0,
+    )
     for epoch in range(settings.epochs):
-        learnt, _ = draw(chance)
+        learnt = list(task.draw(chance)[0])
         chance.shuffle(learnt)
         for batch in _batches(learnt, settings.batch_size):
             optimiser.zero_grad()
             with torch.enable_grad():
-                _losses(settings, batch, vector).mean().backward()
+                task.losses(batch, vector).mean().backward()
             optimiser.step()
             with torch.no_grad():
                 vector *= min(1.0, norm / max(float(vector.norm()), 1e-12))
-        loss = _mean_loss(settings, held_out, vector)
+        loss = _mean_loss(settings, task, held_out, vector)
         waited = 0 if loss < best[0] else waited + 1
         best = min(best, (loss, vector.detach().cpu().float().clone()), key=lambda result: result[0])
         advance()
@@ -165,101 +194,71 @@ def _descend(
 
 
 @torch.no_grad()
-def _mean_loss(settings: Optimisation, cases: Sequence[_Case], vector: Tensor) -> float:
-    losses = [_losses(settings, batch, vector) for batch in _batches(cases, settings.batch_size)]
+def _mean_loss(settings: Optimisation, task: Task, cases: Sequence[Any], vector: Tensor) -> float:
+    losses = [task.losses(batch, vector) for batch in _batches(cases, settings.batch_size)]
     return float(torch.cat(losses).mean())
 
 
-def _losses(settings: Optimisation, cases: Sequence[_Case], vector: Tensor) -> Float[Tensor, " cases"]:
-    """Nats a token of the positive answers, plus the contrast: how far they are from being the likelier ones."""
-    likely = answer_nats(settings.engine, [(case.prompt, case.positive) for case in cases], vector)
-    if not settings.contrast:
-        return likely
-    unlikely = answer_nats(settings.engine, [(case.prompt, case.negative) for case in cases], vector)
-    return likely + settings.contrast * softplus(likely - unlikely)
-
-
-def _cases(
-    positive: Sequence[str], negative: Sequence[str], settings: Optimisation
-) -> Callable[[random.Random], tuple[list[_Case], list[_Case]]]:
-    """A function that draws cases to learn on and cases held out; the split is always the same."""
-    ids = settings.engine.space.tokenize
-    end = _end_of_turn(settings.engine) if settings.answers == "whole" else []
-
-    def key(prompt: PromptEmbeds) -> str:
-        return tensor_digest(prompt.vectors)
-
-    if settings.answers == "whole":
-        triples = sorted(
-            zip(settings.prompts, positive, negative, strict=True), key=lambda t: (key(t[0]), *t[1:])
-        )
-        pools = [(prompt, [better], [worse]) for prompt, better, worse in triples]
-    else:
-        shared = sorted(positive), sorted(negative)
-        pools = [(prompt, *shared) for prompt in sorted(settings.prompts, key=key)]
-    random.Random(settings.seed).shuffle(pools)
-    aside = min(max(1, round(settings.held_out * len(pools))), len(pools) - 1)
-
-    def draw(chance: random.Random) -> tuple[list[_Case], list[_Case]]:
-        cases = [
-            _Case(prompt, ids(chance.choice(better)) + end, ids(chance.choice(worse)) + end)
-            for prompt, better, worse in pools
-        ]
-        return cases[aside:], cases[:aside]
-
-    return draw
-
-
-def _end_of_turn(engine: TransformersEngine) -> list[int]:
-    ends = engine.model.generation_config.eos_token_id
-    return list(ends)[:1] if isinstance(ends, list | tuple) else [] if ends is None else [ends]
-
-
-def _batches(cases: Sequence[_Case], size: int) -> Iterator[Sequence[_Case]]:
+def _batches(cases: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (cases[start : start + size] for start in range(0, len(cases), size))
 
 
 def _check(
-    space: EmbeddingSpace, positive: Sequence[str], negative: Sequence[str], settings: Optimisation
+    space: EmbeddingSpace,
+    positive: Sequence[str | PromptEmbeds],
+    negative: Sequence[str | PromptEmbeds],
+    settings: Optimisation,
 ) -> None:
     if settings.engine.space.fingerprint != space.fingerprint:
         raise ValueError(
             f"the engine's model lives in the space {settings.engine.space.fingerprint}, the vector is asked for in "
             f"{space.fingerprint}; give the engine of the same model"
         )
-    for side, answers in (("positive", positive), ("negative", negative)):
-        if settings.answers == "whole" and len(answers) != len(settings.prompts):
+    wanted = PromptEmbeds if settings.answers == "taught" else str
+    for side, examples in (("positive", positive), ("negative", negative)):
+        if len(examples) < 2:
+            raise ValueError(f"{side} has {len(examples)} answers and at least 2 are needed")
+        for position, example in enumerate(examples):
+            if not isinstance(example, wanted):
+                raise TypeError(
+                    f"{side}[{position}] must be a {'prompt' if wanted is PromptEmbeds else 'string'} for "
+                    f"answers={settings.answers!r}, got a {type(example).__name__}"
+                )
+            if isinstance(example, str) and not example.strip():
+                raise ValueError(f"{side}[{position}] is an empty text; leave it out")
+        if settings.answers != "openings" and len(examples) != len(settings.prompts):
             raise ValueError(
-                f"{side} has {len(answers)} whole answers for {len(settings.prompts)} prompts; give one for each"
+                f"{side} has {len(examples)} {settings.answers} answers for {len(settings.prompts)} prompts; give one "
+                "for each"
             )
-    if sorted(positive) == sorted(negative):
-        raise ValueError(
-            "the positive and the negative answers are the same, so no vector can tell them apart"
-        )
-    for prompt in settings.prompts:
+    given = [example for example in (*positive, *negative) if isinstance(example, PromptEmbeds)]
+    for prompt in (*settings.prompts, *given):
         space.require(prompt)
         require_content(prompt, "an optimised style vector")
         require_finite(prompt, "an optimised style vector")
+    if sorted(map(_name, positive)) == sorted(map(_name, negative)):
+        raise ValueError(
+            "the positive and the negative answers are the same, so no vector can tell them apart"
+        )
 
 
-def _texts(answers: Sequence[str | PromptEmbeds], side: str) -> list[str]:
-    if len(answers) < 2:
-        raise ValueError(f"{side} has {len(answers)} answers and at least 2 are needed")
-    texts = []
-    for position, answer in enumerate(answers):
-        if not isinstance(answer, str):
-            raise TypeError(f"{side}[{position}] must be a string, got a {type(answer).__name__}")
-        if not answer.strip():
-            raise ValueError(f"{side}[{position}] is an empty text; leave it out")
-        texts.append(answer)
-    return texts
+def _name(example: str | PromptEmbeds) -> str:
+    return example if isinstance(example, str) else example.recipe.digest
 
 
-def _recipe(positive: Sequence[str], negative: Sequence[str], settings: Optimisation, norm: float) -> Recipe:
-    texts = {"positive": positive, "negative": negative}
+def _recipe(
+    positive: Sequence[str | PromptEmbeds],
+    negative: Sequence[str | PromptEmbeds],
+    settings: Optimisation,
+    norm: float,
+) -> Recipe:
+    """Digests in place of the examples: each record of a run holds the recipe of its prompt."""
+    sides = {"positive": positive, "negative": negative, "prompts": settings.prompts}
     digests = {
-        side: hashlib.blake2b(repr(list(said)).encode(), digest_size=16).hexdigest()
-        for side, said in texts.items()
+        side: hashlib.blake2b(
+            repr([_name(example) for example in given]).encode(), digest_size=16
+        ).hexdigest()
+        for side, given in sides.items()
     }
     return Recipe.of(
         "fit_style",
@@ -270,6 +269,8 @@ def _recipe(positive: Sequence[str], negative: Sequence[str], settings: Optimisa
             "answers": settings.answers,
             "norm": norm,
             "contrast": settings.contrast,
+            "guidance": settings.guidance,
+            "answer_tokens": settings.answer_tokens,
             "epochs": settings.epochs,
             "batch_size": settings.batch_size,
             "learning_rate": settings.learning_rate,
@@ -278,5 +279,4 @@ def _recipe(positive: Sequence[str], negative: Sequence[str], settings: Optimisa
             "restarts": settings.restarts,
             "seed": settings.seed,
         },
-        *(prompt.recipe for prompt in settings.prompts),
     )

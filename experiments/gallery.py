@@ -41,7 +41,8 @@ class Exhibit:
 EXHIBITS: Mapping[str, Exhibit] = {
     **{
         f"style-{style}": Exhibit(
-            ["experiment=style", f"data/style={style}"], {f"style_{style}_odds": 0, f"style_{style}_judge": 1}
+            ["experiment=style", f"data/style={style}", "sampling.max_tokens=40"],
+            {f"style_{style}_odds": 0, f"style_{style}_judge": 1, f"style_{style}_fluency": 2},
         )
         for style in ("formal", "cheerful", "terse")
     },

@@ -1,24 +1,38 @@
-"""Style: prompts moved along a style vector, against random vectors of equal norm and the plain instruction."""
+"""Style: questions moved along style vectors, against vectors that mean nothing and against the plain instruction."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector
-from embedspace.cases import Case
-from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity, StyleJudge, log_odds
-from embedspace.plots import Figure, Line, line_figure
-from embedspace.records import Record, by_tags
-from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, signed
+from embedspace.cases import AnswerOf, Case
+from embedspace.metrics import Condition
+from embedspace.records import Record, Tag, by_tags
+from embedspace.report import Answer, Comparison, Report, Section, signed
+from embedspace.style_directions import Direction
+from experiments.style_measures import (
+    FLUENCY,
+    INSTRUCTION,
+    PLAIN,
+    UNMOVED,
+    Contest,
+    Limits,
+    Measured,
+    fluency_name,
+)
+from experiments.style_pages import Page
+from experiments.style_vectors import RANDOM, SHUFFLED, TAUGHT, Teaching, chat, direction, shuffled
 
-PLAIN, STYLE, RANDOM, INSTRUCTION = "plain", "style", "random", "instruction"
+Move = tuple[str, StyleVector, float, float]
+"""Condition, vector, strength as the report has it, and the strength at which the vector is applied."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """Asks every question with its rows moved by ``alpha`` times a vector of a stated norm."""
+    """Asks every question with its rows moved by ``alpha`` times vectors of one norm."""
 
     questions: Sequence[str]
     positive_name: str
@@ -34,269 +48,213 @@ class Style:
     negative_openings: Sequence[str]
     judge: Sequence[Sequence[str]]
     """Pairs of other texts, in the style and against it, on which the judge of the answers is trained."""
+    methods: Sequence[Direction]
+    """Ways to find a direction between the sentences; the first is the one in question where none is optimised."""
+    optimised: Mapping[str, Any] | None
+    """How a vector is learnt from the model's answers to other questions where the style is asked for and shown, one
+    for each side of ``learnt_sides`` (options of ``Optimisation``); None leaves it out."""
+    learnt_sides: Sequence[float]
+    """1 for the positive, -1 for the negative side."""
+    learnt_on: Sequence[str]
+    """The questions of that; none of them is asked here."""
+    example_questions: Sequence[str]
+    """Asked and answered before each of them, in the style of the side."""
+    positive_answers: Sequence[str]
+    negative_answers: Sequence[str]
     norm: float
-    """Length of the style vector and of the random ones: alpha 1 moves every row by this much."""
+    """Length of every vector but the optimised ones: alpha 1 moves every row by this much."""
     alphas: Sequence[float]
     """Strengths, 0 left out: the unmoved question is always asked."""
     answered_alphas: Sequence[float]
     """Strengths at which the model answers; at the others the openings alone are scored."""
-    random_seeds: Sequence[int]
-    """One control vector each."""
-    random_alphas: Sequence[float]
+    strength: float
+    """At which the vector in question is compared with the instruction."""
+    control_seeds: Sequence[int]
+    """One random vector and one of shuffled labels for each."""
+    control_alphas: Sequence[float]
     """Strengths of the control vectors."""
+    answered_control_alphas: Sequence[float]
+    scored_questions: int
+    """Of how many questions, the first ones, the openings are scored."""
+    limits: Limits
+    """Within which answers count as alive."""
+
+    @property
+    def best(self) -> str:
+        """The vector in question."""
+        return self.methods[0] if self.optimised is None else TAUGHT
+
+    @property
+    def paths(self) -> dict[str, dict[float, Condition]]:
+        """Every vector's strengths, and where they are recorded; the controls of one kind are pooled."""
+        methods = [*([] if self.optimised is None else [TAUGHT]), *self.methods]
+        strengths = dict.fromkeys(methods, self.alphas)
+        strengths |= {name: self.control_alphas for name in (SHUFFLED, RANDOM) if self.control_seeds}
+        return {
+            name: {0.0: UNMOVED, **{alpha: (name, alpha) for alpha in alphas}}
+            for name, alphas in strengths.items()
+        }
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
-        """The unmoved questions, the instructions, and every strength of every vector."""
-        for number, question in enumerate(self.questions):
-            yield self._case(PLAIN, 0.0, number, _chat(space, question))
-        for sign, instruction in ((1.0, self.positive_instruction), (-1.0, self.negative_instruction)):
-            for number, question in enumerate(self.questions):
-                yield self._case(INSTRUCTION, sign, number, _chat(space, f"{instruction} {question}"))
-        # What is answered comes first, so that an engine can batch it.
+        """The unmoved questions, the instructions, every strength of every vector, and how fluent the answers are."""
+        asked: list[list[tuple[str, float, PromptEmbeds]]] = []
         moves = sorted(self._moves(space), key=lambda move: not self._answers(move[0], move[2]))
-        for condition, vector, alpha in moves:
-            for number, question in enumerate(self.questions):
-                prompt = vector.apply(_chat(space, question), alpha=alpha)
-                yield self._case(condition, alpha, number, prompt)
+        for question in self.questions:
+            unmoved = chat(space, question)
+            told = [
+                (INSTRUCTION, sign, chat(space, f"{instruction} {question}"))
+                for sign, instruction in ((1.0, self.positive_instruction), (-1.0, self.negative_instruction))
+            ]
+            moved = [(name, alpha, vector.apply(unmoved, alpha=by)) for name, vector, alpha, by in moves]
+            asked.append([(PLAIN, 0.0, unmoved), *told, *moved])
+        # What is answered comes first, so that an engine can batch it.
+        for condition in zip(*asked, strict=True):
+            for number, (name, alpha, prompt) in enumerate(condition):
+                if self._answers(name, alpha) or number < self.scored_questions:
+                    yield self._case(name, alpha, number, prompt)
+        answered = [(name, alpha) for name, alpha, _ in asked[0] if self._answers(name, alpha)]
+        for number, question in enumerate(self.questions):
+            answers = {fluency_name(*place): AnswerOf(_key(*place, number)) for place in answered}
+            tags: dict[str, Tag] = {"condition": FLUENCY, "alpha": 0.0, "question": number}
+            yield Case(f"{FLUENCY}/q{number:02d}", chat(space, question), tags, answers, answered=False)
 
     def analyse(self, records: Sequence[Record]) -> Report:
-        """Dose-response of the openings' log-odds and of the answers."""
-        measures = self._measures(records)
+        """Dose-response of openings and answers, the contest with the instruction, and where answers end."""
+        openings = self.positive_openings, self.negative_openings
+        measured = Measured.of(records, self.questions, openings, self.judge)
+        page = Page(
+            measured,
+            measured.pooled(
+                {f"{kind} {seed}": kind for kind in (RANDOM, SHUFFLED) for seed in self.control_seeds}
+            ),
+            self.paths,
+            self.best,
+            (self.positive_name, self.negative_name),
+            self.contests(measured),
+            self.limits,
+            self.norm,
+            tuple(self.control_seeds),
+        )
         title = f"Style: {self.positive_name} against {self.negative_name}"
         section = Section(
             title,
-            self._finding(measures),
-            f"A style vector is the difference between the mean rows of {len(self.positive)} {self.positive_name} and "
-            f"{len(self.negative)} {self.negative_name} sentences, scaled to a norm of {self.norm:g}. Alpha times this "
-            "vector is added to the rows of the question; the chat template stays as it is. Random vectors of the same "
-            "norm show what any push does, and the instruction in plain words shows what the model can do.",
-            figures=self._figures(measures),
-            tables=[self._table(measures)],
+            page.finding(),
+            self._text(),
+            figures=page.figures(len(self.judge)),
+            tables=[
+                table
+                for table in (page.contest_table(), page.survival_table(), page.places_table())
+                if table.rows
+            ],
             comparisons=self._comparisons(records),
         )
         return Report(title, "", [section])
 
-    def _moves(self, space: EmbeddingSpace) -> list[tuple[str, StyleVector, float]]:
-        vector = StyleVector.fit(space, positive=self.positive, negative=self.negative)
-        moves = [(STYLE, (self.norm / vector.norm) * vector, alpha) for alpha in self.alphas]
-        for seed in self.random_seeds:
-            random = StyleVector.random(space, norm=self.norm, seed=seed)
-            moves += [(f"{RANDOM} {seed}", random, alpha) for alpha in self.random_alphas]
+    def contests(self, measured: Measured) -> list[Contest]:
+        """The vector in question against the instruction, on both sides."""
+        sides = ((1.0, self.positive_name), (-1.0, self.negative_name))
+        found = [Contest.of(measured, (self.best, sign * self.strength), sign, side) for sign, side in sides]
+        return [contest for contest in found if contest is not None]
+
+    @cached_property
+    def teachings(self) -> dict[float, Teaching]:
+        """What the optimised vectors are learnt from, by the sign of the side."""
+        options = dict(self.optimised or {})
+        sides = {
+            1.0: (self.positive_instruction, self.positive_answers),
+            -1.0: (self.negative_instruction, self.negative_answers),
+        }
+        return {
+            sign: Teaching(
+                self.learnt_on, wanted, list(zip(self.example_questions, answers, strict=True)), options
+            )
+            for sign, (wanted, answers) in sides.items()
+            if sign in self.learnt_sides
+        }
+
+    def _moves(self, space: EmbeddingSpace) -> list[Move]:
+        moves: list[Move] = []
+        if self.optimised is not None:
+            learnt = {sign: teaching.vector(space) for sign, teaching in self.teachings.items()}
+            moves += [
+                (TAUGHT, learnt[sign], alpha, abs(alpha))
+                for alpha in self.alphas
+                if (sign := 1.0 if alpha > 0 else -1.0) in learnt
+            ]
+        examples = self.positive, self.negative
+        for method in self.methods:
+            vector = direction(space, *examples, method=method, norm=self.norm)
+            moves += [(method, vector, alpha, alpha) for alpha in self.alphas]
+        for seed in self.control_seeds:
+            chance = StyleVector.random(space, norm=self.norm, seed=seed)
+            dealt = shuffled(space, *examples, norm=self.norm, seed=seed)
+            for kind, vector in ((RANDOM, chance), (SHUFFLED, dealt)):
+                moves += [(f"{kind} {seed}", vector, alpha, alpha) for alpha in self.control_alphas]
         return moves
 
     def _case(self, condition: str, alpha: float, number: int, prompt: PromptEmbeds) -> Case:
+        scored = (*self.positive_openings, *self.negative_openings) if number < self.scored_questions else ()
         return Case(
-            f"{condition}/alpha={alpha:+g}/q{number:02d}",
+            _key(condition, alpha, number),
             prompt,
             {"condition": condition, "alpha": alpha, "question": number},
-            {opening: opening for opening in (*self.positive_openings, *self.negative_openings)},
+            {opening: opening for opening in scored},
             self._answers(condition, alpha),
         )
 
     def _answers(self, condition: str, alpha: float) -> bool:
-        """Whether an answer is wanted; of the random vectors, the first one's are enough."""
+        """Whether an answer is wanted."""
         if condition in (PLAIN, INSTRUCTION):
             return True
-        return alpha in self.answered_alphas and condition in (STYLE, f"{RANDOM} {self.random_seeds[0]}")
+        own = condition in self.paths
+        return alpha in (self.answered_alphas if own else self.answered_control_alphas)
 
-    def _measures(self, records: Sequence[Record]) -> _Measures:
-        odds = Measure.of(
-            (*_place(record), log_odds(record.scores, self.positive_openings, self.negative_openings))
-            for record in records
-            if record.scores
+    def _text(self) -> str:
+        learnt = (
+            ""
+            if self.optimised is None
+            else f"The optimised vectors, one for each side, were learnt from the model's own answers to "
+            f"{len(self.learnt_on)} other questions with the instruction before them: the moved question alone is to "
+            "make the model say the same. Positive strengths apply the one, negative strengths the other. "
         )
-        answered = [record for record in records if record.text.strip()]
-        plain = {
-            record.tags["question"]: record.text
-            for record in answered
-            if record.tags["condition"] == PLAIN and record.choice == 0
-        }
-        compared = [record for record in answered if record.tags["question"] in plain]
-        if not compared:
-            return _Measures(odds, Measure({}), Measure({}))
-        encoder, texts = SentenceSimilarity(), [record.text for record in compared]
-        cosines = encoder.cosines(texts, [plain[record.tags["question"]] for record in compared])
-        leans = StyleJudge.trained(encoder, self.judge).log_odds(texts)
-        return _Measures(
-            odds,
-            Measure.of((*_place(record), value) for record, value in zip(compared, cosines, strict=True)),
-            Measure.of((*_place(record), value) for record, value in zip(compared, leans, strict=True)),
-        )
-
-    def _lines(self, measure: Measure) -> list[Line]:
-        """The dose-response of the style vector, and one grey line for each random vector."""
-        places = {
-            name: {0.0: (PLAIN, 0.0), **{alpha: (name, alpha) for alpha in alphas}}
-            for name, alphas in (
-                (STYLE, self.alphas),
-                *((f"{RANDOM} {seed}", self.random_alphas) for seed in self.random_seeds),
-            )
-        }
-        lines, named = [], False
-        for name, path in places.items():
-            points = measure.curve(path)
-            if len(points) < 2:
-                continue
-            control = name != STYLE
-            label = (
-                f"{self.positive_name} vector"
-                if not control
-                else ""
-                if named
-                else "random vectors, equal norm"
-            )
-            lines.append(Line(label, points, control=control, band=not control))
-            named = named or control
-        return lines
-
-    def _levels(self, measure: Measure) -> dict[str, Interval]:
-        asked = {
-            self.positive_name: measure.mean((INSTRUCTION, 1.0)),
-            self.negative_name: measure.mean((INSTRUCTION, -1.0)),
-        }
-        return {f"instruction: {name}": mean for name, mean in asked.items() if mean is not None}
-
-    def _figures(self, measures: _Measures) -> list[Figure]:
-        plus, minus = self.positive_name, self.negative_name
-        shown = {
-            f"log-odds {plus} : {minus}, nats": (
-                measures.odds,
-                f"How much likelier a {plus} opening of the answer is than a {minus} one. The band is a 95% interval "
-                "over questions; grey lines are random vectors, bars at the right the instructions' intervals.",
-            ),
-            "likeness to the unmoved answer": (
-                measures.likeness,
-                "Likeness in meaning (cosine of sentence vectors) of the answer to the answer without any shift.",
-            ),
-            f"judge's log-odds of {plus}, nats": (
-                measures.lean,
-                f"How {plus} rather than {minus} a judge finds the answer: a logistic regression on sentence vectors, "
-                f"trained on {len(self.judge)} pairs of other texts.",
-            ),
-        }
-        return [
-            line_figure(
-                lines,
-                levels=self._levels(measure),
-                x_label=f"strength alpha (times a norm of {self.norm:g})",
-                y_label=label,
-                caption=caption,
-            )
-            for label, (measure, caption) in shown.items()
-            if (lines := self._lines(measure))
-        ]
-
-    def _table(self, measures: _Measures) -> Table:
-        names = {PLAIN: "no shift", STYLE: f"{self.positive_name} vector"}
-        styles = {1.0: self.positive_name, -1.0: self.negative_name}
-        rows: list[list[Cell]] = []
-        for condition, alpha in measures.conditions:
-            means = (
-                measure.mean((condition, alpha))
-                for measure in (measures.odds, measures.likeness, measures.lean)
-            )
-            asked = condition == INSTRUCTION
-            name = (
-                f"instruction: {styles[float(alpha)]}" if asked else names.get(str(condition), str(condition))
-            )
-            rows.append(
-                [
-                    name,
-                    "" if asked else signed(float(alpha), 1),
-                    *("" if mean is None else mean for mean in means),
-                ]
-            )
-        return Table(
-            (
-                "Condition",
-                "Alpha",
-                "Log-odds, nats",
-                "Likeness to unmoved",
-                f"Judge: {self.positive_name}, nats",
-            ),
-            rows,
-            f"Means over up to {len(self.questions)} questions; 95% bootstrap intervals in small print.",
+        return (
+            f"A vector times alpha is added to the rows of the question; the chat template stays as it is, and no row "
+            f"is added. {learnt}{', '.join(self.methods)} are directions between {len(self.positive)} "
+            f"{self.positive_name} and {len(self.negative)} {self.negative_name} sentences, of norm {self.norm:g}.\n\n"
+            f"Controls: random vectors of that norm ({len(self.control_seeds)} seeds), the mean difference of the same "
+            f"sentences with their labels dealt by chance ({len(self.control_seeds)} seeds), and the instruction in "
+            "plain words, which costs rows of its own. The judge has seen neither the sentences nor the model's "
+            "answers. Perplexity is that of an answer under the unmoved model after the plain question."
         )
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
         answers = {
             place: found[0] for place, found in by_tags(records, "question", "condition", "alpha").items()
         }
-        low, high = min(self.answered_alphas), max(self.answered_alphas)
-        plus, minus = self.positive_name, self.negative_name
-        wanted = {
-            "No shift": (PLAIN, 0.0),
-            f"Towards {plus}: alpha {signed(high, 1)}": (STYLE, high),
-            f"Instruction: {plus}": (INSTRUCTION, 1.0),
-            f"Random vector: alpha {signed(high, 1)}": (f"{RANDOM} {self.random_seeds[0]}", high),
-            f"Towards {minus}: alpha {signed(low, 1)}": (STYLE, low),
-            f"Instruction: {minus}": (INSTRUCTION, -1.0),
-        }
-        comparisons = []
-        for number, question in enumerate(self.questions):
-            shown = [
-                Answer.of(label, answers[number, *place])
-                for label, place in wanted.items()
-                if (number, *place) in answers
-            ]
-            comparisons.append(Comparison(question, shown))
+        wanted = {"No shift": UNMOVED}
+        for sign, side in ((1.0, self.positive_name), (-1.0, self.negative_name)):
+            alpha = sign * self.strength
+            wanted |= {
+                f"Towards {side}: {self.best}, alpha {signed(alpha, 1)}": (self.best, alpha),
+                f"Instruction: {side}": (INSTRUCTION, sign),
+                **{
+                    f"Random vector: alpha {signed(alpha, 1)}": (f"{RANDOM} {seed}", alpha)
+                    for seed in self.control_seeds[:1]
+                },
+            }
+        comparisons = [
+            Comparison(
+                question,
+                [
+                    Answer.of(label, answers[number, *place])
+                    for label, place in wanted.items()
+                    if (number, *place) in answers and answers[number, *place].text
+                ],
+            )
+            for number, question in enumerate(self.questions)
+        ]
         return [comparison for comparison in comparisons if comparison.answers]
 
-    def _finding(self, measures: _Measures) -> str:
-        """What moving from the lowest to the highest strength did, beside the controls."""
-        told, plus, minus = measures.odds or measures.lean, self.positive_name, self.negative_name
-        low, high = min(self.alphas), max(self.alphas)
-        effect = told.change((STYLE, low), (STYLE, high))
-        if effect is None:
-            return "Too few answers were recorded to compare strengths of style."
-        if measures.odds:
-            did = f"multiplied the odds of a {plus} over a {minus} opening by {math.exp(effect.estimate):.3g}"
-        else:
-            did = f"moved the judge's log-odds of {plus} over {minus} answers"
-        text = (
-            f"Moving questions along the {plus} direction from alpha {signed(low, 1)} to {signed(high, 1)} {did}: "
-            f"{signed(effect.estimate)} (95% interval {signed(effect.low)} to {signed(effect.high)}, {effect.items} "
-            f"questions{', log-odds in nats' if measures.odds else ''})"
-        )
-        text += "." if effect.excludes(0) else ", which cannot be told from chance."
-        ends = min(self.random_alphas), max(self.random_alphas)
-        places = [f"{RANDOM} {seed}" for seed in self.random_seeds]
-        controls = [told.change((place, ends[0]), (place, ends[1])) for place in places]
-        if moved := [control.estimate for control in controls if control is not None]:
-            between = " to ".join(dict.fromkeys((signed(min(moved)), signed(max(moved)))))
-            text += f" Random vectors of the same norm ({len(moved)} drawn): {between}."
-        spoken = told.change((INSTRUCTION, -1.0), (INSTRUCTION, 1.0))
-        return text if spoken is None else f"{text} Asking for the style in words: {signed(spoken.estimate)}."
 
-
-@dataclass(frozen=True)
-class _Measures:
-    """What is measured of every condition and strength."""
-
-    odds: Measure
-    """Log-odds of the positive openings over the negative ones, in nats."""
-    likeness: Measure
-    """Likeness of an answer's meaning to the plain answer's."""
-    lean: Measure
-    """Log-odds, by an independent judge, that an answer is in the positive style, in nats."""
-
-    @property
-    def conditions(self) -> list[Condition]:
-        """Every condition and strength, in the order of the table."""
-        order = (STYLE, PLAIN, INSTRUCTION)
-        return sorted(
-            {*self.odds.values, *self.lean.values},
-            key=lambda place: (
-                order.index(place[0]) if place[0] in order else len(order),
-                str(place[0]),
-                place[1],
-            ),
-        )
-
-
-def _place(record: Record) -> tuple[Condition, int]:
-    return (str(record.tags["condition"]), float(record.tags["alpha"])), int(record.tags["question"])
-
-
-def _chat(space: EmbeddingSpace, text: str) -> PromptEmbeds:
-    return space.embed_chat([{"role": "user", "content": text}])
+def _key(condition: str, alpha: float, number: int) -> str:
+    return f"{condition}/alpha={alpha:+g}/q{number:02d}"

@@ -30,7 +30,8 @@ SMALL = {
     "baseline": BASELINE,
     "style": [
         "experiment=style", *TINY, "experiment.questions=[Why does bread rise?,How do cacti drink?]",
-        "experiment.alphas=[-1.0,1.0]", "experiment.answered_alphas=[1.0]", "experiment.random_seeds=[0,1]",
+        "experiment.optimised=null", "experiment.methods=[mean_difference]", "experiment.alphas=[-1.0,1.0]",
+        "experiment.answered_alphas=[1.0]", "experiment.control_seeds=[0,1]", "experiment.control_alphas=[1.0]",
     ],
     "interpolation": [
         "experiment=interpolation", *TINY, "experiment.steps=[0.5]", "experiment.answered_steps=[0.5]",
