@@ -13,7 +13,7 @@ from embedspace.safety.views import most, training_views
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from embedspace.safety.reading import Reading
@@ -83,7 +83,7 @@ class Neighbours:
 
     def scores(self, readings: Sequence[Reading]) -> list[Finding]:
         """One finding for each prompt; all texts are encoded together."""
-        return most(readings, self.probabilities, "meaning near that of known attacks")
+        return most(readings, self._judged, "meaning near that of known attacks")
 
     def score(self, reading: Reading) -> Finding:
         """Probability of the window that looks worst."""
@@ -91,18 +91,29 @@ class Neighbours:
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         """Of canonical texts."""
-        vectors = _encoded(self.encoder, texts)
-        likely = (vectors @ self.coefficients + self.intercept).sigmoid()
-        return [float(value) for value in (self._shares(vectors) + likely) / 2]
+        return [probability for probability, _ in self._judged(texts)]
 
     def shares(self, texts: Sequence[str]) -> list[float]:
         """The neighbours' half of it alone."""
-        return [float(value) for value in self._shares(_encoded(self.encoder, texts))]
+        return [float(value) for value in self._near(_encoded(self.encoder, texts))[0]]
 
-    def _shares(self, vectors: Float[Tensor, "texts features"]) -> Float[Tensor, " texts"]:
+    def _judged(self, texts: Sequence[str]) -> list[tuple[float, str]]:
+        vectors = _encoded(self.encoder, texts)
+        shares, nearest = self._near(vectors)
+        likely = (vectors @ self.coefficients + self.intercept).sigmoid()
+        return [
+            (float(value), f"{'unsafe' if self.unsafe[number] else 'safe'} example {number}")
+            for value, number in zip((shares + likely) / 2, nearest.tolist(), strict=True)
+        ]
+
+    def _near(
+        self, vectors: Float[Tensor, "texts features"]
+    ) -> tuple[Float[Tensor, " texts"], Int[Tensor, " texts"]]:
+        """Shares of attacks among the nearest examples, and the nearest ones' numbers among the stored vectors."""
         cosines, found = (vectors @ self.vectors.T).topk(min(self.k, len(self.vectors)), dim=1)
         weights = ((cosines - 1) / self.temperature).exp()
-        return (weights * self.unsafe[found]).sum(dim=1) / (weights.sum(dim=1) + self.prior)
+        shares = (weights * self.unsafe[found]).sum(dim=1) / (weights.sum(dim=1) + self.prior)
+        return shares, found[:, 0]
 
 
 def _encoded(encoder: str, texts: Sequence[str]) -> Float[Tensor, "texts features"]:

@@ -59,7 +59,11 @@ class NGramHead:
 
     def scores(self, readings: Sequence[Reading]) -> list[Finding]:
         """One finding for each prompt."""
-        return most(readings, self.probabilities, "text with the letter groups of attacks")
+        return most(
+            readings,
+            lambda texts: [(value, None) for value in self.probabilities(texts)],
+            "text with the letter groups and words of attacks",
+        )
 
     def score(self, reading: Reading) -> Finding:
         """Probability of the view of a window that looks worst."""

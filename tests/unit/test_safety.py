@@ -362,6 +362,7 @@ def test_an_explanation_names_every_layer_the_rows_and_the_reference(whole):
     made = whole.explain(UNSAFE[2])
     assert list(made.findings) == [layer.name for layer in whole.layers]
     assert made.findings["references"].reference == "unsafe 2"
+    assert made.findings["neighbours"].reference == f"unsafe example {len(SAFE) + 2}"
     assert UNSAFE[2] in made.texts["ngrams"]
     assert not made.verdict.allowed
 
