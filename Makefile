@@ -18,10 +18,10 @@ digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
 CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
 TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt)
 
-.PHONY: help demo test check lint bench soak gallery guard clean
+.PHONY: help demo test check lint bench soak gallery guard projector clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(CORE) ## run the demo experiment in process and print where its report is
 	$(VENV)/bin/embedspace models --prepare
@@ -54,6 +54,10 @@ guard: $(TEST) ## make the shipped safety filter from packaged texts, and its ev
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=safety_filter
 	$(RUN) experiments/run.py experiment=safety
+
+projector: $(TEST) ## train the shipped projector from packaged texts, in runs/projector (about two hours on two cores; goes on after a stop)
+	$(VENV)/bin/embedspace models --prepare
+	$(RUN) train/projector.py --config-name minilm-to-smollm2
 
 clean: ## remove .venv and what tools and builds left behind (runs and prepared models stay)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

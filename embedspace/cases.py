@@ -95,6 +95,6 @@ class Experiment(Protocol):
 class Scorer(Protocol):
     """An engine that also tells how likely given continuations are."""
 
-    def score_many(self, prompt: Prompt, continuations: Sequence[str | Sequence[int]]) -> list[Tensor]:
-        """Log-probabilities of the tokens of each continuation, in nats."""
+    def score_all(self, asked: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]) -> list[list[Tensor]]:
+        """Log-probabilities of the tokens of each continuation of each prompt, in nats."""
         ...

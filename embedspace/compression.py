@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from embedspace.finite import require_finite
+from embedspace.known_spaces import space_of
 from embedspace.merging import merged
 from embedspace.pooling import Pooling, averaged, first, floored, spaced
 from embedspace.prompt import PromptEmbeds, require_content
@@ -32,7 +33,7 @@ def compress(
     ratio: float | None = None,
     *,
     length: int | None = None,
-    method: Method | None = None,
+    method: Method = "salience",
     information: Information = "vocabulary",
     words: bool = True,
     fold: float = 0.0,
@@ -53,26 +54,30 @@ def compress(
             place of text); ``merge`` joins the most similar neighbours; ``average`` takes means over bins of
             equal, fractional width; ``truncate`` keeps the first rows and ``drop`` evenly spaced ones;
             ``floor_average`` pools the whole prompt, template included, with a floor kernel that loses the
-            tail, and is a control and nothing else. By default ``salience`` where ``space`` or ``engine`` is
-            given, and ``drop``, the best of those that need neither, where it is not.
+            tail, and is a control and nothing else. By default ``salience``.
         information: what tells how much a row tells, for ``salience``: ``vocabulary``, the order of the
-            token list and the tokens' texts, or ``surprisal`` under the engine's model.
+            token list and the tokens' texts, or ``surprisal`` under the engine's model. The vocabulary is the
+            default with an engine as well: in development it kept more than surprisal did.
         words: let ``salience`` keep whole words rather than single tokens.
         fold: for ``salience``, the weight of each row left out in the kept row nearest to it, which counts 1.
             Above 0 every content row reaches the result, and recall suffers.
         match_norm: move mixed rows out to the distance from the vocabulary's mean that the rows in them have.
-        space: the prompt's space, for ``merge``, ``salience`` and ``match_norm``; by default the engine's.
+        space: the prompt's space, for ``merge``, ``salience`` and ``match_norm``; by default the one in use (an
+            engine's, or any that is held) that the prompt names.
         engine: for ``information='surprisal'``; a smaller model than the one that answers may do.
 
     Raises:
         ValueError: neither or both of ratio and length, one out of bounds, a prompt without content or not
-            finite, an unknown option, or no ``space`` or ``engine`` where one is needed.
+            finite, an unknown option, an ``engine`` that is needed and not given, or a ``space`` that is needed
+            and not in use.
     """
     require_content(prompt, "compression")
     require_finite(prompt, "compression")
-    method = _checked(method, information, fold, needs_nothing=space is None and engine is None)
-    rows = int(prompt.content.sum())
-    target = target_length(rows, len(prompt.content_runs), ratio, length)
+    _check_options(method, information, fold)
+    runs = prompt.content_runs
+    sizes = [run.stop - run.start for run in runs]
+    rows = sum(sizes)
+    target = target_length(rows, len(runs), ratio, length)
     if target == rows:
         return prompt
     content = _Content(prompt, space, engine, information, words, fold)
@@ -82,8 +87,7 @@ def compress(
         total = len(prompt) - rows + target
         pooled = floored(len(prompt), total)(prompt.vectors, mean)
         return PromptEmbeds(pooled, torch.ones_like(prompt.content[:total]), prompt.space, recipe)
-    runs = prompt.content_runs
-    lengths = allot([run.stop - run.start for run in runs], target)
+    lengths = allot(sizes, target)
     pieces = [
         METHODS[method](content, run, wanted)(prompt.vectors[run], mean)
         for run, wanted in zip(runs, lengths, strict=True)
@@ -104,17 +108,9 @@ class _Content:
 
     @cached_property
     def space(self) -> EmbeddingSpace:
-        """The prompt's space, as given or as the engine's."""
-        space = self.given_space
-        if space is None and self.engine is not None and self.engine.space.fingerprint == self.prompt.space:
-            space = self.engine.space
-        if space is None:
-            raise ValueError(
-                "merge, salience and match_norm need the vocabulary: pass the prompt's space=; "
-                "average, drop and truncate need nothing"
-            )
-        space.require(self.prompt)
-        return space
+        """The prompt's space, as given or as in use."""
+        why = "merge, salience and match_norm need the vocabulary (average, drop and truncate need nothing)"
+        return space_of(self.prompt, self.given_space, why)
 
     @cached_property
     def mean(self) -> Float[Tensor, " hidden"]:
@@ -190,16 +186,15 @@ def allot(rows: Sequence[int], length: int) -> list[int]:
     return lengths
 
 
-def _checked(method: Method | None, information: Information, fold: float, *, needs_nothing: bool) -> Method:
-    chosen: Method = method if method is not None else "drop" if needs_nothing else "salience"
-    allowed = (*METHODS, "floor_average")
-    if chosen not in allowed:
-        raise ValueError(f"unknown method {method!r}; allowed are {', '.join(allowed)}")
-    if information not in INFORMATION:
-        raise ValueError(f"unknown information {information!r}; allowed are {', '.join(INFORMATION)}")
+def _check_options(method: str, information: str, fold: float) -> None:
+    for name, value, allowed in (
+        ("method", method, (*METHODS, "floor_average")),
+        ("information", information, tuple(INFORMATION)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
     if not 0 <= fold <= 1:
         raise ValueError(f"fold is {fold!r}; it must be in [0, 1], the weight of a row left out")
-    return chosen
 
 
 def _parameters(content: _Content, method: Method, length: int, match_norm: bool) -> dict[str, Value]:

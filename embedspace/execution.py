@@ -16,6 +16,9 @@ from embedspace.prompt import PromptEmbeds
 from embedspace.records import SCORED, Record, Score
 from embedspace.runs import Run
 
+SCORED_TOGETHER = 64
+"""Cases without an answer that the engine scores together; those of like length share a batch."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -134,13 +137,15 @@ def _recorded(
     }
     asked = _Asked(sampling, run.fingerprint, engine.describe())
     for kind, alike in itertools.groupby(cases, key=_kind):
-        for case, completions in _ways(engine, sampling)[kind](alike):
-            scores, problem = _scores(engine, case, answers)
-            records = [asked.record(case, made, scores, problem) for made in completions]
-            run.log.append(records)
-            if case.key in referred:
-                answers[case.key] = records[0]
-            yield records
+        answered = _ways(engine, sampling)[kind](alike)
+        while some := list(itertools.islice(answered, SCORED_TOGETHER if kind == "scored" else 1)):
+            told = _scores(engine, [case for case, _ in some], answers)
+            for (case, completions), (scores, problem) in zip(some, told, strict=True):
+                records = [asked.record(case, made, scores, problem) for made in completions]
+                run.log.append(records)
+                if case.key in referred:
+                    answers[case.key] = records[0]
+                yield records
 
 
 def _kind(case: Case) -> str:
@@ -198,16 +203,30 @@ def _unanswered(cases: Iterable[Case]) -> Iterator[tuple[Case, list[Completion]]
         yield case, [Completion(0, 0, "", (), SCORED, 0.0)]
 
 
-def _scores(engine: Engine, case: Case, answers: Mapping[str, Record]) -> tuple[dict[str, Score], str | None]:
-    """Likelihoods of a case's continuations, or what is wrong with them."""
-    if not case.continuations or not isinstance(engine, Scorer):
-        return {}, None
+def _scores(
+    engine: Engine, cases: Sequence[Case], answers: Mapping[str, Record]
+) -> list[tuple[dict[str, Score], str | None]]:
+    """Likelihoods of each case's continuations, or what is wrong with them."""
+    if not isinstance(engine, Scorer) or not any(case.continuations for case in cases):
+        return [({}, None)] * len(cases)
     try:
-        targets = [_target(continuation, answers) for continuation in case.continuations.values()]
-        scored = zip(case.continuations, engine.score_many(case.prompt, targets), strict=True)
-        return {name: Score(float(logprobs.sum()), len(logprobs)) for name, logprobs in scored}, None
+        asked = [
+            (case.prompt, [_target(said, answers) for said in case.continuations.values()]) for case in cases
+        ]
+        return [
+            (
+                {
+                    name: Score(float(each.sum()), len(each))
+                    for name, each in zip(case.continuations, told, strict=True)
+                },
+                None,
+            )
+            for case, told in zip(cases, engine.score_all(asked), strict=True)
+        ]
     except ValueError as error:
-        return {}, f"the likelihoods could not be computed: {error}"
+        if len(cases) == 1:
+            return [({}, f"the likelihoods could not be computed: {error}")]
+        return [told for case in cases for told in _scores(engine, [case], answers)]
 
 
 def _target(continuation: Continuation, answers: Mapping[str, Record]) -> str | Sequence[int]:

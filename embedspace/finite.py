@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +27,7 @@ def rows_not_finite(vectors: Float[Tensor, "tokens hidden"]) -> str | None:
     """
     # Sums of bfloat16 are quickest in their own dtype, and reach as far as those of float32.
     wide = torch.float32 if vectors.dtype == torch.float16 else None
-    if bool(vectors.sum(dtype=wide).isfinite()):
+    if math.isfinite(vectors.sum(dtype=wide).item()):
         return None
     bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
     if not bad:

@@ -11,6 +11,7 @@ import torch
 from embedspace.alignment import ALIGNMENTS, Align
 from embedspace.blockwise import in_blocks
 from embedspace.finite import require_finite
+from embedspace.known_spaces import space_of
 from embedspace.prompt import PromptEmbeds, require_content, require_same_space
 from embedspace.recipe import Recipe, Value
 
@@ -50,12 +51,13 @@ def interpolate(
             ``pad``, the longer length and rows of zeros at the end of the shorter; ``dtw``, the longer
             length and rows laid on each other by dynamic time warping.
         template: whose template rows are kept. ``same`` insists that they are equal in both.
-        space: the prompts' space; ``slerp``, ``dtw`` and ``match_norm`` need its mean row.
+        space: the prompts' space, whose mean row ``slerp``, ``dtw`` and ``match_norm`` need; by default the one
+            in use that the prompts name.
         match_norm: let ``lerp`` keep the rows' distance from the mean, as ``slerp`` does.
 
     Raises:
         ValueError: t outside [0, 1], an unknown option, prompts that do not fit together, without
-            content or not finite, or no ``space`` where one is needed.
+            content or not finite, or a ``space`` that is needed and not in use.
     """
     if not 0 <= t <= 1:
         raise ValueError(f"t is {t!r}; it must be in [0, 1], where 0 is the first prompt and 1 the second")
@@ -70,10 +72,10 @@ def interpolate(
         "match_norm": match_norm,
     }
     recipe = Recipe.of("interpolate", parameters, a.recipe, b.recipe)
-    kept = b if template == "last" else a
     # Both calls that mean one point must compute the same numbers: the nearer prompt comes last, so that
     # its weight w is at least 1/2 and 1 - w is exact.
     far, near, weight = (a, b, float(t)) if t >= 0.5 else (b, a, 1 - float(t))
+    kept = {"same": near, "first": a, "last": b}[template]
     if weight == 1:
         return kept.with_runs(_runs(near), recipe)
     weights = (1 - weight, weight)
@@ -179,19 +181,33 @@ def _lerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
 def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
     assert mean is not None
     x, y = x - mean, y - mean
-    lengths = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
-    ends = x / lengths[0].clamp_min(1e-12), y / lengths[1].clamp_min(1e-12)
-    # The angle from the chord is exact for small angles, where the arc cosine is not.
-    angle = 2 * torch.atan2(
-        (ends[0] - ends[1]).norm(dim=1, keepdim=True), (ends[0] + ends[1]).norm(dim=1, keepdim=True)
-    )
+    # One number a row, in float64: the rows themselves are gone through as seldom as can be.
+    lengths = [rows.norm(dim=1, keepdim=True).double() for rows in (x, y)]
+    scales = [1 / length.clamp_min(1e-12) for length in lengths]
+    angle = _angle(x, y, scales)
     sine = angle.sin()
-    arc = ends[0] * ((1 - weight) * angle).sin() / sine + ends[1] * (weight * angle).sin() / sine
-    straight = ends[0] * (1 - weight) + ends[1] * weight
     # Rows that agree need no arc; rows that are opposite have none of their own.
-    direction = torch.where(sine.abs() < 1e-6, straight, arc)
-    moved: Tensor = direction * (lengths[0] * (1 - weight) + lengths[1] * weight) + mean
+    straight = sine.abs() < 1e-6
+    wanted = lengths[0] * (1 - weight) + lengths[1] * weight
+    first, second = (
+        (torch.where(straight, share, (share * angle).sin() / sine) * wanted * scale).to(x)
+        for share, scale in zip((1 - weight, weight), scales, strict=True)
+    )
+    moved: Tensor = (x * first).add_(y * second).add_(mean)
     return moved
+
+
+def _angle(x: Tensor, y: Tensor, scales: Sequence[Tensor]) -> Float[Tensor, "rows 1"]:
+    """Angle between the rows, whose lengths are the inverses of the scales."""
+    cosine = (x * y).sum(dim=1, keepdim=True).double() * (scales[0] * scales[1])
+    angle = cosine.clamp(-1, 1).acos()
+    ill = (cosine.abs() > 0.99).flatten()
+    if bool(ill.any()):
+        # Near 1 and -1 the cosine hardly tells the angle; the chords from one end to the other and to its opposite do.
+        ends = [rows[ill].double() * scale[ill] for rows, scale in zip((x, y), scales, strict=True)]
+        chords = [chord.norm(dim=1, keepdim=True) for chord in (ends[0] - ends[1], ends[0] + ends[1])]
+        angle[ill] = 2 * torch.atan2(*chords)
+    return angle
 
 
 METHODS: dict[Method, Callable[[Tensor, Tensor, float, Tensor | None], Tensor]] = {
@@ -219,11 +235,8 @@ def _runs(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
 
 def _gaps(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
     edges = [0, *(edge for run in prompt.content_runs for edge in (run.start, run.stop)), len(prompt)]
-    return [
-        prompt.vectors[start:stop]
-        for start, stop in zip(edges[::2], edges[1::2], strict=True)
-        if start < stop
-    ]
+    gaps = zip(edges[::2], edges[1::2], strict=True)
+    return [prompt.vectors[start:stop] for start, stop in gaps if start < stop]
 
 
 def _check_options(method: str, align: str, template: str) -> None:
@@ -254,13 +267,11 @@ def _needed_mean(
 ) -> Float[Tensor, " hidden"] | None:
     if not needed:
         return None
-    if space is None:
-        raise ValueError(
-            "slerp, dtw and match_norm work about the vocabulary's mean row: pass the prompts' space="
-        )
-    for prompt in prompts:
-        space.require(prompt)
-    return space.mean.to(prompts[0].vectors.device)
+    spaces = [
+        space_of(prompt, space, "slerp, dtw and match_norm work about the vocabulary's mean row")
+        for prompt in prompts
+    ]
+    return spaces[0].mean.to(prompts[0].vectors.device)
 
 
 def _check_fit(prompts: Sequence[PromptEmbeds], template: Template) -> None:
@@ -279,7 +290,7 @@ def _check_fit(prompts: Sequence[PromptEmbeds], template: Template) -> None:
                 f"prompts have {len(first.content_runs)} and {len(prompt.content_runs)} runs of content rows; "
                 "messages are blended one with one, so give conversations with as many messages"
             )
-        if template == "same" and not _same_template(first, prompt):
+        if template == "same" and prompt is not first and not _same_template(first, prompt):
             raise ValueError(
                 "the prompts' template rows differ; say whose to keep with template='first' or template='last'"
             )

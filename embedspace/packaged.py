@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-PREPARED_FORMAT = 1
+PREPARED_FORMAT = 2
 """Raised when the preparation changes, so that folders prepared the old way are made anew."""
 
 MANIFEST = "embedspace.json"
@@ -118,6 +118,10 @@ def _llama_from_gguf(source: Path, target: Path) -> None:
     fresh.generation_config = loaded.generation_config
     fresh.bfloat16().save_pretrained(target)
     AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(target)
+    # How it was loaded is written beside what it is: offline another value, and with it another fingerprint.
+    path = target / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"local_files_only": False}
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 PACKAGED = {

@@ -86,8 +86,11 @@ class PromptEmbeds:
 
     @cached_property
     def _content_runs(self) -> tuple[slice, ...]:
-        padded = torch.nn.functional.pad(self.content.to(torch.int8), (1, 1)).cpu()
-        edges = padded.diff().nonzero().flatten().tolist()
+        import numpy as np
+
+        marked = self.content.numpy(force=True)
+        edges = (np.flatnonzero(marked[1:] != marked[:-1]) + 1).tolist()
+        edges = [0] * bool(marked[0]) + edges + [len(marked)] * bool(marked[-1])
         return tuple(slice(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True))
 
     def to(self, dtype: torch.dtype) -> PromptEmbeds:
@@ -137,18 +140,29 @@ class PromptEmbeds:
         Raises:
             ValueError: the number of pieces is not the number of runs, or no row would be left.
         """
-        runs = self.content_runs
+        runs = self._content_runs
         if len(pieces) != len(runs):
             raise ValueError(f"the prompt has {len(runs)} runs of content rows, got {len(pieces)} pieces")
-        vectors, content, position = [], [], 0
+        parts, position = [], 0
         for run, piece in zip(runs, pieces, strict=True):
-            vectors += [self.vectors[position : run.start], piece.to(self.vectors)]
-            content += [self.content[position : run.start], self.content.new_ones(len(piece))]
+            parts += [self.vectors[position : run.start], piece.to(self.vectors)]
             position = run.stop
-        new = torch.cat([*vectors, self.vectors[position:]])
+        filled = [part for part in (*parts, self.vectors[position:]) if part.shape[0]]
+        new = filled[0] if len(filled) == 1 else torch.cat(filled or parts)
         if recipe is None:
             recipe = Recipe.of("with_content", {"vectors": tensor_digest(new)}, self.recipe)
-        return PromptEmbeds(new, torch.cat([*content, self.content[position:]]), self.space, recipe)
+        return PromptEmbeds(new, self._content_of([len(piece) for piece in pieces]), self.space, recipe)
+
+    def _content_of(self, lengths: Sequence[int]) -> Bool[Tensor, " tokens"]:
+        """The content mask once each run has so many rows."""
+        runs = self._content_runs
+        if all(run.stop - run.start == length for run, length in zip(runs, lengths, strict=True)):
+            return self.content
+        parts, position = [], 0
+        for run, length in zip(runs, lengths, strict=True):
+            parts += [self.content[position : run.start], self.content.new_ones(length)]
+            position = run.stop
+        return torch.cat([*parts, self.content[position:]])
 
     def only_run(self, number: int) -> PromptEmbeds:
         """The same rows, of which one run of content rows alone counts as content.
@@ -222,7 +236,7 @@ def require_same_space(a: PromptEmbeds, b: PromptEmbeds) -> None:
 
 def require_content(prompt: PromptEmbeds, operation: str) -> None:
     """Raise ``ValueError`` where a prompt has no content rows for an operation to act on."""
-    if not bool(prompt.content.any()):
+    if not prompt.content_runs:
         raise ValueError(
             f"{operation} acts on content rows and this prompt of {len(prompt)} rows has none; "
             "embed it with embed or embed_chat from text that is not empty"

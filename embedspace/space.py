@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedspace.chat import Message, chat_recipe, check_messages, content_mask, render_with_spans
+from embedspace.known_spaces import remember
 from embedspace.memo import read_memo, write_memo
 from embedspace.models import cache_folder, hub_id, local_folder
 from embedspace.prompt import PromptEmbeds
@@ -44,6 +45,9 @@ class EmbeddingSpace:
     """Identity by content: hash of the whole table, the tokenizer and the chat template."""
     context_length: int | None
     """Most rows and new tokens together that the model has positions for, where its configuration says."""
+
+    def __post_init__(self) -> None:
+        remember(self)
 
     @classmethod
     def from_pretrained(

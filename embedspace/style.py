@@ -168,14 +168,16 @@ class StyleVector:
             )
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
-        mask = _mask(prompt, rows)
+        mask, marked = _mask(prompt, rows)
         require_finite(prompt, "a style shift")
         shift = alpha * self.vector
         vectors = prompt.vectors
         if bool(shift.any()):  # adding 0.0 would still turn -0.0 into 0.0
             shift = shift.to(vectors.device)
-            moved = in_blocks(lambda rows: rows + shift, vectors)
-            vectors = moved if bool(mask.all()) else torch.where(mask[:, None], moved, vectors)
+            # Blocks of another dtype are copies already, which can be added to in place.
+            add = torch.Tensor.add if vectors.dtype == torch.float32 else torch.Tensor.add_
+            moved = in_blocks(lambda rows: add(rows, shift), vectors)
+            vectors = moved if marked == len(prompt) else torch.where(mask[:, None], moved, vectors)
         parameters: dict[str, Value] = {
             "method": self.method,
             "vector": self.digest,
@@ -271,7 +273,8 @@ class StyleVector:
         return StyleVector(vector, self.space, "algebra", recipe)
 
 
-def _mask(prompt: PromptEmbeds, rows: Rows | Tensor) -> Tensor:
+def _mask(prompt: PromptEmbeds, rows: Rows | Tensor) -> tuple[Tensor, int]:
+    """The rows that are meant, and how many they are: at least one."""
     if isinstance(rows, torch.Tensor):
         if rows.dtype != torch.bool or rows.shape != prompt.content.shape:
             raise ValueError(
@@ -280,14 +283,15 @@ def _mask(prompt: PromptEmbeds, rows: Rows | Tensor) -> Tensor:
             )
         mask = rows.to(prompt.content.device)
     elif rows in _ROWS:
-        if rows == "content":
-            require_content(prompt, "a style shift")
         mask = _ROWS[rows](prompt)
     else:
         raise ValueError(f"unknown rows {rows!r}; allowed are {', '.join(_ROWS)} or a boolean mask [tokens]")
-    if not bool(mask.any()):
+    marked = int(mask.count_nonzero())
+    if not marked:
+        if isinstance(rows, str) and rows == "content":
+            require_content(prompt, "a style shift")
         raise ValueError(f"no row of the prompt is marked in rows={rows!r}; mark at least one")
-    return mask
+    return mask, marked
 
 
 def _require_finite_factor(factor: float) -> None:

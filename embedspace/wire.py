@@ -6,8 +6,10 @@ import base64
 import binascii
 import io
 import pickletools
+import re
 import zipfile
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -17,6 +19,8 @@ from embedspace.prompt import PromptEmbeds
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+R = TypeVar("R")
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -29,6 +33,7 @@ _ALLOWED_GLOBALS = {
     "torch HalfStorage",
     "torch DoubleStorage",
 }
+_STORAGE = re.compile(r"[^/]+/data/\d+")
 # Beside its data, a saved tensor is a few small zip entries of about 2 KB in all.
 _OVERHEAD_BYTES = 8192
 
@@ -125,13 +130,16 @@ def decode_prompt_embeds(
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"the payload is not base64: {error}") from error
-    _check_archive(data, max_bytes)
+    data_bytes = _check_archive(data, max_bytes)
     try:
         tensor = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises a dozen types on bytes it cannot read
         raise ValueError(f"the payload is not a tensor saved by torch.save: {_short(error)}") from error
     if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
         raise ValueError(f"the payload holds a {type(tensor).__name__}, not one dense tensor")
+    if tensor.untyped_storage().nbytes() != data_bytes:
+        # Some releases of torch believe the pickle's size and read on behind the file's bytes.
+        raise ValueError("the payload's description and its data have different sizes")
     if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.itemsize or not tensor.is_contiguous():
         raise ValueError(
             f"the payload's tensor of shape {list(tensor.shape)} is a view of its storage (expanded, cut or "
@@ -141,26 +149,35 @@ def decode_prompt_embeds(
     return tensor
 
 
-def _check_archive(data: bytes, max_bytes: int) -> None:
-    """Look into the zip file of ``torch.save`` without unpacking or running anything."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                raise ValueError("the payload is compressed, which torch.save never does")
-            if sum(entry.file_size for entry in entries) > max_bytes + _OVERHEAD_BYTES:
-                raise ValueError(f"the payload declares more than {max_bytes} bytes")
-            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-            if len(pickles) != 1 or pickles[0].file_size > _OVERHEAD_BYTES:
-                raise ValueError("the payload is not one tensor saved by torch.save")
-            named = _named_globals(archive.read(pickles[0]))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
-        raise ValueError(f"the payload is not a file of torch.save: {_short(error)}") from error
+def _check_archive(data: bytes, max_bytes: int) -> int:
+    """Look into the zip file of ``torch.save`` without unpacking or running anything; the bytes of its storage."""
+    archive = _unless_damaged(lambda: zipfile.ZipFile(io.BytesIO(data)))
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("the payload is compressed, which torch.save never does")
+    if sum(entry.file_size for entry in entries) > max_bytes + _OVERHEAD_BYTES:
+        raise ValueError(f"the payload declares more than {max_bytes} bytes")
+    # torch finds entries by their names in any case, and might take another one than was looked at.
+    if len({entry.filename.lower() for entry in entries}) != len(entries):
+        raise ValueError("the payload has two entries of one name")
+    storages = [entry.file_size for entry in entries if _STORAGE.fullmatch(entry.filename)]
+    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+    if len(pickles) != 1 or len(storages) != 1 or pickles[0].file_size > _OVERHEAD_BYTES:
+        raise ValueError("the payload is not one tensor saved by torch.save")
+    named = _named_globals(_unless_damaged(lambda: archive.read(pickles[0])))
     if not named <= _ALLOWED_GLOBALS:
         raise ValueError(
             f"the payload names {sorted(named - _ALLOWED_GLOBALS)}; only a dense tensor of "
             f"{_names(FLOATING)} is read"
         )
+    return storages[0]
+
+
+def _unless_damaged(read: Callable[[], R]) -> R:
+    try:
+        return read()
+    except Exception as error:  # zipfile raises whatever the malformed bytes make it raise
+        raise ValueError(f"the payload is not a file of torch.save: {_short(error)}") from error
 
 
 def _named_globals(pickled: bytes) -> set[str]:

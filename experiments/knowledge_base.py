@@ -21,6 +21,9 @@ _LONGEST = 700
 _VALUE = re.compile(r"\$?\d[\d,]*(?:\.\d+)?%?")
 _FEWEST_WORDS = 3
 """Before a value, so that what leads to it can be recognised."""
+_SHORTEST_WORD = 5
+"""Letters of a word that is asked for."""
+RECALL, WORDS = "recall", "recall of words"
 
 
 class Document(TypedDict):
@@ -31,16 +34,17 @@ class Document(TypedDict):
     content: str
 
 
-def items(split: Split, recall: int, gist: int) -> list[Item]:
+def items(split: Split, recall: int, words: int, gist: int) -> list[Item]:
     """Questions about the documents of one split.
 
-    A question of recall has the model repeat a line of the document up to a number, which it has to give;
-    a question of gist has it give the document's title. Whole products (accounts, cards) belong to one
-    split, so that no two documents of a product are in both.
+    A question of recall has the model repeat a line of the document up to a number, which it has to give, or,
+    where words are recalled, up to the line's last word; a question of gist has it give the document's title.
+    Whole products (accounts, cards) belong to one split, so that no two documents of a product are in both.
 
     Args:
         split: ``development`` was used for choosing methods and their settings, ``test`` for nothing but reports.
-        recall: how many questions of recall.
+        recall: how many questions of recall of numbers.
+        words: how many of recall of words.
         gist: how many of gist.
 
     Raises:
@@ -48,15 +52,16 @@ def items(split: Split, recall: int, gist: int) -> list[Item]:
     """
     pages = [page for page in sorted(documents(), key=order_of) if split_of(page) == split]
     kinds = {
-        "recall": [item for page in pages if (item := _recall(page)) is not None][:recall],
+        RECALL: [item for page in pages if (item := _recall(page, RECALL)) is not None][:recall],
+        WORDS: [item for page in pages if (item := _recall(page, WORDS)) is not None][:words],
         "gist": [_gist(page) for page in pages][:gist],
     }
-    for kind, wanted in (("recall", recall), ("gist", gist)):
+    for kind, wanted in ((RECALL, recall), (WORDS, words), ("gist", gist)):
         if len(kinds[kind]) < wanted:
             raise ValueError(
                 f"the split {split!r} has {len(kinds[kind])} questions of {kind}, {wanted} were asked for"
             )
-    return [*kinds["recall"], *kinds["gist"]]
+    return [item for found in kinds.values() for item in found]
 
 
 @cache
@@ -99,8 +104,8 @@ def _text(page: Document) -> str:
     return content if len(content) <= _LONGEST else content[:_LONGEST].rsplit("\n", 1)[0].strip()
 
 
-def _recall(page: Document) -> Item | None:
-    found = list(values_in(_text(page)))
+def _recall(page: Document, task: str) -> Item | None:
+    found = list(values_in(_text(page)) if task == RECALL else last_words_in(_text(page)))
     if not found:
         return None
     beginning, value = found[_number(page["id"]) % len(found)]
@@ -109,7 +114,7 @@ def _recall(page: Document) -> Item | None:
         question="Repeat a line of the text word by word.",
         beginning=beginning,
         answer=f" {value}",
-        task="recall",
+        task=task,
     )
 
 
@@ -121,6 +126,17 @@ def values_in(text: str) -> Iterator[tuple[str, str]]:
             before = line[: match.start()].strip()
             if len(before.split()) >= _FEWEST_WORDS:
                 yield before, match[0]
+
+
+def last_words_in(text: str) -> Iterator[tuple[str, str]]:
+    """Every last word of a line that is none of the commonest and no number, with what stands before it."""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        *before, last = line.strip("- ").split() or [""]
+        word = last.rstrip(".,:;!?)*")
+        if len(before) >= _FEWEST_WORDS and len(word) >= _SHORTEST_WORD and word.isalpha():
+            yield " ".join(before), word
 
 
 def _gist(page: Document) -> Item:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "train.json"
 # What may differ between a training and its continuation.
-UNIMPORTANT = ("fresh", "logger", "trainer", "debug", "checkpoint_every", "patience")
+UNIMPORTANT = ("fresh", "logger", "trainer", "debug", "checkpoint_every", "patience", "test")
 
 
 class TrainingFailed(CompactHydraException):
@@ -72,22 +72,38 @@ def train(config: DictConfig, folder: Path) -> Projector:
     for stage in config.stages:
         print(f"{stage}: {len(data.sentences['train'])} sentences", flush=True)
         fit(config, folder, stage, projector, data)
-    kinds = dict(Counter(sentence.kind for sentence in data.sentences["train"]))
-    projector.describe(training={"sentences": kinds, "left_out": dict(data.left_out), "config": values})
+    projector.describe(training=told(projector, data, values))
     if rank_zero_only.rank == 0:
         keep(projector.eval(), folder / "projector", config, data)
     print(f"projector: {folder / 'projector'}")
     return projector
 
 
+def told(projector: Projector, data: SentenceData, values: dict[str, Any]) -> dict[str, Any]:
+    """What the projector was trained on and how; before it, what the one that it began from was trained on."""
+    own = {
+        "sentences": dict(Counter(sentence.kind for sentence in data.sentences["train"])),
+        "left_out": dict(data.left_out),
+        "config": {name: value for name, value in values.items() if name != "test"},
+    }
+    before = dict(projector.config.training)
+    return {**own, "before": before} if before else own
+
+
 def keep(projector: Projector, folder: Path, config: DictConfig, data: SentenceData) -> None:
-    """Save the projector with its card and, where it was distilled, what it reaches on the validation sentences."""
+    """Save the projector with its card and, where it was distilled, what it reaches on sentences it never saw.
+
+    Those are the validation split, the examples of the card, and the kinds of ``test`` where it names any.
+    """
     from embedspace.projector.card import EXAMPLES, measured, write_card
 
     if "distill" in config.stages and not config.trainer.lightning.fast_dev_run:
         engine = frozen(config, data)
         own = [sentence.text for sentence in data.sentences["validation"]]
         kinds = {"validation split": own, "examples of the card": EXAMPLES}
+        if config.test is not None:
+            held_out = instantiate(config.test.kinds, _convert_="all")
+            kinds |= {f"test: {kind}": sentences for kind, sentences in held_out.items()}
         projector.cpu()
         projector.describe(
             metrics={kind: measured(projector, engine, texts) for kind, texts in kinds.items()}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,6 +25,8 @@ from embedspace.wire import preflight
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+_Item = TypeVar("_Item")
 
 
 class TransformersEngine:
@@ -92,25 +94,35 @@ class TransformersEngine:
         """
         return self.score_many(prompt, [continuation])[0]
 
-    @torch.inference_mode()
     def score_many(
         self, prompt: Prompt, continuations: Sequence[str | Sequence[int]]
     ) -> list[Float[Tensor, " tokens"]]:
         """:meth:`score` for several continuations of one prompt, which is computed once."""
-        targets = [self._continuation_ids(continuation) for continuation in continuations]
-        room = max(map(len, targets), default=0)
-        self._check(prompt, room=room)
-        inputs = self._inputs([prompt], room=room)
-        if (known := inputs.get("past_key_values")) is not None:
-            name = next(iter(inputs))
-            inputs[name] = inputs[name][:, known.get_seq_length() :]
-        start = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        first = start.logits[0, -1].float().log_softmax(dim=-1)
-        scores = []
-        for batch in _chunks(targets, self.batch_size):
-            scores += self._score_batch(batch, first, start.past_key_values)
-        self._keep(prompt, start.past_key_values, room=room)
-        return scores
+        return self.score_all([(prompt, continuations)])[0]
+
+    @torch.inference_mode()
+    def score_all(
+        self, asked: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]
+    ) -> list[list[Float[Tensor, " tokens"]]]:
+        """:meth:`score_many` for several prompts, those of like length together.
+
+        Raises:
+            ValueError: as for :meth:`score`, before anything is computed.
+        """
+        targets = [[self._continuation_ids(said) for said in continuations] for _, continuations in asked]
+        for (prompt, _), own in zip(asked, targets, strict=True):
+            self._check(prompt, room=max(map(len, own), default=0))
+
+        def kind(place: int) -> bool:
+            return isinstance(asked[place][0], PromptEmbeds)
+
+        found: dict[int, list[Tensor]] = {}
+        order = sorted(range(len(asked)), key=lambda place: (kind(place), len(asked[place][0])))
+        for _, alike in itertools.groupby(order, key=kind):
+            for places in _chunks(list(alike), self.batch_size):
+                batch = [asked[place][0] for place in places], [targets[place] for place in places]
+                found |= zip(places, self._score_batch(*batch), strict=True)
+        return [found[place] for place in range(len(asked))]
 
     def describe(self) -> dict[str, str]:
         """Kind, model, numeric dtype, device and versions, for records."""
@@ -250,21 +262,57 @@ class TransformersEngine:
         self.space.lookup(ids)
         return ids
 
-    def _score_batch(self, targets: Sequence[list[int]], first: Tensor, cache: Any) -> list[Tensor]:
-        longest = max(map(len, targets))
-        ids = torch.tensor([target + [0] * (longest - len(target)) for target in targets], device=self.device)
-        scores = first[ids[:, :1]].cpu()
+    def _score_batch(
+        self, prompts: Sequence[Prompt], targets: Sequence[Sequence[list[int]]]
+    ) -> list[list[Tensor]]:
+        room = max((len(target) for own in targets for target in own), default=0)
+        inputs = self._inputs(prompts, room=room)
+        seen = inputs["attention_mask"]
+        if len(prompts) > 1:
+            inputs["position_ids"] = (seen.cumsum(dim=1) - 1).clamp_min(0)
+        if (known := inputs.get("past_key_values")) is not None:
+            for name in {"inputs_embeds", "input_ids", "position_ids"} & inputs.keys():
+                inputs[name] = inputs[name][:, known.get_seq_length() :]
+        start = self.model(**inputs, use_cache=True, logits_to_keep=1)
+        first = start.logits[:, -1].float().log_softmax(dim=-1)
+        wanted = [(row, target) for row, own in enumerate(targets) for target in own]
+        scores: list[list[Tensor]] = [[] for _ in prompts]
+        for chunk in _chunks(wanted, self.batch_size):
+            for (row, _), score in zip(
+                chunk, self._continued(chunk, first, start.past_key_values, seen), strict=True
+            ):
+                scores[row].append(score)
+        if len(prompts) == 1:
+            self._keep(prompts[0], start.past_key_values, room=room)
+        return scores
+
+    def _continued(
+        self, wanted: Sequence[tuple[int, list[int]]], first: Tensor, cache: Any, seen: Tensor
+    ) -> list[Tensor]:
+        """Scores of continuations, each with the row of the batch that it continues."""
+        rows = torch.tensor([row for row, _ in wanted], device=self.device)
+        longest = max(len(target) for _, target in wanted)
+        ids = torch.tensor([target + [0] * (longest - len(target)) for _, target in wanted]).to(self.device)
+        scores = first[rows].gather(1, ids[:, :1]).cpu()
         if longest > 1:
             copied = copy.deepcopy(cache)
-            copied.batch_repeat_interleave(len(targets))
+            copied.batch_select_indices(rows)
             # Padding stands after the tokens that count, where causal attention does not look.
-            logits = self.model(input_ids=ids[:, :-1], past_key_values=copied, use_cache=True).logits.float()
-            rest = logits.log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0]
+            inputs = {
+                "attention_mask": torch.cat([seen[rows], seen.new_ones(len(rows), longest - 1)], dim=1),
+                "position_ids": seen[rows].sum(dim=1, keepdim=True) + torch.arange(longest - 1).to(rows),
+            }
+            if len(seen) == 1:
+                inputs = {}
+            logits = self.model(
+                input_ids=ids[:, :-1], past_key_values=copied, use_cache=True, **inputs
+            ).logits
+            rest = logits.float().log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0]
             scores = torch.cat([scores, rest.cpu()], dim=1)
-        return [row[: len(target)].clone() for row, target in zip(scores, targets, strict=True)]
+        return [row[: len(target)].clone() for row, (_, target) in zip(scores, wanted, strict=True)]
 
 
-def _chunks(items: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
+def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

@@ -21,9 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filter", metavar="PATH", required=True, help="saved filter, or the name of a shipped one"
     )
     parser.add_argument("--model", help="whose space the filter is for; default: what the server serves")
-    parser.add_argument("--host", default=Settings.host)
+    parser.add_argument(
+        "--host", default=Settings.host, help="address of this machine to listen at; default: %(default)s"
+    )
     parser.add_argument("--port", type=int, default=Settings.port, help="default: a free one")
-    parser.add_argument("--workers", type=int, default=Settings.workers, help="processes that screen")
+    parser.add_argument(
+        "--workers", type=int, default=Settings.workers, help="processes that screen; default: %(default)s"
+    )
     parser.add_argument("--screen-text", action="store_true", help="screen text and token ids as well")
     parser.add_argument(
         "--keys", metavar="FILE", type=Path, help=f"callers' API keys, one a line; default: ${KEYS_VARIABLE}"
@@ -45,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_limit,
         action="append",
         default=[],
-        help="one of " + ", ".join(f"{each.name}={getattr(Limits, each.name):g}" for each in fields(Limits)),
+        help="one of "
+        + ", ".join(f"{each.name}={_plain(getattr(Limits, each.name))}" for each in fields(Limits)),
     )
 
 
@@ -70,6 +75,11 @@ def read_settings(options: argparse.Namespace) -> Settings:
         wait=options.wait,
         limits=Limits(**dict(options.limit)),
     )
+
+
+def _plain(value: float) -> str:
+    """As it can be given."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _limit(text: str) -> tuple[str, float]:

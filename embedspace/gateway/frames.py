@@ -27,13 +27,20 @@ class Frame:
         return _HEAD.pack(self.number, len(fields), len(self.body)) + fields + self.body
 
     @classmethod
-    async def read(cls, reader: asyncio.StreamReader) -> Frame:
+    async def read(cls, reader: asyncio.StreamReader, most: int) -> Frame:
         """The next message.
+
+        Args:
+            reader: of the socket.
+            most: bytes that a message can have.
 
         Raises:
             EOFError: the other side is gone.
+            ValueError: larger than that, or no JSON: the other side is not what it was.
         """
         number, fields, body = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+        if fields + body > most:
+            raise ValueError(f"a message of {fields + body} bytes, and at most {most} are expected")
         return cls(number, json.loads(await reader.readexactly(fields)), await reader.readexactly(body))
 
     @classmethod

@@ -35,6 +35,13 @@ FIELDS = {
     CHAT: frozenset(_SAMPLING.split()) | frozenset(_CONVERSATION.split()),
 }
 """What a request can have at its top level, by the address that it is sent to."""
+# Not for callers among a template's variables: what stands in the request itself, and arguments of the tokenizer (with
+# "padding" and "max_length" a request of a hundred bytes takes gigabytes of the server).
+_NO_VARIABLES = """
+    messages conversation tools documents chat_template tokenize tokenizer_kwargs padding truncation max_length
+    return_tensors return_dict return_assistant_tokens_mask add_generation_prompt continue_final_message
+"""
+_NO_TEMPLATE_VARIABLES = frozenset(_NO_VARIABLES.split())
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _MESSAGE = "role content name tool_calls tool_call_id function_call refusal reasoning reasoning_content"
 _MESSAGE_FIELDS = frozenset(_MESSAGE.split())
@@ -108,6 +115,13 @@ def pieces(path: str, body: dict[str, Any], limits: Limits) -> list[Piece]:
     if not isinstance(body.get("stream", False), bool | None):
         raise _wrong("stream", "true or false")
     found = list(_completion_pieces(body) if path == COMPLETIONS else _chat_pieces(body, limits))
+    if path == CHAT and len(found) > limits.parts:
+        raise RefusedError(
+            400,
+            "too_many_parts",
+            f"the conversation has {len(found)} texts and parts and at most {limits.parts} are allowed",
+            param="messages",
+        )
     counted = sum(piece.embedded or path == COMPLETIONS for piece in found)
     if counted > limits.prompts:
         raise RefusedError(
@@ -155,11 +169,26 @@ def _chat_pieces(body: dict[str, Any], limits: Limits) -> Iterator[Piece]:
             f"the conversation has {len(messages)} messages and at most {limits.messages} are allowed",
             param="messages",
         )
+    _require_template_variables(body.get("chat_template_kwargs"))
     # Templates write tools and documents before the conversation.
     for name in ("tools", "documents", "chat_template_kwargs"):
         yield from _texts(name, body.get(name))
     for number, message in enumerate(messages):
         yield from _message_pieces(f"messages[{number}]", message)
+
+
+def _require_template_variables(variables: Any) -> None:
+    match variables:
+        case None:
+            return
+        case dict() if not variables.keys() & _NO_TEMPLATE_VARIABLES and all(
+            isinstance(value, str | int | float | None) for value in variables.values()
+        ):
+            return
+    raise _wrong(
+        "chat_template_kwargs",
+        "an object of strings, numbers, true, false and null, with no names that the request or the tokenizer has",
+    )
 
 
 def _message_pieces(param: str, message: Any) -> Iterator[Piece]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from embedspace.space import EmbeddingSpace
 
+MOST_PROMPTS = 16
+"""Of several requests that are screened together, above which no further request is taken."""
+
 _WIDEST = torch.float64.itemsize
 
 
@@ -41,31 +44,47 @@ class Screen:
     screen_text: bool
 
     def answers(self, jobs: Sequence[Frame]) -> Iterator[Frame]:
-        """One answer for each request, in order; prompts of several requests are screened together."""
-        opened = [self._opened(job) for job in jobs]
-        prompts = [prompt for each in opened if isinstance(each, _Opened) for prompt in each.prompts]
+        """One answer for each request, in order; prompts of several requests are screened together.
+
+        So many together that a worker is heard of again soon, however much it was given at once.
+        """
+        group: list[tuple[Frame, _Opened | RefusedError]] = []
+        for number, job in enumerate(jobs, start=1):
+            group.append((job, self._opened(job)))
+            prompts = sum(len(each.prompts) for _, each in group if isinstance(each, _Opened))
+            if prompts >= MOST_PROMPTS or number == len(jobs):
+                yield from self._answered(group)
+                group = []
+
+    def _answered(self, group: Sequence[tuple[Frame, _Opened | RefusedError]]) -> list[Frame]:
+        prompts = [prompt for _, each in group if isinstance(each, _Opened) for prompt in each.prompts]
         try:
             judgements = iter(self._judged(prompts))
-            for job, each in zip(jobs, opened, strict=True):
-                yield (
-                    self._answer(job, each, judgements) if isinstance(each, _Opened) else _refused(job, each)
-                )
+            return [
+                _answer(job, each, judgements) if isinstance(each, _Opened) else _refused(job, each)
+                for job, each in group
+            ]
         except Exception:  # whatever it is, it is none of the other requests' business
-            if len(jobs) > 1:
-                for job in jobs:
-                    yield from self.answers([job])
-            else:
-                yield _refused(jobs[0], _failed())
+            if len(group) > 1:
+                return [answer for alone in group for answer in self._answered([alone])]
+            return [_refused(group[0][0], _failed())]
 
     def _opened(self, job: Frame) -> _Opened | RefusedError:
+        path = job.fields["path"]
         try:
             body = parse(job.body, self.limits.depth)
-            found = pieces(job.fields["path"], body, self.limits)
+            found = pieces(path, body, self.limits)
             rows = min(self.limits.rows, job.fields.get("rows") or self.limits.rows)
-            opened = _Opened(body)
+            opened = _Opened(body.get("model"))
             for piece in found:
                 if piece.embedded or self.screen_text:
                     self._open(piece, rows, opened)
+            if path == CHAT and len(opened.prompts) > 1:
+                # What is harmless in each part may not be when the model reads them as one.
+                opened.add(
+                    "messages", PromptEmbeds.concat([each.to(torch.float32) for each in opened.prompts])
+                )
+            opened.written = _written(body)
         except RefusedError as refusal:
             return refusal
         except MemoryError:
@@ -74,9 +93,6 @@ class Screen:
             )
         except Exception:
             return _failed()
-        if job.fields["path"] == CHAT and len(opened.prompts) > 1:
-            # What is harmless in each part may not be when the model reads them as one.
-            opened.add("messages", PromptEmbeds.concat([each.to(torch.float32) for each in opened.prompts]))
         return opened
 
     def _open(self, piece: Piece, rows: int, opened: _Opened) -> None:
@@ -85,20 +101,10 @@ class Screen:
             vectors = self._decoded(piece.param, piece.value, rows)
             piece.home[piece.key] = encode_prompt_embeds(vectors)
             opened.lengths.append(len(vectors))
-        elif not piece.value:
-            return
-        elif isinstance(piece.value, str):
-            vectors = self._embedded(piece.param, piece.value)
+        elif piece.value:
+            vectors = self._embedded(piece.param, piece.value, rows)
         else:
-            try:
-                vectors = self.space.lookup(piece.value)
-            except ValueError:
-                raise RefusedError(
-                    400,
-                    "invalid_field",
-                    f"{piece.param} has a token id outside the vocabulary",
-                    param=piece.param,
-                ) from None
+            return
         content = torch.ones(len(vectors), dtype=torch.bool)
         opened.add(piece.param, PromptEmbeds(vectors, content, self.space.fingerprint, _RECIPE))
 
@@ -115,12 +121,23 @@ class Screen:
             ) from None
         return vectors
 
-    def _embedded(self, param: str, text: str) -> Tensor:
+    def _embedded(self, param: str, value: str | list[int], rows: int) -> Tensor:
         try:
-            text.encode()
-            return self.space.embed(text).vectors
+            if isinstance(value, str):
+                value.encode()  # half of a surrogate pair is no text
+            ids = self.space.tokenize(value) if isinstance(value, str) else value
+            if len(ids) <= rows:
+                return self.space.lookup(ids)
         except ValueError:
-            raise RefusedError(400, "invalid_field", f"{param} is not text in Unicode", param=param) from None
+            raise RefusedError(
+                400,
+                "invalid_field",
+                f"{param} is not text in Unicode, or has a token id outside the vocabulary",
+                param=param,
+            ) from None
+        raise RefusedError(
+            400, "invalid_field", f"{param} has {len(ids)} tokens and at most {rows} fit", param=param
+        )
 
     def _judged(self, prompts: Sequence[PromptEmbeds]) -> Sequence[Judgement]:
         judgements = self.filter.check_many(prompts) if prompts else []
@@ -128,35 +145,15 @@ class Screen:
             raise ValueError(f"{len(judgements)} judgements of {len(prompts)} prompts")
         return judgements
 
-    def _answer(self, job: Frame, opened: _Opened, judgements: Iterator[Judgement]) -> Frame:
-        verdicts = [next(judgements) for _ in opened.prompts]
-        fields: dict[str, Any] = {
-            "prompts": len(verdicts),
-            "rows": sum(opened.lengths),
-            "longest": max(opened.lengths, default=0),
-            "model": opened.body.get("model"),
-            # JSON has no infinity.
-            "score": max((_number(verdict.score) for verdict in verdicts), default=None),
-            "threshold": max((_number(verdict.threshold) for verdict in verdicts), default=None),
-        }
-        for param, verdict in zip(opened.params, verdicts, strict=True):
-            if not admits(verdict):
-                refusal = RefusedError(
-                    400, "prompt_refused", f"{param} was refused by this server's safety filter", param=param
-                )
-                # The first word is the layer's name; what follows may quote what the layer found.
-                layer = verdict.reason.partition(":")[0][:40]
-                return Frame(job.number, fields | {"refusal": refusal.to_dict(), "layer": layer})
-        return Frame(
-            job.number, fields, json.dumps(opened.body, allow_nan=False, separators=(",", ":")).encode()
-        )
-
 
 @dataclass
 class _Opened:
     """A request that was read."""
 
-    body: dict[str, Any]
+    model: str | None
+    """That it asks for."""
+    written: bytes = b""
+    """As it goes to the server."""
     params: list[str] = field(default_factory=list)
     prompts: list[PromptEmbeds] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -168,6 +165,37 @@ class _Opened:
 
 
 _RECIPE = Recipe("received")
+
+
+def _answer(job: Frame, opened: _Opened, judgements: Iterator[Judgement]) -> Frame:
+    verdicts = [next(judgements) for _ in opened.prompts]
+    fields: dict[str, Any] = {
+        "prompts": len(verdicts),
+        "rows": sum(opened.lengths),
+        "longest": max(opened.lengths, default=0),
+        "model": opened.model,
+        # JSON has no infinity.
+        "score": max((_number(verdict.score) for verdict in verdicts), default=None),
+        "threshold": max((_number(verdict.threshold) for verdict in verdicts), default=None),
+    }
+    for param, verdict in zip(opened.params, verdicts, strict=True):
+        if not admits(verdict):
+            refusal = RefusedError(
+                400, "prompt_refused", f"{param} was refused by this server's safety filter", param=param
+            )
+            # The first word is the layer's name; what follows may quote what the layer found.
+            layer = verdict.reason.partition(":")[0][:40]
+            return Frame(job.number, fields | {"refusal": refusal.to_dict(), "layer": layer})
+    return Frame(job.number, fields, opened.written)
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise RefusedError(
+            400, "invalid_json", "a string of the body has half of a surrogate pair, and is no text"
+        ) from None
 
 
 def _refused(job: Frame, refusal: RefusedError) -> Frame:

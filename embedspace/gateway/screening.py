@@ -19,7 +19,8 @@ from embedspace.gateway.frames import Frame
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.settings import Settings
 
-_SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+_SECRETS = ("KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL", "AUTH")
+_ABOUT_BYTES = 64 * 2**20
 _START_SECONDS = 600.0
 _FORK_SECONDS = 30.0
 
@@ -162,7 +163,9 @@ class Screening:
         ours, theirs = socket.socketpair()
         # Whoever decodes what strangers send has no keys to give away.
         environment = {
-            name: value for name, value in os.environ.items() if not any(each in name for each in _SECRETS)
+            name: value
+            for name, value in os.environ.items()
+            if not any(each in name.upper() for each in _SECRETS)
         } | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         with theirs:
             self._loader = await asyncio.create_subprocess_exec(
@@ -189,8 +192,8 @@ class Screening:
         reader, writer = await asyncio.open_connection(sock=ours.dup())
         try:
             async with asyncio.timeout(_START_SECONDS):
-                about = (await Frame.read(reader)).fields
-        except (OSError, EOFError, TimeoutError):
+                about = (await Frame.read(reader, _ABOUT_BYTES)).fields
+        except (OSError, EOFError, TimeoutError, ValueError):
             about = {"error": "its process ended; look above for what it printed"}
         finally:
             writer.close()
@@ -218,7 +221,7 @@ class Screening:
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
             async with asyncio.timeout(_FORK_SECONDS):
-                hello = await Frame.read(reader)
+                hello = await Frame.read(reader, _ABOUT_BYTES)
         except BaseException:
             writer.close()
             raise
@@ -231,14 +234,16 @@ class Screening:
 
     async def _listen(self, worker: _Worker) -> None:
         """Hand out a worker's answers until it is gone."""
+        # A body may grow where it is written anew: "1e9" becomes 1000000000.0.
+        most = 8 * self._settings.limits.body_bytes + _ABOUT_BYTES
         try:
             while True:
-                frame = await Frame.read(worker.reader)
+                frame = await Frame.read(worker.reader, most)
                 worker.heard = asyncio.get_running_loop().time()
                 answer = worker.waiting.pop(frame.number, None)
                 if answer is not None and not answer.done():
                     answer.set_result(frame)
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):
             pass
         finally:
             self._drop(worker)

@@ -11,18 +11,19 @@ import resource
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from embedspace.errors import EngineError
-from embedspace.gateway.app import HEADER_BYTES, GatewayApp
+from embedspace.gateway.app import GatewayApp
 from embedspace.gateway.audit import AuditLog
+from embedspace.gateway.capacity import Capacity
+from embedspace.gateway.connection import bounded
 from embedspace.gateway.counters import Counters
+from embedspace.gateway.intake import HEADER_BYTES
 from embedspace.gateway.keys import Keys
 from embedspace.gateway.screening import Screening
-from embedspace.gateway.settings import LOOPBACK, Limits, Settings
+from embedspace.gateway.settings import LOOPBACK, Settings
 from embedspace.gateway.upstream import Upstream
 
 _IDLE_SECONDS = 15
@@ -57,8 +58,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         try:
             await screening.start()
             await upstream.verify(screening.about)
-            app = GatewayApp(settings, keys, screening, upstream, audit, counters)
-            await _run(app, listener)
+            capacity = Capacity(settings.limits, counters)
+            await _run(GatewayApp(settings, keys, screening, upstream, audit, counters, capacity), listener)
         finally:
             await screening.close()
     finally:
@@ -66,10 +67,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _run(app: GatewayApp, listener: socket.socket) -> None:
-    limits = app.limits
     config = uvicorn.Config(
         app.routes(),
-        http=_bounded(limits),
+        http=bounded(app.settings.limits),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -117,7 +117,7 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise ValueError(
             f"{settings.limits.connections} connections need {wanted} open files and this process may have {hard}; "
-            "lower --max-connections or raise `ulimit -n`"
+            "lower --limit connections=N or raise `ulimit -n`"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -133,38 +133,3 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
                 "or 0 for a free one"
             ) from None
         yield listener
-
-
-def _bounded(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's HTTP, with an end to headers that never end and to connections without number."""
-
-    class Bounded(H11Protocol):
-        _deadline: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.abort()
-            else:
-                self._arm()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._disarm()
-            elif self._deadline is None:
-                self._arm()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._disarm()
-            super().connection_lost(exc)
-
-        def _arm(self) -> None:
-            self._deadline = self.loop.call_later(limits.header_seconds, self.transport.abort)
-
-        def _disarm(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-    return Bounded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import urllib.parse
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,21 +16,23 @@ class Limits:
     """How much is taken on; what is above is refused before it costs anything.
 
     Raises:
-        ValueError: one is not above 0.
+        ValueError: one is not above 0, or a single body may be larger than all together.
     """
 
     body_bytes: int = 32 * MIB
     """Of one request, before anything of it is decoded."""
     held_bytes: int = 256 * MIB
-    """Of all requests together that are being received or screened."""
+    """Of all requests together, from a body's first byte until the upstream server has taken it."""
     concurrent: int = 128
-    """Requests at once, each until the last byte of its answer."""
+    """Requests at once, each from its body's last byte to that of its answer."""
     connections: int = 1024
     """Open at once, idle ones included."""
     prompts: int = 64
     """Embedded prompts, or prompts of a completions request, in one request."""
     messages: int = 512
     """Of one conversation."""
+    parts: int = 1024
+    """Texts and content parts of one conversation, in all its messages."""
     rows: int = 1_000_000
     """Of one embedded prompt; what the upstream server's context holds counts where it is less."""
     depth: int = 32
@@ -49,8 +52,15 @@ class Limits:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if not getattr(self, each.name) > 0:
-                raise ValueError(f"the limit {each.name} is {getattr(self, each.name)}; it must be above 0")
+            if not 0 < getattr(self, each.name) < math.inf:
+                raise ValueError(
+                    f"the limit {each.name} is {getattr(self, each.name)}; it must be above 0 and finite"
+                )
+        if self.held_bytes < self.body_bytes:
+            raise ValueError(
+                f"the limit held_bytes is {self.held_bytes} and one body may have {self.body_bytes}; raise the one or "
+                "lower the other"
+            )
 
 
 @dataclass(frozen=True)

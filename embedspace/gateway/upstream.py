@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,10 +30,36 @@ _OWN = """
     date server x-request-id set-cookie
 """
 _NOT_PASSED_ON = frozenset(_OWN.split())
+_log = logging.getLogger("embedspace.gateway")
 
 
 class FilterMismatchError(EngineError):
     """The server does not serve the model whose space the filter is for."""
+
+
+class Parcel:
+    """A body that is handed over once: nobody keeps it in memory who is done with it.
+
+    Args:
+        body: what is in it.
+        on_sent: called when a server has taken all of it.
+    """
+
+    def __init__(self, body: bytes, on_sent: Callable[[], None] = lambda: None) -> None:
+        self._body: bytes | None = body
+        self._on_sent = on_sent
+        self.size = len(body)
+
+    def take(self) -> bytes:
+        """What is in it, for the first who asks."""
+        body, self._body = self._body, None
+        if body is None:
+            raise RuntimeError("a parcel was opened twice")
+        return body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.take()
+        self._on_sent()
 
 
 class Upstream:
@@ -57,7 +84,7 @@ class Upstream:
         )
         self._probes: Sequence[Mapping[str, Any]] = ()
         self._hidden_size = 0
-        self._verifying = asyncio.Lock()
+        self._verification: asyncio.Task[None] | None = None
         self._sentinel: asyncio.Task[None] | None = None
         self.models: dict[str, int | None] = {}
         """Names that are served, each with the most tokens of a prompt and its answer."""
@@ -124,20 +151,21 @@ class Upstream:
         """
         if self.verified:
             return
-        async with self._verifying:
-            if self.verified:
-                return
-            try:
-                await self.verify(about)
-            except EngineUnreachableError:
-                raise unreachable() from None
-            except EngineError:
-                raise RefusedError(
-                    503,
-                    "upstream_changed",
-                    "the server behind this gateway is not the one that its filter is for; see the gateway's log",
-                    retry_after=30,
-                ) from None
+        if self._verification is None or self._verification.done():
+            self._verification = asyncio.create_task(self.verify(about))
+            self._verification.add_done_callback(_told)
+        try:
+            # One question for all who wait, and not one for each.
+            await asyncio.shield(self._verification)
+        except EngineUnreachableError:
+            raise unreachable() from None
+        except EngineError:
+            raise RefusedError(
+                503,
+                "upstream_changed",
+                "the server behind this gateway is not the one that its filter is for; see the gateway's log",
+                retry_after=30,
+            ) from None
 
     def rows(self, model: str | None) -> int | None:
         """The most rows that a prompt for a model can have, where the server tells.
@@ -153,7 +181,7 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def ask(
-        self, method: str, path: str, body: bytes, request_id: str
+        self, method: str, path: str, body: Parcel | None, request_id: str
     ) -> AsyncIterator[httpx2.Response]:
         """The server's answer, its body still to be read.
 
@@ -167,13 +195,11 @@ class Upstream:
             "x-request-id": request_id,
             "user-agent": "embedspace-gateway",
         }
-        if body:
-            headers["content-type"] = "application/json"
+        if body is not None:
+            headers |= {"content-type": "application/json", "content-length": str(body.size)}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
-        request = self._client.build_request(
-            method, f"{self.url}{path}", content=body or None, headers=headers
-        )
+        request = self._client.build_request(method, f"{self.url}{path}", content=body, headers=headers)
         try:
             response = await self._client.send(request, stream=True)
         except httpx2.TimeoutException:
@@ -189,9 +215,10 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._sentinel is not None:
-            self._sentinel.cancel()
-            await asyncio.gather(self._sentinel, return_exceptions=True)
+        tasks = [task for task in (self._verification, self._sentinel) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
         await self._connection.close()
 
@@ -263,6 +290,12 @@ def passed_on(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
         for name, value in headers.raw
         if (plain := name.lower().decode("latin-1")) not in _NOT_PASSED_ON and plain not in named
     ]
+
+
+def _told(verification: asyncio.Task[None]) -> None:
+    """Write down why a server was not taken, once, whoever waited for it."""
+    if not verification.cancelled() and (error := verification.exception()) is not None:
+        _log.warning("%s", error)
 
 
 def unreachable() -> RefusedError:

@@ -85,14 +85,20 @@ def as_values(ladder: Ladder) -> dict[str, Any]:
 
 def write_card(folder: Path, projector: Projector) -> None:
     """Write ``README.md`` beside the weights, from what the configuration holds."""
-    config, kinds = projector.config, projector.config.training.get("sentences", {})
+    config = projector.config
     text = _CARD.format(
         config=config,
         parameters=sum(parameter.numel() for parameter in projector.head.parameters()),
         metrics="\n".join(_row(name, values) for name, values in config.metrics.items()),
-        data="\n".join(f"- {kind}: {count:,} sentences" for kind, count in kinds.items()),
+        data="\n\nBegun from a projector that was trained on:\n\n".join(_data(config.training)),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _data(training: Mapping[str, Any]) -> list[str]:
+    """The sentences of a training, then of the one that it began from, and so on."""
+    own = "\n".join(f"- {kind}: {count:,} sentences" for kind, count in training.get("sentences", {}).items())
+    return [own, *(_data(training["before"]) if "before" in training else [])]
 
 
 def _row(name: str, values: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def test_the_commands_of_a_page_run(
     if words[0] == "make":
         # The targets call this very test: it is enough that make knows them and what they need.
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
-    elif words[:2] == ["python", "experiments/run.py"]:
+    elif words[:2] in (["python", "experiments/run.py"], ["python", "train/projector.py"]):
         # Long runs are tested elsewhere: here the configuration is composed, that of a sweep for its first job.
         job = [word.split(",")[0] for word in words[1:] if word != "--multirun"]
         done = subprocess.run(

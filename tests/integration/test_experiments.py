@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from embedspace import EmbeddingSpace
+from embedspace.engines import VLLMServer
 from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,9 @@ SMALL = {
         "experiment=interpolation", *TINY, "experiment.steps=[0.5]", "experiment.answered_steps=[0.5]",
         "experiment.random_seeds=[0]", "experiment.random_steps=[1.0]",
     ],
-    "compression": ["experiment=compression", *TINY, "experiment.ratios=[2.0]"],
+    "compression": [
+        "experiment=compression", *TINY, "experiment.ratios=[2.0]", "experiment.answered_ratios=[2.0]",
+    ],
 }  # fmt: skip
 
 
@@ -72,6 +75,21 @@ def test_an_experiment_ends_with_records_a_manifest_and_a_page_that_needs_nothin
     assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(\s*["']?https?:""", page)
     assert "prefers-color-scheme" in page
     assert manifest["fingerprint"] in page
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "baseline"])
+def test_what_needs_no_likelihoods_runs_on_a_vllm_server_too(
+    name: str, vllm_server: VLLMServer, tmp_path: Path
+) -> None:
+    done = run(tmp_path, *SMALL[name], "engine=vllm", f"engine.url={vllm_server.url}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(tmp_path)
+    assert found
+    assert all(record["error"] is None for record in found)
+    assert {record["engine"]["engine"] for record in found} == {"vllm"}
+    assert not any(record["scores"] for record in found)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 @pytest.fixture(scope="module")

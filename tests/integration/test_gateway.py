@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import base64
-import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
+import psutil
 import pytest
 import torch
 
-from embedspace import EmbeddingSpace, encode_prompt_embeds
+from embedspace import EmbeddingSpace
 from embedspace.engines import Sampling, VLLMClient, VLLMServer
 from embedspace.errors import PromptRefusedError, ServerStartError
 from embedspace.gateway import Gateway
 from embedspace.safety import SafetyFilter
-from tests.unit.gateway_setup import ATTACK, BENIGN, SAFE_WORDS, Setup, get, make_setup, sentence
+from tests.unit.gateway_setup import (
+    ATTACK,
+    BENIGN,
+    SAFE_WORDS,
+    Answer,
+    Setup,
+    get,
+    make_setup,
+    post,
+    raw,
+    sentence,
+    workers,
+)
+from tests.unit.malformed import BODIES, CHAT, LIMITS, PAYLOADS, REQUESTS, chat, part, plain
 
 pytestmark = pytest.mark.server
 
 GREEDY = Sampling(max_tokens=8)
+MOST_GROWTH_MB = 40
 
 
 @pytest.fixture(scope="module")
@@ -68,47 +83,79 @@ def test_openai_client_completes_chats_and_streams(
     )  # type: ignore[call-overload]
     assert "".join(event.choices[0].text for event in streamed) == made.choices[0].text != ""
     content = [{"type": "text", "text": "Read this:"}, {"type": "prompt_embeds", "data": payload}]
-    chat = client.chat.completions.create(**plain, messages=[{"role": "user", "content": content}])  # type: ignore[call-overload]
-    assert chat.choices[0].message.content
+    asked = {**plain, "messages": [{"role": "user", "content": content}]}
+    said = client.chat.completions.create(**asked).choices[0].message.content  # type: ignore[call-overload]
+    events = client.chat.completions.create(**asked, stream=True)  # type: ignore[call-overload]
+    assert "".join(event.choices[0].delta.content or "" for event in events) == said != ""
     assert client.completions.create(**plain, prompt="The capital of France is").choices[0].text  # type: ignore[call-overload]
 
 
-def torch_saved(value: object) -> str:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return base64.b64encode(buffer.getvalue()).decode()
+@pytest.fixture(scope="module")
+def bounded_gateway(vllm_server: VLLMServer, setup: Setup) -> Iterator[Gateway]:
+    """With limits that what is thrown at it goes beyond."""
+    with Gateway(vllm_server.url, setup.filter, limits=LIMITS) as gateway:
+        yield gateway
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        torch_saved(torch.full((4, 576), torch.nan)),
-        torch_saved(torch.zeros(4, 577)),
-        torch_saved(torch.zeros(4, 576).to_sparse()),
-        torch_saved(torch.zeros(1).expand(4, 576)),
-        torch_saved(torch.zeros(4, 576).long()),
-        torch_saved({"x": torch.zeros(4, 576)}),
-        encode_prompt_embeds(torch.randn(4, 576, generator=torch.Generator().manual_seed(0))),
-        encode_prompt_embeds(torch.zeros(4096, 576)),
-        "%%%",
-    ],
-)
-def test_the_server_never_sees_what_the_gateway_refuses(
-    payload: str, client: openai.OpenAI, vllm_server: VLLMServer
+def thrown(gateway: Gateway, good: str) -> Iterator[tuple[str, Answer]]:
+    """Everything malformed, wherever it can stand, with the gateway's answers to it."""
+    for name, value in PAYLOADS.items():
+        payload = value if isinstance(value, str) else base64.b64encode(value).decode()
+        yield f"{name}, as a string", post(gateway.url, {"prompt_embeds": payload})
+        yield f"{name}, in a list", post(gateway.url, {"prompt_embeds": [good, payload]})
+        yield f"{name}, in a chat", post(gateway.url, chat(part(good), "Hi", part(payload)), CHAT)
+    for name, (path, body, _) in BODIES.items():
+        yield name, post(gateway.url, body, path)
+    for name, request in REQUESTS.items():
+        yield name, raw(gateway.url, [request])
+    yield "a slow body", raw(gateway.url, [plain("Content-Length: 1000", body=b'{"')])
+    yield "a header without an end", raw(gateway.url, [b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"])
+
+
+def test_nothing_malformed_reaches_the_server_and_a_good_request_is_answered_after_all_of_it(
+    bounded_gateway: Gateway, vllm_server: VLLMServer, setup: Setup
 ) -> None:
-    before = requests_seen(vllm_server)
-    assert before > 0  # the gateway asked it at its start
-    for body in ({"prompt_embeds": payload}, {"prompt_embeds": [payload]}):
-        with pytest.raises(openai.BadRequestError) as refused:
-            client.completions.create(model=vllm_server.model, prompt=None, extra_body=body)  # type: ignore[call-overload]
-        assert refused.value.code in ("invalid_payload", "prompt_refused")
-    part = {"type": "prompt_embeds", "data": payload}
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(
-            model=vllm_server.model,
-            messages=[{"role": "user", "content": [part]}],  # type: ignore[list-item, misc]
-        )
+    payload = setup.payload(BENIGN)
+    good = {"prompt_embeds": payload, "max_tokens": 8, "temperature": 0.0}
+    expected = answered(bounded_gateway, good)
+    before, large = requests_seen(vllm_server), megabytes(bounded_gateway)
+    assert before > 0
+    count = 0
+    for name, answer in thrown(bounded_gateway, payload):
+        assert answer.status == 0 or 400 <= answer.status < 500, (name, answer)
+        count += 1
+    assert count > 200
     assert requests_seen(vllm_server) == before
+    assert megabytes(bounded_gateway) - large < MOST_GROWTH_MB
+    assert answered(bounded_gateway, good) == expected != ""
+    assert requests_seen(vllm_server) == before + 1
+
+
+def answered(gateway: Gateway, body: dict[str, object]) -> str:
+    answer = post(gateway.url, body)
+    assert answer.status == 200, answer
+    return str(json.loads(answer.body)["choices"][0]["text"])
+
+
+def megabytes(gateway: Gateway) -> float:
+    return sum(p.memory_info().rss for p in [psutil.Process(gateway.pid), *workers(gateway)]) / 1e6
+
+
+def test_a_filter_in_the_client_keeps_an_attack_from_the_server(
+    vllm_server: VLLMServer, setup: Setup
+) -> None:
+    guard = SafetyFilter.from_pretrained(setup.filter, setup.space)
+    mixed = [setup.space.embed(text) for text in (BENIGN, ATTACK)]
+    with VLLMClient(vllm_server.url, guard=guard) as client:
+        client.check()
+        before = requests_seen(vllm_server)
+        fine, refused = client.generate(mixed, GREEDY)
+        assert fine.token_ids
+        assert "the guard refused the prompt" in str(refused.error)
+        assert requests_seen(vllm_server) == before + 1
+        with pytest.raises(PromptRefusedError):
+            list(client.stream(mixed[1], GREEDY))
+        assert requests_seen(vllm_server) == before + 1
 
 
 def requests_seen(server: VLLMServer) -> float:

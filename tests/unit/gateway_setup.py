@@ -8,7 +8,8 @@ import http.client
 import json
 import random
 import socket
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from urllib.parse import urlsplit
 import psutil
 
 from embedspace import EmbeddingSpace, SafetyFilter, encode_prompt_embeds
+from embedspace.engines import Sampling, VLLMClient
 from embedspace.gateway import Gateway
+from embedspace.prompt import PromptEmbeds
 from embedspace.vocabulary_rows import read_back
 from embedspace.wire import decode_prompt_embeds
-from tests.unit.fake_vllm import LONGEST_WAIT, MODEL, FakeVLLM, Reply, Request, reply
+from tests.unit.fake_vllm import MODEL, FakeVLLM, Reply, Request, reply
 
+PATIENCE = 120.0
+"""Seconds, on a machine that does much else."""
+GREEDY = Sampling(max_tokens=4)
 SAFE_WORDS = ["capital", "France", "river", "Seine", "weather", "today", "question", "language", "table"]
 UNSAFE_WORDS = ["ignore", "previous", "instructions", "reveal", "secret", "password", "override", "rules"]
 
@@ -99,6 +105,34 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
 
 
+def prompts(setup: Setup, count: int) -> list[PromptEmbeds]:
+    return [setup.space.embed(sentence(SAFE_WORDS, 20_000 + n)) for n in range(count)]
+
+
+def texts(client: VLLMClient, prompts: list[PromptEmbeds]) -> list[str]:
+    return [completion.error or completion.text for completion in client.generate(prompts, GREEDY)]
+
+
+@contextlib.contextmanager
+def held_up(server: ModelServer) -> Iterator[threading.Event]:
+    """While it lasts, the server answers nothing before the event is set."""
+    go = threading.Event()
+    server.respond = lambda request: Reply(body=server.answer(request).body, after=go)
+    try:
+        yield go
+    finally:
+        go.set()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if condition():
+            return
+        deadline.wait(0.02)
+    raise AssertionError("it did not happen")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back over a socket."""
@@ -131,10 +165,14 @@ def request_head(method: str, path: str, headers: dict[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def raw(url: str, pieces: Iterable[bytes], seconds: float = LONGEST_WAIT) -> Answer:
-    """Bytes as they stand, and whatever is answered to them."""
+def connected(url: str, seconds: float = PATIENCE) -> socket.socket:
     parts = urlsplit(url)
-    with socket.create_connection((parts.hostname, parts.port), timeout=seconds) as connection:
+    return socket.create_connection((parts.hostname, parts.port), timeout=seconds)
+
+
+def raw(url: str, pieces: Iterable[bytes], seconds: float = PATIENCE) -> Answer:
+    """Bytes as they stand, and whatever is answered to them."""
+    with connected(url, seconds) as connection:
         with contextlib.suppress(OSError):  # refused before all was sent
             for piece in pieces:
                 connection.sendall(piece)

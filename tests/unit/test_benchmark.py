@@ -1,11 +1,13 @@
 """The benchmark page states what was measured, and the measuring itself is sound."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from embedspace.metrics import Interval
-from experiments.benchmark import Benchmark, Measurement, as_markdown, as_page, fresh_process, rate
+from experiments.benchmark import Measurement, fresh_process, rate
+from experiments.benchmark_page import updated
 
 
 def test_a_fresh_process_is_timed_with_its_own_peak_memory():
@@ -26,23 +28,33 @@ def test_a_rate_counts_calls():
     assert len(calls) > 1
 
 
-def test_the_page_names_machine_versions_commit_and_command():
-    row = Measurement("x", Interval(0.5, 0.4, 0.6, 7), "at most 1", "1 s against 2 s")
-    origin = {
-        "machine": {"cores": 2, "processor": "a processor", "memory_gib": 24.0},
-        "packages": {"torch": "2.13.0"},
-        "git": {"commit": "0123456789abcdef", "dirty": False},
-    }
-    page = as_page(as_markdown([row]), origin, Benchmark("a-model", 1, 1, 1, 1, "unused", ["wire"]))
-    for word in (
-        "a processor",
-        "torch 2.13.0",
-        "0123456789ab",
-        "make bench` (wire)",
-        "a-model",
-        "0.50 (0.40 to 0.60)",
-    ):
+ORIGIN = {
+    "machine": {"cores": 2, "processor": "a processor", "memory_gib": 24.0},
+    "packages": {"torch": "2.13.0"},
+    "git": {"commit": "0123456789abcdef", "dirty": False},
+}
+ROW = Measurement("x", Interval(0.5, 0.4, 0.6, 7), "at most 1", "1 s against 2 s")
+
+
+def test_a_section_names_machine_versions_commit_and_part():
+    page = updated("", {"wire": [ROW]}, ORIGIN, "a-model")
+    for word in ("a processor", "torch 2.13.0", "0123456789ab", "`wire`", "a-model", "0.50 (0.40 to 0.60)"):
         assert word in page
+
+
+def test_a_part_measured_anew_leaves_the_other_sections_as_they_are():
+    first = updated("", {"transforms": [ROW], "wire": [ROW]}, ORIGIN, "a-model")
+    faster = Measurement("x", Interval(0.3, 0.2, 0.4, 7), "at most 1", "1 s against 3 s")
+    second = updated(first, {"wire": [faster]}, ORIGIN, "a-model")
+    assert second == updated("", {"wire": [faster], "transforms": [ROW]}, ORIGIN, "a-model")
+    assert second.count("## ") == 2
+    assert second.index("0.30 (0.20 to 0.40)") < second.index("0.50 (0.40 to 0.60)")
+    assert updated(second, {}, ORIGIN, "a-model") == second
+
+
+def test_the_page_of_docs_is_one_that_parts_can_be_put_into():
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    assert updated(page, {}, ORIGIN, "a-model") == page
 
 
 def test_both_sides_of_the_wire_benchmark_do_the_same_work():

@@ -1,5 +1,6 @@
 """Compression: exact lengths, template rows untouched, and what each method is by definition."""
 
+import gc
 import itertools
 
 import numpy as np
@@ -13,6 +14,7 @@ from embedspace.compression import allot
 from embedspace.merging import merged
 from embedspace.pooling import averaged, floored
 from embedspace.salience import salient
+from embedspace.space import EmbeddingSpace
 from embedspace.vocabulary_rows import token_ids
 from embedspace.words import number_parts, rarity, token_texts, word_numbers
 
@@ -223,7 +225,32 @@ def test_the_default_keeps_the_telling_words_and_says_so_in_the_recipe(smollm2):
     assert parameters["method"] == "salience"
     assert parameters["information"] == "vocabulary"
     assert short.recipe.inputs == (made.recipe,)
-    assert dict(compress(made, ratio=3).recipe.parameters)["method"] == "drop"
+
+
+def test_the_default_is_the_same_with_a_space_with_an_engine_and_with_neither(smollm2, engine):
+    made = smollm2.embed_chat([{"role": "user", "content": PASSAGE}])
+    told, asked, bare = compress(made, 4, space=smollm2), compress(made, 4, engine=engine), compress(made, 4)
+    assert torch.equal(told.vectors, asked.vectors)
+    assert torch.equal(told.vectors, bare.vectors)
+    assert told.recipe == bare.recipe == asked.recipe
+
+
+def test_a_prompt_finds_a_space_in_use_and_a_space_that_nobody_holds_is_asked_for(smollm2):
+    def space():
+        return EmbeddingSpace("of the test", smollm2.folder, smollm2.tokenizer, smollm2.table, "f" * 32, None)
+
+    first, second = space(), space()
+    made = first.embed(PASSAGE)
+    assert len(compress(made, length=5)) == 5
+    del second
+    gc.collect()
+    assert len(compress(made, length=5)) == 5
+    del first
+    gc.collect()
+    for method in ("salience", "merge"):
+        with pytest.raises(ValueError, match=r"f{32} is in use: pass the prompt's space="):
+            compress(made, length=5, method=method)
+    assert len(compress(made, length=5, method="drop")) == 5
 
 
 @pytest.mark.parametrize("method", ["merge", "salience"])
@@ -293,8 +320,9 @@ def test_an_engine_of_another_model_reads_the_text_with_its_own_tokenizer(smollm
     made = smollm2.embed(PASSAGE)
     chosen = {"method": "salience", "information": "surprisal"}
     assert len(compress(made, length=7, space=smollm2, engine=other, **chosen)) == 7
+    foreign = PromptEmbeds(made.vectors, made.content, "elsewhere", MADE)
     with pytest.raises(ValueError, match="space="):
-        compress(made, length=7, engine=other, **chosen)
+        compress(foreign, length=7, engine=other, **chosen)
 
 
 @pytest.mark.parametrize(

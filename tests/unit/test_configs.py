@@ -127,6 +127,20 @@ def test_every_debugging_and_logging_configuration_composes(debug, logger):
     assert trained(f"debug={debug}", f"logger={logger}").logger
 
 
+def test_the_command_for_the_shipped_weights_is_the_training_that_they_record():
+    import json
+
+    from embedspace.projector.weights_file import SHIPPED
+
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        config = OmegaConf.to_container(compose("minilm-to-smollm2"), resolve=True)
+    shipped = json.loads((SHIPPED / "minilm-to-smollm2" / "config.json").read_text())
+    recorded = shipped["training"]["config"]
+    for name in ("model", "projector", "data", "seed", "stages", "from", "reconstruct", "distill"):
+        assert config[name] == recorded[name], name
+    assert {f"test: {kind}" for kind in config["test"]["kinds"]} <= shipped["metrics"].keys()
+
+
 @pytest.mark.parametrize("data", ["wordnet", "english"])
 def test_the_data_of_training_name_functions_that_exist(data):
     config = trained(f"data={data}").data

@@ -88,6 +88,19 @@ def test_the_way_back_is_the_way_there_bit_for_bit(pair, chosen, t):
     assert there.vectors.dtype == a.vectors.dtype
 
 
+@pytest.mark.parametrize("align", ["resample", "pad"])
+def test_the_middle_is_one_point_from_both_sides_for_long_prompts(align):
+    a, b = prompt([300], 0), prompt([200], 1)
+    for chosen in ({"method": "slerp"}, {"method": "slerp", "match_norm": True}, {"match_norm": True}):
+        there, back = (
+            interpolate(*ends, 0.5, align=align, space=SPACE, **chosen) for ends in ((a, b), (b, a))
+        )
+        assert same_bits(there, back)
+        turned = PromptEmbeds(b.vectors.T.contiguous().T, b.content, "s", MADE)
+        for ends in ((a, turned), (turned, a)):
+            assert same_bits(there, interpolate(*ends, 0.5, align=align, space=SPACE, **chosen))
+
+
 @given(pairs(), options, st.floats(0.001, 0.999))
 def test_template_rows_stay_and_lengths_move_as_the_alignment_says(pair, chosen, t):
     a, b = pair
@@ -135,6 +148,29 @@ def test_slerp_and_matched_norms_keep_rows_as_far_from_the_mean_as_their_ends(pa
 @given(pairs(), st.floats(0, 1))
 def test_between_a_prompt_and_itself_there_is_only_the_prompt(pair, t):
     assert same_bits(interpolate(pair[0], pair[0], t), pair[0])
+
+
+@given(st.integers(0, 999), st.floats(-6, 0), st.sampled_from([-1.0, 1.0]), st.floats(0, 1))
+def test_slerp_is_exact_where_rows_nearly_agree_or_nearly_oppose(seed, exponent, sign, t):
+    generator = torch.Generator().manual_seed(seed)
+    x, off = torch.randn(2, 1, 64, generator=generator, dtype=torch.float64)
+    rows = x.float(), (sign * x + 10**exponent * off).float()
+    content, mean = torch.ones(1, dtype=torch.bool), torch.zeros(64)
+    a, b = (PromptEmbeds(row, content, "s", MADE) for row in rows)
+    space = Space()
+    space.mean = mean
+    found = interpolate(a, b, t, method="slerp", space=space).vectors.double().numpy()
+    # By rotation in the plane of both ends, all in float64.
+    ends = [row.double().numpy() for row in rows]
+    lengths = [np.linalg.norm(end) for end in ends]
+    units = [end / length for end, length in zip(ends, lengths, strict=True)]
+    angle = 2 * np.arctan2(np.linalg.norm(units[0] - units[1]), np.linalg.norm(units[0] + units[1]))
+    across = units[1] - units[0] * (units[0] @ units[1].T)
+    across /= np.linalg.norm(across)
+    expected = np.cos(t * angle) * units[0] + np.sin(t * angle) * across
+    expected *= (1 - t) * lengths[0] + t * lengths[1]
+    slack = 1e-5 + 1e-6 / abs(np.sin(angle))  # how far float32 ends determine the plane itself
+    np.testing.assert_allclose(found, expected, atol=slack * max(lengths))
 
 
 def test_slerp_survives_rows_that_agree_and_rows_that_are_opposite():
@@ -251,6 +287,20 @@ def test_the_caller_chooses_whose_template_rows_are_kept():
     assert torch.equal(last.vectors[~last.content], b.vectors[~b.content])
     assert torch.equal(first.content_vectors, last.content_vectors)
     assert same_bits(first, interpolate(b, a, 0.5, template="last"))
+
+
+def test_the_ends_are_exact_even_where_template_rows_differ_in_the_sign_of_a_zero():
+    a, b = prompt([3], 0), prompt([5], 1)
+    a.vectors[0, 0], b.vectors[0, 0] = 0.0, -0.0
+    for chosen in ({}, {"align": "pad"}, {"method": "slerp", "space": SPACE}):
+        assert same_bits(interpolate(a, b, 0, **chosen), a)
+        assert same_bits(interpolate(a, b, 1, **chosen), b)
+
+
+def test_prompts_of_a_space_in_use_need_not_be_told_it(smollm2):
+    a, b = smollm2.embed("Tell me about the river Thames."), smollm2.embed("Cats, please?")
+    for chosen in ({"method": "slerp"}, {"align": "dtw"}, {"match_norm": True}):
+        assert same_bits(interpolate(a, b, 0.3, **chosen), interpolate(a, b, 0.3, space=smollm2, **chosen))
 
 
 @pytest.mark.parametrize("t", [-0.01, 1.01, float("nan"), float("inf")])

@@ -4,6 +4,7 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
 from embedspace import EmbeddingSpace, Projector
 from embedspace.engines import TransformersEngine
@@ -16,6 +17,7 @@ from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
 from embedspace.projector.sources import Sentence
 from embedspace.projector.training import ProjectorTraining, lexical_loss, part_means
 from tests.checkpoints import make_tiny_checkpoint
+from train import projector as command
 
 SENTENCES = [
     "The train to Oslo leaves at noon.",
@@ -214,3 +216,32 @@ def test_a_stage_that_cannot_be_is_refused(tiny, smollm2):
     ):
         with pytest.raises(ValueError, match=told):
             ProjectorTraining(*arguments)
+
+
+def test_a_device_without_memory_left_is_told_with_what_to_lower(monkeypatch, tmp_path):
+    def train(config, folder):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has 1 GiB free.")
+
+    monkeypatch.setattr(command, "train", train)
+    monkeypatch.setattr(command, "folder_of", lambda config: tmp_path)
+    with pytest.raises(command.TrainingFailed) as told:
+        command.main.__wrapped__(OmegaConf.create({}))
+    for word in (
+        "distill.batch_size",
+        "accumulate_grad_batches",
+        "data.max_tokens",
+        "Tried to allocate 2 GiB",
+    ):
+        assert word in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_training_that_began_from_another_records_both(tiny):
+    data = made_data(tiny)
+    data.sentences["train"] = [Sentence("the whale slept near the bridge", "made", "0")]
+    projector = projector_for(tiny)
+    values = {"seed": 1, "test": {"kinds": {}}}
+    first = command.told(projector, data, values)
+    assert first == {"sentences": {"made": 1}, "left_out": {}, "config": {"seed": 1}}
+    projector.describe(training=first)
+    assert command.told(projector, data, {"seed": 2}) == {**first, "config": {"seed": 2}, "before": first}

@@ -61,10 +61,12 @@ class SumEngine:
 class ScoringEngine(SumEngine):
     """Finds a continuation the likelier the shorter it is, and no prompt with an 11 fit to be scored."""
 
-    def score_many(self, prompt: Prompt, continuations: Sequence[str | Sequence[int]]) -> list[torch.Tensor]:
-        if 11 in prompt:
+    def score_all(
+        self, asked: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]
+    ) -> list[list[torch.Tensor]]:
+        if any(11 in prompt for prompt, _ in asked):
             raise ValueError("11 is not scored")
-        return [-torch.ones(len(continuation)) for continuation in continuations]
+        return [[-torch.ones(len(said)) for said in continuations] for _, continuations in asked]
 
 
 def numbered(count: int, **tags: int) -> list[Case]:

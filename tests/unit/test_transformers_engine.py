@@ -121,6 +121,25 @@ def test_scores_equal_a_plain_forward_pass_and_do_not_depend_on_company(engine, 
         assert torch.allclose(engine.score(ids[0], text), scores, atol=1e-3)
 
 
+def test_scores_of_several_prompts_together_are_those_of_each_alone(engine, prompts, ids):
+    longer = [engine.space.embed("One and two. " * count) for count in (1, 7, 3)]
+    asked = [
+        *((prompt, ["Paris", " It is the very same."]) for prompt in [*prompts[:3], *longer]),
+        *((own, [" Yes"]) for own in ids[:2]),
+        (prompts[0], []),
+    ]
+    together = engine.score_all(asked)
+    assert [len(own) for own in together] == [len(continuations) for _, continuations in asked]
+    for (prompt, continuations), own in zip(asked, together, strict=True):
+        for text, scores in zip(continuations, own, strict=True):
+            assert torch.allclose(engine.score(prompt, text), scores, atol=1e-3)
+
+
+def test_one_prompt_that_cannot_be_scored_is_named_before_any_is(engine, prompts):
+    with pytest.raises(ValueError, match="no tokens to score"):
+        engine.score_all([(prompts[0], ["Paris"]), (prompts[1], [""])])
+
+
 def test_stop_strings_end_a_completion_and_are_not_part_of_it(engine, prompts):
     (whole,) = engine.generate(prompts[:1], GREEDY)
     assert " of France" in whole.text

@@ -154,3 +154,41 @@ def test_any_byte_changed_gives_an_error_or_a_finite_dense_tensor(data):
     assert tensor.is_floating_point()
     assert tensor.isfinite().all()
     assert tensor.untyped_storage().nbytes() <= 10_000
+
+
+def entries_changed(change):
+    """A good file of two rows with the entries of its zip changed."""
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(encode_prompt_embeds(torch.ones(2, 4))))) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in change(entries).items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def with_encryption_flags(data):
+    return data.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        # torch looks names up in any case: the pickle that is scanned must be the one that is loaded.
+        (entries_changed(lambda all: {n.upper(): b"" for n in all if "pkl" in n} | all), "two entries of one name"),
+        (entries_changed(lambda all: {n: d for n, d in all.items() if "/data/" not in n}), "not one tensor"),
+        (entries_changed(lambda all: all | {"archive/data/1": b"1234"}), "not one tensor"),
+        (with_encryption_flags(entries_changed(dict)), "not a file of torch.save"),
+    ],
+)  # fmt: skip
+def test_a_zip_that_two_readers_may_read_differently_is_refused(data, words):
+    with pytest.raises(ValueError, match=words):
+        decode_prompt_embeds(base64.b64encode(data).decode())
+
+
+def test_a_storage_larger_than_its_data_is_refused_whatever_torch_makes_of_it(monkeypatch):
+    """Some releases of torch read on behind the data, into whatever lies there."""
+    payload = encode_prompt_embeds(torch.ones(2, 4))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: torch.ones(3, 4))
+    with pytest.raises(ValueError, match="different sizes"):
+        decode_prompt_embeds(payload)
