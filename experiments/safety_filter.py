@@ -16,8 +16,9 @@ SEALED = (
     "Whole sources were set aside before any figure was looked at; no choice of features, weights or patterns was made "
     "on them, and training texts that are near duplicates of theirs were left out. They were looked at once before, "
     "for an earlier filter, so this is the second look at most of them; what was changed in between was chosen on "
-    "other sources alone, but with the sealed sources' names and the earlier totals known: own benign patterns on shells, "
-    "security reports and customers' roles were written in that knowledge. Three sealed sources were added and are looked at for the first time."
+    "other sources alone, but with the sealed sources' names and the earlier totals known: own benign patterns on "
+    "shells, security reports and customers' roles were written in that knowledge. Three sealed sources were added and "
+    "are looked at for the first time."
 )
 LIMITS = (
     "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads rows by the "
