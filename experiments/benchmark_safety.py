@@ -62,17 +62,30 @@ def safety(model: str) -> Iterator[Measurement]:
             "at most 1",
             f"{1000 * statistics.median(seconds):.2f} ms for one prompt of {ROWS} rows",
         )
-    rounds = [(_once(lambda: guard.score_many(prompts)), sum(_once(lambda p=p: guard.score(p)) for p in prompts))
-              for _ in range(ROUNDS)]  # fmt: skip
-    yield Measurement(
-        f"filter, {MANY} prompts together, rate to one at a time",
-        mean_interval([alone / together for together, alone in rounds]),
-        "at least 4",
-        f"{MANY / statistics.median(together for together, _ in rounds):,.0f} against "
-        f"{MANY / statistics.median(alone for _, alone in rounds):,.0f} prompts a second, all layers",
-    )
+    yield _together("check_many to check", guard.check_many, guard.check, prompts)
+    yield _together("score_many to score, all layers", guard.score_many, guard.score, prompts)
     yield from _read_back(space, "this model's table")
     yield from _read_back(random_space(*LARGE), f"a random table of {LARGE[0]:,} x {LARGE[1]:,}")
+
+
+def _together(
+    name: str,
+    many: Callable[[list[PromptEmbeds]], object],
+    single: Callable[[PromptEmbeds], object],
+    prompts: list[PromptEmbeds],
+) -> Measurement:
+    """How many times as fast prompts are judged together as one at a time."""
+    rounds = [
+        (_once(lambda: many(prompts)), sum(_once(lambda p=prompt: single(p)) for prompt in prompts))
+        for _ in range(ROUNDS)
+    ]
+    together, alone = (statistics.median(each) for each in zip(*rounds, strict=True))
+    return Measurement(
+        f"filter, {len(prompts)} prompts together, rate of {name}",
+        mean_interval([slow / quick for quick, slow in rounds]),
+        "at least 4",
+        f"{len(prompts) / together:,.0f} against {len(prompts) / alone:,.0f} prompts a second",
+    )
 
 
 def _read_back(space: EmbeddingSpace, name: str) -> Iterator[Measurement]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from experiments.safety_sources import CONFIGS, READERS, package_folder
@@ -36,6 +37,10 @@ class Source:
     hard: bool
     """A benign text that looks like an attack, or an attack that stands politely in a document or tool result."""
     most: int
+    looks: int
+    """How often a sealed source had been looked at before."""
+    doubtful: str | None
+    """Mark of training attacks of which some are ordinary requests; sources of like kind share one."""
 
     def texts(self) -> list[str]:
         """The texts, cut to ``LONGEST``, in an order that has nothing to do with what they say."""
@@ -55,7 +60,7 @@ class Example:
 @cache
 def sources() -> tuple[Source, ...]:
     """All of ``configs/data/safety/sources.yaml``."""
-    named = ("name", "package", "licence", "read", "hard", "most")
+    named = ("name", "package", "licence", "read", "hard", "most", "looks", "doubtful")
     return tuple(
         Source(
             entry["name"],
@@ -67,6 +72,8 @@ def sources() -> tuple[Source, ...]:
             {key: value for key, value in entry.items() if key not in named},
             entry.get("hard", False),
             entry.get("most", 400),
+            entry.get("looks", 0),
+            entry.get("doubtful"),
         )
         for side, uses in yaml.safe_load((CONFIGS / "sources.yaml").read_text()).items()
         for use, entries in uses.items()
@@ -84,6 +91,33 @@ def examples(use: Use) -> tuple[Example, ...]:
     found = [Example(text, source) for source in sources() if source.use == use for text in source.texts()]
     others = [example.text for example in examples("sealed")] if use != "sealed" else []
     keep = distinct([example.text for example in found], others)
+    return tuple(example for example, kept in zip(found, keep, strict=True) if kept)
+
+
+DOUBT = 0.35
+"""Probability below which a text of a doubtful source counts as an ordinary request."""
+
+
+@cache
+def training() -> tuple[Example, ...]:
+    """The training texts, without those of doubtful sources that a model of all other sources takes for benign.
+
+    Labels that a model fitted without them contradicts are mostly wrong (Northcutt et al. 2021).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    from embedspace.safety.ngrams import counts
+
+    found = examples("training")
+    vectors = counts([example.text for example in found])
+    labels = np.array([example.source.side == "attack" for example in found])
+    keep = np.ones(len(found), dtype=bool)
+    for mark in {example.source.doubtful for example in found} - {None}:
+        own = np.array([example.source.doubtful == mark for example in found])
+        model = LogisticRegression(
+            C=30, solver="liblinear", dual=True, tol=1e-2, class_weight="balanced", random_state=0
+        ).fit(vectors[~own], labels[~own])
+        keep[own] = model.predict_proba(vectors[own])[:, 1] >= DOUBT
     return tuple(example for example, kept in zip(found, keep, strict=True) if kept)
 
 

@@ -9,12 +9,16 @@ from typing import Any
 
 from embedspace import EmbeddingSpace, SafetyFilter
 from embedspace.safety.filter import LayerName
-from experiments.safety_data import Example, examples, sources
+from experiments.safety_data import Example, examples, sources, training
 from experiments.safety_sources import PINS
 
 SEALED = (
     "Whole sources were set aside before any figure was looked at; no choice of features, weights or patterns was made "
-    "on them, and training texts that are near duplicates of theirs were left out."
+    "on them, and training texts that are near duplicates of theirs were left out. They were looked at once before, "
+    "for an earlier filter, so this is the second look at most of them; what was changed in between was chosen on "
+    "other sources alone, but with the sealed sources' names and the earlier totals known: own benign patterns on "
+    "shells, security reports and customers' roles were written in that knowledge. Three sealed sources were added and "
+    "are looked at for the first time."
 )
 LIMITS = (
     "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads rows by the "
@@ -41,15 +45,15 @@ class ShippedFilter:
             ValueError: a package with texts is not installed.
         """
         space = EmbeddingSpace.from_pretrained(self.model)
-        training = examples("training")
-        guard = fitted(space, training, self.layers)
+        texts = training()
+        guard = fitted(space, texts, self.layers)
         guard = guard.calibrate([example.text for example in thresholding()], self.rate)
-        guard = replace(guard, card=self.card(training))
+        guard = replace(guard, card=self.card(texts))
         guard.save(self.target)
         size = sum(path.stat().st_size for path in Path(self.target).iterdir())
         return f"{self.target}: {size / 2**20:.1f} MiB, threshold {guard.threshold:.3f}, {guard.calibration}"
 
-    def card(self, training: Sequence[Example]) -> Mapping[str, Any]:
+    def card(self, texts: Sequence[Example]) -> Mapping[str, Any]:
         """What the filter was made from."""
         return {
             "purpose": "tells prompts that try to take over an assistant (jailbreaks, injections) from benign ones",
@@ -60,9 +64,9 @@ class ShippedFilter:
                 {
                     key: value
                     for key, value in asdict(source).items()
-                    if key not in ("read", "options", "most")
+                    if key not in ("read", "options", "most", "looks", "doubtful")
                 }
-                | {"texts": sum(example.source == source for example in training) or None}
+                | {"texts": sum(example.source == source for example in texts) or None}
                 for source in sources()
             ],
             "split": SEALED,

@@ -35,6 +35,9 @@ class Patterns(TypedDict):
 
     slots: Mapping[str, Sequence[str]]
     patterns: Mapping[str, Sequence[str]]
+    """Texts by themselves."""
+    planted: Mapping[str, Sequence[str]]
+    """Of attacks alone: what stands in a document."""
 
 
 def package_folder(package: str) -> Path:
@@ -109,6 +112,20 @@ def tool_results(folder: Path) -> Iterator[str]:
             yield row["injected"]
 
 
+def prompt_requests(folder: Path) -> Iterator[str]:
+    """Requests for the text of the system prompt."""
+    for texts in json.loads((folder / "data/sysprompt_extraction/attacks.json").read_text()).values():
+        yield from texts
+
+
+def inboxes(folder: Path) -> Iterator[str]:
+    """E-mails with an instruction to the agent that sorts them."""
+    for row in rows_of(folder / "agent_threat_bench/data/autonomy_hijack.json"):
+        for number in row["attack_email_indices"]:
+            mail = row["inbox"][number - 1]
+            yield f"{mail['subject']}\n{mail['body']}"
+
+
 def memories(folder: Path) -> Iterator[str]:
     """Stores of an agent's memory with an instruction in them."""
     for row in rows_of(folder / "agent_threat_bench/data/memory_poison.json"):
@@ -158,12 +175,67 @@ ON_ATTACKS = frozenset({
 
 def handbooks(folder: Path, on_attacks: bool, half: int | None = None) -> Iterator[str]:
     """Pages that describe evaluations: those on attacks and refusals, or all others; of these every second or all."""
-    chosen = [
-        path for path in sorted(folder.glob("*/README.md")) if (path.parent.name in ON_ATTACKS) == on_attacks
-    ]
-    for number, path in enumerate(chosen):
+    for number, name in enumerate(_names(folder, on_attacks)):
         if half in (None, number % 2):
-            yield from pieces(re.sub(r"<!--.*?-->", "", path.read_text(), flags=re.DOTALL))
+            text = (folder / name / "README.md").read_text()
+            yield from pieces(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
+
+
+def prompts_in_code(folder: Path, half: int) -> Iterator[str]:
+    """Long strings in the code of evaluations that are not on attacks, of every second one: prompts, rules, notes."""
+    for number, name in enumerate(_names(folder, on_attacks=False)):
+        if number % 2 == half:
+            for path in sorted((folder / name).rglob("*.py")):
+                yield from (text for text in _strings(path) if len(text.split()) > 12)
+
+
+def descriptions(folder: Path) -> Iterator[str]:
+    """What the modules, classes and functions of a scanner say of the attacks that they make and detect."""
+    for path in sorted(
+        [*folder.glob("probes/*.py"), *folder.glob("detectors/*.py"), *folder.glob("buffs/*.py")]
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+                text := ast.get_docstring(node)
+            ):
+                yield text
+
+
+def policies(folder: Path) -> Iterator[str]:
+    """Rules and manuals of agents that serve customers."""
+    for domain in ("telecom", "banking_knowledge", "mock"):
+        for path in sorted((folder / "tau2/data/domains" / domain).glob("*.*")):
+            if path.suffix in (".md", ".txt"):
+                yield from pieces(path.read_text(), 500)
+
+
+def offices(folder: Path) -> Iterator[str]:
+    """E-mails, files, messages and reviews of simulated offices, the places for injections left empty."""
+    for path in sorted((folder / "agentdojo/data/suites").rglob("*.yaml")):
+        content = path.read_text()
+        if "injection_vectors" not in path.name and "!include" not in content:
+            for text in _long(yaml.load(content, yaml.CSafeLoader)):
+                yield re.sub(r"\{\w*injection\w*\}", "", text)
+
+
+def planted(folder: Path, file: str, count: int) -> Iterator[str]:
+    """Pieces of benign documents with an instruction to the reader's assistant put between two sentences."""
+    content: Patterns = yaml.safe_load((folder / file).read_text())
+    carriers = list(excerpts(package_folder("inspect-evals")))
+    patterns = [pattern for each in content["planted"].values() for pattern in each]
+    for number in range(count):
+        draw = random.Random(number)
+        carrier = draw.choice(carriers)
+        words = filled(draw.choice(patterns), content["slots"], draw)
+        places = [found.end() for found in re.finditer(r"[.!?:;\n]\s", carrier)] or [len(carrier)]
+        place = draw.choice(places)
+        yield f"{carrier[:place]}{words}{draw.choice([' ', chr(10)])}{carrier[place:]}"
+
+
+def excerpts(folder: Path) -> Iterator[str]:
+    """Pieces of the documents, tickets and e-mails in which instructions are planted, as they are without."""
+    for text in [*documents(folder), *offices(folder)]:
+        yield from (piece.strip() for piece in pieces(text, 350) if 60 < len(piece) < 700)
 
 
 def judges(folder: Path) -> Iterator[str]:
@@ -192,11 +264,34 @@ def own(folder: Path, file: str, each: int) -> Iterator[str]:
 READERS: Mapping[str, Callable[..., Iterator[str]]] = {
     reader.__name__: reader
     for reader in (
-        armor, field, table, lines, in_the_wild, dan, payloads, tool_results, memories, repositories, documents,
-        tickets, roles, system_prompts, handbooks, judges, talk, own,
+        armor, field, table, lines, in_the_wild, dan, payloads, tool_results, prompt_requests, inboxes, memories,
+        repositories, documents, tickets, roles, system_prompts, handbooks, prompts_in_code, descriptions, policies,
+        offices, planted, excerpts, judges, talk, own,
     )
 }  # fmt: skip
 """By the name that ``sources.yaml`` gives."""
+
+
+def _names(folder: Path, on_attacks: bool) -> list[str]:
+    names = [path.parent.name for path in sorted(folder.glob("*/README.md"))]
+    return [name for name in names if (name in ON_ATTACKS) == on_attacks]
+
+
+def _strings(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from pieces(node.value)
+
+
+def _long(value: Any) -> Iterator[str]:
+    """Texts of several words in nested data."""
+    match value:
+        case str():
+            yield from [value] if len(value.split()) > 5 else []
+        case dict():
+            yield from (text for each in value.values() for text in _long(each))
+        case list():
+            yield from (text for each in value for text in _long(each))
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from embedspace.safety.filter import Layer, SafetyFilter
     from embedspace.space import EmbeddingSpace
 
-FORMAT = "embedspace safety filter 1"
+FORMAT = "embedspace safety filter 2"
 SHIPPED = Path(__file__).parent / "weights"
 _VALUES, _TENSORS = "filter.json", "filter.safetensors"
 
@@ -38,7 +38,12 @@ _FIELDS: dict[type, tuple[tuple[str, ...], dict[str, torch.dtype]]] = {
     NGramHead: ((), {"coefficients": torch.float16, "intercept": torch.float32}),
     Neighbours: (
         ("encoder", "k", "temperature", "prior"),
-        {"vectors": torch.float16, "unsafe": torch.bool},
+        {
+            "vectors": torch.float16,
+            "unsafe": torch.bool,
+            "coefficients": torch.float32,
+            "intercept": torch.float32,
+        },
     ),
 }
 _KINDS = {kind.name: kind for kind in _FIELDS}  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The n-gram head: a logistic regression on the character n-grams of the canonical read-back text."""
+"""The n-gram head: a logistic regression on characters and words in a row, of the canonical read-back text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
     from embedspace.safety.reading import Reading
 
-_COLUMNS = 2**18
+_CHARACTERS, _WORDS = 2**18, 2**17
+"""Columns of the two kinds."""
 
 
 @dataclass(frozen=True, eq=False)
 class NGramHead:
-    """Probability of an attack from hashed character n-grams within words; the highest over windows and views counts.
+    """Probability of an attack from hashed n-grams; the highest over windows and views counts.
+
+    Groups of 2 to 5 characters within words, which also know a word that is misspelt, and groups of 1 to 3 words.
 
     N-grams are hashed into columns instead of kept in a vocabulary (Weinberger et al. 2009), so no training text is
     stored.
@@ -46,15 +49,21 @@ class NGramHead:
         from sklearn.linear_model import LogisticRegression
 
         texts, labels, weights = training_views(safe, unsafe)
-        fitted = LogisticRegression(C=strength, max_iter=1000, class_weight="balanced").fit(
-            _vectorizer().transform(texts), labels, sample_weight=weights
+        # The dual is several times quicker where there are more columns than texts.
+        model = LogisticRegression(
+            C=strength, solver="liblinear", dual=True, tol=1e-2, class_weight="balanced", random_state=0
         )
+        fitted = model.fit(counts(texts), labels, sample_weight=weights)
         coefficients = torch.from_numpy(fitted.coef_[0]).half().float()  # as they are stored
         return cls(coefficients, torch.tensor(float(fitted.intercept_[0])))
 
     def scores(self, readings: Sequence[Reading]) -> list[Finding]:
         """One finding for each prompt."""
-        return most(readings, self.probabilities, "text with the letter groups of attacks")
+        return most(
+            readings,
+            lambda texts: [(value, None) for value in self.probabilities(texts)],
+            "text with the letter groups and words of attacks",
+        )
 
     def score(self, reading: Reading) -> Finding:
         """Probability of the view of a window that looks worst."""
@@ -62,19 +71,29 @@ class NGramHead:
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         """Of canonical texts."""
-        logits = _vectorizer().transform(texts) @ self.coefficients.numpy() + float(self.intercept)
+        logits = counts(texts) @ self.coefficients.numpy() + float(self.intercept)
         return [float(value) for value in torch.from_numpy(logits).float().sigmoid()]
 
 
+def counts(texts: Sequence[str]) -> Any:
+    """Sparse counts, those of each kind of length 1 for a text."""
+    from scipy.sparse import hstack
+
+    return hstack([kind.transform(texts) for kind in _vectorizers()], format="csr")
+
+
 @cache
-def _vectorizer() -> Any:
+def _vectorizers() -> tuple[Any, Any]:
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    return HashingVectorizer(
+    characters = HashingVectorizer(
         analyzer="char_wb",
         ngram_range=(2, 5),
-        n_features=_COLUMNS,
+        n_features=_CHARACTERS,
         alternate_sign=False,
-        norm="l2",
         lowercase=False,
     )
+    words = HashingVectorizer(
+        ngram_range=(1, 3), n_features=_WORDS, alternate_sign=False, token_pattern=r"\b\w+\b"
+    )
+    return characters, words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ class Finding:
     """The stored example that is most like it, where the layer compares."""
 
     def __post_init__(self) -> None:
-        if math.isnan(self.score):
-            raise ValueError(f"a layer's score must be a number, got NaN ({self.reason})")
+        if not self.score >= 0:  # NaN is not, either
+            raise ValueError(f"a layer's score must be 0 or more, got {self.score} ({self.reason})")
 
 
 @dataclass(frozen=True)

@@ -30,16 +30,26 @@ def training_views(
 
 
 def most(
-    readings: Sequence[Reading], probabilities: Callable[[Sequence[str]], Sequence[float]], meaning: str
+    readings: Sequence[Reading],
+    judge: Callable[[Sequence[str]], Sequence[tuple[float, str | None]]],
+    meaning: str,
 ) -> list[Finding]:
     """For each prompt the finding of the window whose canonical text has the highest probability.
 
     All texts of all prompts are given in one call, equal ones once.
+
+    Args:
+        readings: the prompts.
+        judge: from texts to probabilities of an attack, each with the example that it is most like, or None.
+        meaning: of a high probability, for the reason.
     """
     texts = list(dict.fromkeys(view for reading in readings for _, view in reading.canonical))
-    known = dict(zip(texts, probabilities(texts), strict=True))
+    known = dict(zip(texts, judge(texts), strict=True))
     findings = []
     for reading in readings:
-        worst, view = max(reading.canonical, key=lambda pair: known[pair[1]])
-        findings.append(Finding(known[view], f"{meaning}: {known[view]:.2f}", reading.windows[worst]))
+        worst, view = max(reading.canonical, key=lambda pair: known[pair[1]][0])
+        probability, reference = known[view]
+        findings.append(
+            Finding(probability, f"{meaning}: {probability:.2f}", reading.windows[worst], reference)
+        )
     return findings

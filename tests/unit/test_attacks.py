@@ -15,7 +15,8 @@ from embedspace.engines import Sampling, TransformersEngine
 from embedspace.execution import execute
 from embedspace.runs import Run
 from experiments import attacks
-from experiments.attacks import DECLARED, STRICT, Attacks
+from experiments.attack_outcomes import DECLARED, STRICT
+from experiments.attacks import Attacks
 from experiments.soft_attack import Attacker, Evasion, Victims, attack, unit
 from tests.checkpoints import make_tiny_checkpoint
 
@@ -198,6 +199,7 @@ def experiment(guard: SafetyFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         },
         dtype="float32",
         seed=0,
+        page=str(tmp_path / "attacks.md"),
     )
 
 
@@ -226,6 +228,9 @@ def test_a_run_tells_success_with_and_without_the_filters_and_is_gone_on_with_fr
     assert table["no attack"]["Says it, no filter"].estimate == 0
     refused = {(row[0], row[1]): row[2] for row in section.tables[1].rows}
     assert refused["unconstrained", STRICT] == "manifold 2"
+    page = (tmp_path / "attacks.md").read_text()
+    assert "| unconstrained | 1.00 (0.34 to 1.00) | 1.00 (0.34 to 1.00) | 0.00 (0.00 to 0.66) |" in page
+    assert section.finding in page
 
     again = replace(experiment)
     monkeypatch.setattr(attacks, "attack", lambda *_, **__: pytest.fail("the rows were found before"))

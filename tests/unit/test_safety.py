@@ -264,18 +264,18 @@ def test_a_filter_without_a_threshold_judges_nothing(smollm2):
 @dataclasses.dataclass(frozen=True)
 class Broken:
     name: str
-    error: Exception | None = None
+    answer: Exception | float
 
     def scores(self, readings):
-        if self.error:
-            raise self.error
-        return [Finding(math.nan, "not a number") for _ in readings]
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return [Finding(self.answer, "no share of 1") for _ in readings]
 
 
 @pytest.mark.parametrize("layer", ["structural", "manifold", "pooled", "references", "ngrams", "neighbours"])
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), None], ids=["raises", "NaN"])
-def test_a_layer_that_fails_is_a_refusal(whole, layer, error):
-    layers = tuple(Broken(layer, error) if each.name == layer else each for each in whole.layers)
+@pytest.mark.parametrize("answer", [RuntimeError("out of memory"), math.nan, -math.inf, -0.1], ids=str)
+def test_a_layer_that_fails_is_a_refusal(whole, layer, answer):
+    layers = tuple(Broken(layer, answer) if each.name == layer else each for each in whole.layers)
     # Alone with its layer, so that no other one decides before it.
     broken = dataclasses.replace(whole, layers=layers, threshold=1.0)
     lone = dataclasses.replace(broken, layers=tuple(each for each in layers if isinstance(each, Broken)))
@@ -362,6 +362,7 @@ def test_an_explanation_names_every_layer_the_rows_and_the_reference(whole):
     made = whole.explain(UNSAFE[2])
     assert list(made.findings) == [layer.name for layer in whole.layers]
     assert made.findings["references"].reference == "unsafe 2"
+    assert made.findings["neighbours"].reference == f"unsafe example {len(SAFE) + 2}"
     assert UNSAFE[2] in made.texts["ngrams"]
     assert not made.verdict.allowed
 
