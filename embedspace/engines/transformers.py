@@ -298,12 +298,12 @@ class TransformersEngine:
             copied = copy.deepcopy(cache)
             copied.batch_select_indices(rows)
             # Padding stands after the tokens that count, where causal attention does not look.
-            inputs = {
-                "attention_mask": torch.cat([seen[rows], seen.new_ones(len(rows), longest - 1)], dim=1),
-                "position_ids": seen[rows].sum(dim=1, keepdim=True) + torch.arange(longest - 1).to(rows),
-            }
-            if len(seen) == 1:
-                inputs = {}
+            inputs = {}
+            if len(seen) > 1:  # the prompts have padding of their own before them
+                inputs = {
+                    "attention_mask": torch.cat([seen[rows], seen.new_ones(len(rows), longest - 1)], dim=1),
+                    "position_ids": seen[rows].sum(dim=1, keepdim=True) + torch.arange(longest - 1).to(rows),
+                }
             logits = self.model(
                 input_ids=ids[:, :-1], past_key_values=copied, use_cache=True, **inputs
             ).logits
