@@ -143,7 +143,7 @@ def test_a_worker_that_hangs_is_ended(open_gateway: Gateway, setup: Setup) -> No
 def test_a_request_that_takes_more_memory_than_a_worker_has_is_refused(
     open_gateway: Gateway, setup: Setup
 ) -> None:
-    answer = post(open_gateway.url, b'{"user": [' + b"[]," * 2_500_000 + b"[]]}")
+    answer = post(open_gateway.url, b'{"user": [' + b"[[[[]]]]," * 900_000 + b"[]]}")
     assert answer.status == 400
     assert answer.code in ("too_much_memory", "screening_failed")
     assert post(open_gateway.url, {"prompt_embeds": setup.payload(BENIGN)}).status == 200
