@@ -16,10 +16,10 @@ from embedspace.merging import merged
 from embedspace.pooling import Pooling, averaged, first, floored, spaced
 from embedspace.prompt import PromptEmbeds, require_content
 from embedspace.recipe import Recipe, Value
-from embedspace.salience import INFORMATION, Information, salient, word_information
+from embedspace.salience import INFORMATION, Information, Told, salient, word_information
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
     from embedspace.engines.transformers import TransformersEngine
@@ -36,6 +36,7 @@ def compress(
     method: Method = "salience",
     information: Information = "vocabulary",
     words: bool = True,
+    opening: float = 0.4,
     fold: float = 0.0,
     match_norm: bool = False,
     space: EmbeddingSpace | None = None,
@@ -59,6 +60,8 @@ def compress(
             token list and the tokens' texts, or ``surprisal`` under the engine's model. The vocabulary is the
             default with an engine as well: in development it kept more than surprisal did.
         words: let ``salience`` keep whole words rather than single tokens.
+        opening: for ``salience``, the share of the rows kept that goes to a message's first words (numbers, and
+            words that are none of the commonest), as a text tends to begin with what it is about.
         fold: for ``salience``, the weight of each row left out in the kept row nearest to it, which counts 1.
             Above 0 every content row reaches the result, and recall suffers.
         match_norm: move mixed rows out to the distance from the vocabulary's mean that the rows in them have.
@@ -73,14 +76,14 @@ def compress(
     """
     require_content(prompt, "compression")
     require_finite(prompt, "compression")
-    _check_options(method, information, fold)
+    _check_options(method, information, opening, fold)
     runs = prompt.content_runs
     sizes = [run.stop - run.start for run in runs]
     rows = sum(sizes)
     target = target_length(rows, len(runs), ratio, length)
     if target == rows:
         return prompt
-    content = _Content(prompt, space, engine, information, words, fold)
+    content = _Content(prompt, space, engine, information, words, opening, fold)
     mean = content.mean if match_norm else None
     recipe = Recipe.of("compress", _parameters(content, method, target, match_norm), prompt.recipe)
     if method == "floor_average":
@@ -104,6 +107,7 @@ class _Content:
     engine: TransformersEngine | None
     information: Information
     words: bool
+    opening: float
     fold: float
 
     @cached_property
@@ -118,15 +122,9 @@ class _Content:
         return self.space.mean
 
     @cached_property
-    def told(self) -> tuple[Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
-        """Information and word number of every row; template rows tell nothing."""
-        mask = self.prompt.content.cpu()
-        told = torch.zeros(len(mask), dtype=torch.float64)
-        numbers = torch.full((len(mask),), -1)
-        told[mask], numbers[mask] = word_information(
-            self.prompt, self.space, self.engine, self.information, self.words
-        )
-        return told, numbers
+    def told(self) -> Told:
+        """What is known of every content row."""
+        return word_information(self.prompt, self.space, self.engine, self.information, self.words)
 
 
 def _merge(content: _Content, run: slice, length: int) -> Pooling:
@@ -134,8 +132,9 @@ def _merge(content: _Content, run: slice, length: int) -> Pooling:
 
 
 def _salience(content: _Content, run: slice, length: int) -> Pooling:
-    told, numbers = content.told
-    return salient(told[run], numbers[run], length, content.fold)
+    before = int(content.prompt.content[: run.start].sum())
+    told = content.told[before : before + run.stop - run.start]
+    return salient(told, length, opening=content.opening, fold=content.fold)
 
 
 METHODS: dict[Method, Callable[[_Content, slice, int], Pooling]] = {
@@ -186,13 +185,15 @@ def allot(rows: Sequence[int], length: int) -> list[int]:
     return lengths
 
 
-def _check_options(method: str, information: str, fold: float) -> None:
+def _check_options(method: str, information: str, opening: float, fold: float) -> None:
     for name, value, allowed in (
         ("method", method, (*METHODS, "floor_average")),
         ("information", information, tuple(INFORMATION)),
     ):
         if value not in allowed:
             raise ValueError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
+    if not 0 <= opening <= 1:
+        raise ValueError(f"opening is {opening!r}; it must be in [0, 1], a share of the rows kept")
     if not 0 <= fold <= 1:
         raise ValueError(f"fold is {fold!r}; it must be in [0, 1], the weight of a row left out")
 
@@ -200,7 +201,7 @@ def _check_options(method: str, information: str, fold: float) -> None:
 def _parameters(content: _Content, method: Method, length: int, match_norm: bool) -> dict[str, Value]:
     parameters: dict[str, Value] = {"length": length, "method": method, "match_norm": match_norm}
     if method == "salience":
-        parameters |= {"information": content.information, "words": content.words, "fold": content.fold}
+        parameters |= {name: getattr(content, name) for name in ("information", "words", "opening", "fold")}
         if content.information == "surprisal" and content.engine is not None:
             parameters["engine"] = repr(sorted(content.engine.describe().items()))
     return parameters

@@ -193,7 +193,7 @@ def _compress(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> Pro
     if "engine" in given:
         described = dict(ast.literal_eval(given["engine"]))
         engine = TransformersEngine(described["model"], dtype=described["dtype"], device=described["device"])
-    chosen = {name: given[name] for name in ("information", "words", "fold") if name in given}
+    chosen = {name: given[name] for name in ("information", "words", "opening", "fold") if name in given}
     return compress(
         replayer.prompt(inputs[0]),
         length=given["length"],

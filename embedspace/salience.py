@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -10,10 +11,10 @@ import torch
 from embedspace.pooling import Pooling, chosen
 from embedspace.surprisal import surprisal
 from embedspace.vocabulary_rows import token_ids
-from embedspace.words import rarity, token_texts, word_numbers
+from embedspace.words import rarity, telling, token_texts, word_numbers
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from embedspace.engines.transformers import TransformersEngine
@@ -24,13 +25,21 @@ Information = Literal["vocabulary", "surprisal"]
 
 
 def _from_vocabulary(
-    prompt: PromptEmbeds, space: EmbeddingSpace, engine: TransformersEngine | None, ids: Sequence[int]
+    prompt: PromptEmbeds,
+    space: EmbeddingSpace,
+    engine: TransformersEngine | None,
+    ids: Sequence[int],
+    texts: Sequence[str],
 ) -> Tensor:
-    return rarity(space, ids, token_texts(space, ids))
+    return rarity(space, ids, texts)
 
 
 def _from_surprisal(
-    prompt: PromptEmbeds, space: EmbeddingSpace, engine: TransformersEngine | None, ids: Sequence[int]
+    prompt: PromptEmbeds,
+    space: EmbeddingSpace,
+    engine: TransformersEngine | None,
+    ids: Sequence[int],
+    texts: Sequence[str],
 ) -> Tensor:
     if engine is None:
         raise ValueError("information='surprisal' asks a model: pass engine=TransformersEngine(...)")
@@ -38,8 +47,23 @@ def _from_surprisal(
 
 
 INFORMATION: dict[
-    Information, Callable[[PromptEmbeds, EmbeddingSpace, TransformersEngine | None, Sequence[int]], Tensor]
+    Information,
+    Callable[[PromptEmbeds, EmbeddingSpace, TransformersEngine | None, Sequence[int], Sequence[str]], Tensor],
 ] = {"vocabulary": _from_vocabulary, "surprisal": _from_surprisal}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of each row of a text."""
+
+    information: Float[Tensor, " rows"]
+    words: Int[Tensor, " rows"]
+    """Number of the row's word, not falling."""
+    telling: Bool[Tensor, " rows"]
+    """Whether the row says what the text is about."""
+
+    def __getitem__(self, rows: slice) -> Told:
+        return Told(self.information[rows], self.words[rows], self.telling[rows])
 
 
 def word_information(
@@ -48,39 +72,52 @@ def word_information(
     engine: TransformersEngine | None,
     information: Information,
     words: bool,
-) -> tuple[Float[Tensor, " content"], Int[Tensor, " content"]]:
-    """Information of every content row, and the number of the word that it belongs to."""
+) -> Told:
+    """What is known of every content row."""
     ids = token_ids(space, prompt.content_vectors).tolist()
-    told = INFORMATION[information](prompt, space, engine, ids)
-    numbers = word_numbers(token_texts(space, ids)) if words else range(len(ids))
-    return told, torch.tensor(list(numbers))
+    texts = token_texts(space, ids)
+    numbers = word_numbers(texts) if words else range(len(ids))
+    return Told(
+        INFORMATION[information](prompt, space, engine, ids, texts),
+        torch.tensor(list(numbers)),
+        torch.tensor(telling(ids, texts)),
+    )
 
 
-def salient(told: Float[Tensor, " rows"], words: Int[Tensor, " rows"], length: int, fold: float) -> Pooling:
-    """Whole words by highest mean information while they fit, then single rows for the places left.
+def salient(told: Told, length: int, *, opening: float, fold: float) -> Pooling:
+    """The first telling words, then whole words by highest mean information while they fit, then single rows.
 
     Args:
-        told: information of each row.
-        words: number of each row's word, not falling.
+        told: of each row.
         length: rows to keep.
+        opening: share of these rows that goes to the first telling words.
         fold: weight, beside 1 for the kept row, of each row left out that is folded into the nearest kept one.
     """
-    kept = _kept(told, words, length)
-    return chosen(kept) if fold == 0 else _folded(kept, len(told), fold)
+    kept = _kept(told, length, opening)
+    return chosen(kept) if fold == 0 else _folded(kept, len(told.words), fold)
 
 
-def _kept(told: Tensor, words: Tensor, length: int) -> Tensor:
-    _, numbers, sizes = words.unique_consecutive(return_inverse=True, return_counts=True)
-    totals = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, numbers, told.double())
+def _kept(told: Told, length: int, opening: float) -> Tensor:
+    information = told.information.double()
+    _, numbers, sizes = told.words.unique_consecutive(return_inverse=True, return_counts=True)
+    worth = information.new_zeros(len(sizes)).index_add_(0, numbers, information) / sizes
+    worth[_first(told.telling, numbers, sizes, round(opening * length))] = torch.inf
     fits, left = torch.zeros(len(sizes), dtype=torch.bool), length
-    for word in (totals / sizes).argsort(descending=True, stable=True).tolist():
+    for word in worth.argsort(descending=True, stable=True).tolist():
         if (size := int(sizes[word])) <= left:
             fits[word] = True
             left -= size
     kept = fits[numbers]
-    best = told.double().masked_fill(kept, -torch.inf).argsort(descending=True, stable=True)
+    best = information.masked_fill(kept, -torch.inf).argsort(descending=True, stable=True)
     kept[best[:left]] = True
     return kept.nonzero().flatten()
+
+
+def _first(telling: Tensor, numbers: Tensor, sizes: Tensor, rows: int) -> Tensor:
+    """Words with a telling row, from the first on until they fill so many rows."""
+    words = numbers[telling].unique_consecutive()
+    before = sizes[words].cumsum(0) - sizes[words]
+    return words[before < rows]
 
 
 def _folded(kept: Tensor, count: int, fold: float) -> Pooling:

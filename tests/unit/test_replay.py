@@ -74,7 +74,7 @@ WAYS = {
         [s.embed("one two"), s.embed("three"), s.embed("four five")], [0.5, 0.2, 0.3], match_norm=True, space=s
     ),
     "compress": lambda s: compress(s.embed("one two three four five six"), ratio=2),
-    "compress by salience": lambda s: compress(chat(s, "one two three four"), length=5, fold=0.2, space=s),
+    "compress by salience": lambda s: compress(chat(s, "one two three four"), length=5, opening=0.7, fold=0.2, space=s),
     "compress by floor": lambda s: compress(s.embed("one two three four"), ratio=2, method="floor_average"),
     "merge": lambda s: compress(s.embed("one two three four"), ratio=2, method="merge", space=s),
     "shuffle_rows": lambda s: shuffle_rows(s.embed("one two three four"), 5),
