@@ -130,17 +130,19 @@ class Benchmark:
             "safety": lambda: safety(self.model),
             "gateway": lambda: gateway(self.model, self.filter, self.rounds, self.gateway_requests),
         }
-        measured: dict[Part, list[Measurement]] = {}
-        with progress("benchmarks", len(self.parts)) as advance:
+        origin, page, rows = provenance(), Path(self.page), list[Measurement]()
+        records = folder / "measurements.jsonl"
+        with progress("benchmarks", len(self.parts)) as advance, records.open("w") as file:
+            # Part by part: what was measured stays where a later part fails or is stopped.
             for part in self.parts:
-                measured[part] = list(ways[part]())
+                measured = list(ways[part]())
+                file.writelines(json.dumps({"measurement": asdict(row), **origin}) + "\n" for row in measured)
+                file.flush()
+                known = page.read_text() if page.is_file() else ""
+                page.write_text(updated(known, {part: measured}, origin, self.model))
+                rows += measured
                 advance()
-        origin, page = provenance(), Path(self.page)
-        rows = [row for part in measured.values() for row in part]
-        lines = [{"measurement": asdict(row), **origin} for row in rows]
-        (folder / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        page.write_text(updated(page.read_text() if page.is_file() else "", measured, origin, self.model))
-        return f"{as_markdown(rows)}\nwritten to {self.page} and {folder / 'measurements.jsonl'}"
+        return f"{as_markdown(rows)}\nwritten to {self.page} and {records}"
 
     def cold_start(self) -> Iterator[Measurement]:
         """First prompt embedding in a fresh process, imports included."""
