@@ -43,7 +43,10 @@ def _from_surprisal(
 ) -> Tensor:
     if engine is None:
         raise ValueError("information='surprisal' asks a model: pass engine=TransformersEngine(...)")
-    return surprisal(prompt, space, engine)[prompt.content.cpu()]
+    # What comes after the content changes nothing; without it, one passage is known under every question.
+    content = prompt.content.cpu()
+    told = prompt.first_rows(int(content.nonzero()[-1]) + 1)
+    return surprisal(told, space, engine)[content[: len(told)]]
 
 
 INFORMATION: dict[
@@ -117,7 +120,8 @@ def _first(telling: Tensor, numbers: Tensor, sizes: Tensor, rows: int) -> Tensor
     """Words with a telling row, from the first on until they fill so many rows."""
     words = numbers[telling].unique_consecutive()
     before = sizes[words].cumsum(0) - sizes[words]
-    return words[before < rows]
+    first: Tensor = words[before < rows]
+    return first
 
 
 def _folded(kept: Tensor, count: int, fold: float) -> Pooling:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from embedspace.answer_nats import end_tokens
+from embedspace.engines.padding import padded
 from embedspace.prompt import PromptEmbeds, tensor_digest
 
 if TYPE_CHECKING:
@@ -168,8 +169,9 @@ def _decoded(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Greedy answers, candidates and log-probabilities of the guided distribution."""
     count, ends = len(sides[0]), torch.tensor(end_tokens(engine), device=engine.device)
-    embeddings, seen = _left_padded(engine, [prompt for side in sides for prompt in side])
-    inputs, cache = {"inputs_embeds": embeddings}, None
+    embeddings, seen = padded([prompt.vectors.to(engine.dtype) for side in sides for prompt in side])
+    inputs, cache = {"inputs_embeds": embeddings.to(engine.device)}, None
+    seen = seen.to(engine.device)
     steps: list[tuple[Tensor, Tensor, Tensor]] = []
     going = torch.ones(count, dtype=torch.bool, device=engine.device)
     lengths = torch.zeros(count, dtype=torch.long, device=engine.device)
@@ -194,14 +196,6 @@ def _decoded(
     for number, length in enumerate(lengths.tolist()):
         answer, candidates, logprobs = (part[number, :length].clone() for part in told)
         yield answer, candidates, logprobs
-
-
-def _left_padded(engine: TransformersEngine, prompts: Sequence[PromptEmbeds]) -> tuple[Tensor, Tensor]:
-    """Embeddings [prompts, tokens, hidden], and 1 [prompts, tokens] where they are no padding."""
-    longest = max(map(len, prompts))
-    rows = [F.pad(p.vectors.to(engine.dtype), (0, 0, longest - len(p), 0)) for p in prompts]
-    seen = [F.pad(torch.ones(len(p), dtype=torch.long), (longest - len(p), 0)) for p in prompts]
-    return torch.stack(rows).to(engine.device), torch.stack(seen).to(engine.device)
 
 
 def _guided(logprobs: Tensor, count: int, guidance: float) -> tuple[Tensor, Tensor]:

@@ -104,9 +104,7 @@ def training() -> tuple[Example, ...]:
 
     Labels that a model fitted without them contradicts are mostly wrong (Northcutt et al. 2021).
     """
-    from sklearn.linear_model import LogisticRegression
-
-    from embedspace.safety.ngrams import counts
+    from embedspace.safety.ngrams import counts, regression
 
     found = examples("training")
     vectors = counts([example.text for example in found])
@@ -114,9 +112,7 @@ def training() -> tuple[Example, ...]:
     keep = np.ones(len(found), dtype=bool)
     for mark in {example.source.doubtful for example in found} - {None}:
         own = np.array([example.source.doubtful == mark for example in found])
-        model = LogisticRegression(
-            C=30, solver="liblinear", dual=True, tol=1e-2, class_weight="balanced", random_state=0
-        ).fit(vectors[~own], labels[~own])
+        model = regression().fit(vectors[~own], labels[~own])
         keep[own] = model.predict_proba(vectors[own])[:, 1] >= DOUBT
     return tuple(example for example, kept in zip(found, keep, strict=True) if kept)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from embedspace.engines.base import Completion, Prompt, Sampling
+from embedspace.engines.padding import padded
 from embedspace.engines.sampling import Sampler, StopStrings
 from embedspace.engines.shared_prefix import SharedPrefix
 from embedspace.errors import EngineError
@@ -228,21 +229,12 @@ class TransformersEngine:
         )
 
     def _inputs(self, prompts: Sequence[Prompt], *, room: int) -> dict[str, Any]:
-        """A padded batch, all of embeddings or all of token ids, with its attention mask and shared prefix's cache.
-
-        The padding stands before what the prompts do not share: with no shared rows, at the left.
-        """
+        """A padded batch, all of embeddings or all of token ids, with its attention mask and shared prefix's cache."""
         tensors = [self._tensor(prompt) for prompt in prompts]
-        longest = max(map(len, tensors))
-        shared = self._prefix.length(tensors, columns=longest + room)
-        padded = tensors[0].new_zeros(len(tensors), longest, *tensors[0].shape[1:])
-        mask = torch.zeros(len(tensors), longest, dtype=torch.long)
-        for row, seen, tensor in zip(padded, mask, tensors, strict=True):
-            own = longest - len(tensor) + shared
-            row[:shared], row[own:] = tensor[:shared], tensor[shared:]
-            seen[:shared] = seen[own:] = 1
-        name = "inputs_embeds" if padded.ndim == 3 else "input_ids"
-        inputs = {name: padded.to(self.device), "attention_mask": mask.to(self.device)}
+        shared = self._prefix.length(tensors, columns=max(map(len, tensors)) + room)
+        batch, mask = padded(tensors, shared)
+        name = "inputs_embeds" if batch.ndim == 3 else "input_ids"
+        inputs = {name: batch.to(self.device), "attention_mask": mask.to(self.device)}
         return inputs | ({"past_key_values": self._prefix.cache(shared, len(tensors))} if shared else {})
 
     def _keep(self, prompt: Prompt, cache: Any, *, room: int) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _CHARACTERS, _WORDS = 2**18, 2**17
 """Columns of the two kinds."""
+STRENGTH = 30.0
+"""Inverse of the regularisation, scikit-learn's ``C``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +41,17 @@ class NGramHead:
     intercept: Float[Tensor, ""]
 
     @classmethod
-    def fit(cls, safe: Sequence[Reading], unsafe: Sequence[Reading], *, strength: float = 30.0) -> NGramHead:
+    def fit(
+        cls, safe: Sequence[Reading], unsafe: Sequence[Reading], *, strength: float = STRENGTH
+    ) -> NGramHead:
         """Fitted on the canonical texts of all windows, a prompt's windows weighing as much as one.
 
         Args:
             safe, unsafe: the two sides.
             strength: inverse of the regularisation, scikit-learn's ``C``.
         """
-        from sklearn.linear_model import LogisticRegression
-
         texts, labels, weights = training_views(safe, unsafe)
-        # The dual is several times quicker where there are more columns than texts.
-        model = LogisticRegression(
-            C=strength, solver="liblinear", dual=True, tol=1e-2, class_weight="balanced", random_state=0
-        )
-        fitted = model.fit(counts(texts), labels, sample_weight=weights)
+        fitted = regression(strength).fit(counts(texts), labels, sample_weight=weights)
         coefficients = torch.from_numpy(fitted.coef_[0]).half().float()  # as they are stored
         return cls(coefficients, torch.tensor(float(fitted.intercept_[0])))
 
@@ -73,6 +71,16 @@ class NGramHead:
         """Of canonical texts."""
         logits = counts(texts) @ self.coefficients.numpy() + float(self.intercept)
         return [float(value) for value in torch.from_numpy(logits).float().sigmoid()]
+
+
+def regression(strength: float = STRENGTH) -> Any:
+    """An unfitted logistic regression over :func:`counts`."""
+    from sklearn.linear_model import LogisticRegression
+
+    # The dual is several times quicker where there are more columns than texts.
+    return LogisticRegression(
+        C=strength, solver="liblinear", dual=True, tol=1e-2, class_weight="balanced", random_state=0
+    )
 
 
 def counts(texts: Sequence[str]) -> Any:
