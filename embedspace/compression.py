@@ -58,7 +58,7 @@ def compress(
             tail, and is a control and nothing else. By default ``salience``.
         information: what tells how much a row tells, for ``salience``: ``vocabulary``, the order of the
             token list and the tokens' texts, or ``surprisal`` under the engine's model. The vocabulary is the
-            default with an engine as well: in development it kept more than surprisal did.
+            default with an engine as well: in development it kept more of facts and of gist than surprisal did.
         words: let ``salience`` keep whole words rather than single tokens.
         opening: for ``salience``, the share of the rows kept that goes to a message's first words (numbers, and
             words that are none of the commonest), as a text tends to begin with what it is about.
