@@ -28,6 +28,7 @@ def experiment(**changes):
         "questions": QUESTIONS, "optimised": None, "alphas": [-2.0, -1.0, 1.0, 2.0],
         "answered_alphas": [-2.0, -1.0, 1.0, 2.0], "control_seeds": [0, 1], "control_alphas": [-1.0, 1.0],
         "norm": 1.2, "answered_control_alphas": [1.0], "scored_questions": 2, "methods": ["mean_difference", "pca"],
+        "answered_methods": ["mean_difference", "pca"], "rows": "content",
     }  # fmt: skip
     for name, value in {**values, **changes}.items():
         config[name] = value
