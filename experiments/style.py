@@ -52,7 +52,7 @@ class Style:
     methods: Sequence[Direction]
     """Ways to find a direction between the sentences; the first is the one in question where none is optimised."""
     answered_methods: Sequence[Direction]
-    """Those of them whose answers are wanted; of the others the openings alone are scored."""
+    """Those of them that answer at all of ``answered_alphas``; the others do where the controls do."""
     rows: Rows
     """Which rows of a question every vector moves."""
     optimised: Mapping[str, Any] | None
@@ -214,9 +214,8 @@ class Style:
         """Whether an answer is wanted."""
         if condition in (PLAIN, INSTRUCTION):
             return True
-        if condition in self.paths:
-            return alpha in self.answered_alphas and condition in (self.best, *self.answered_methods)
-        return alpha in self.answered_control_alphas
+        throughout = condition in (self.best, *self.answered_methods)
+        return alpha in (self.answered_alphas if throughout else self.answered_control_alphas)
 
     def _text(self) -> str:
         learnt = (
