@@ -48,6 +48,7 @@ EXHIBITS: Mapping[str, Exhibit] = {
                 # Other methods and controls answer at one strength, the rest is told by openings: half of the time.
                 "experiment.answered_methods=[]",
                 "experiment.answered_control_alphas=[1.0]",
+                *([] if style == "cheerful" else ["experiment.asked_questions=20"]),
             ],
             {
                 f"style_{style}_{figure}": number

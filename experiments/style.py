@@ -36,6 +36,8 @@ class Style:
     """Asks every question with its rows moved by ``alpha`` times vectors of one norm."""
 
     questions: Sequence[str]
+    asked_questions: int | None
+    """How many of them, the first ones, are asked; None asks all."""
     positive_name: str
     negative_name: str
     positive: Sequence[str]
@@ -85,6 +87,11 @@ class Style:
     """Within which answers count as alive."""
 
     @property
+    def asked(self) -> Sequence[str]:
+        """The questions that are asked."""
+        return self.questions[: self.asked_questions]
+
+    @property
     def best(self) -> str:
         """The vector in question."""
         return self.methods[0] if self.optimised is None else TAUGHT
@@ -104,7 +111,7 @@ class Style:
         """The unmoved questions, the instructions, every strength of every vector, and how fluent the answers are."""
         asked: list[list[tuple[str, float, PromptEmbeds]]] = []
         moves = sorted(self._moves(space), key=lambda move: not self._answers(move[0], move[2]))
-        for question in self.questions:
+        for question in self.asked:
             unmoved = chat(space, question)
             told = [
                 (INSTRUCTION, sign, chat(space, f"{instruction} {question}"))
@@ -121,7 +128,7 @@ class Style:
                 if self._answers(name, alpha) or number < self.scored_questions:
                     yield self._case(name, alpha, number, prompt)
         answered = [(name, alpha) for name, alpha, _ in asked[0] if self._answers(name, alpha)]
-        for number, question in enumerate(self.questions):
+        for number, question in enumerate(self.asked):
             answers = {fluency_name(*place): AnswerOf(_key(*place, number)) for place in answered}
             tags: dict[str, Tag] = {"condition": FLUENCY, "alpha": 0.0, "question": number}
             yield Case(f"{FLUENCY}/q{number:02d}", chat(space, question), tags, answers, answered=False)
@@ -129,7 +136,7 @@ class Style:
     def analyse(self, records: Sequence[Record]) -> Report:
         """Dose-response of openings and answers, the contest with the instruction, and where answers end."""
         openings = self.positive_openings, self.negative_openings
-        measured = Measured.of(records, self.questions, openings, self.judge)
+        measured = Measured.of(records, self.asked, openings, self.judge)
         page = Page(
             measured,
             measured.pooled(
@@ -260,7 +267,7 @@ class Style:
                     if (number, *place) in answers and answers[number, *place].text
                 ],
             )
-            for number, question in enumerate(self.questions)
+            for number, question in enumerate(self.asked)
         ]
         return [comparison for comparison in comparisons if comparison.answers]
 
