@@ -58,7 +58,12 @@ EXHIBITS: Mapping[str, Exhibit] = {
         for style in ("formal", "cheerful", "terse")
     },
     "interpolation": Exhibit(
-        ["experiment=interpolation", "sampling.max_tokens=24"],
+        [
+            "experiment=interpolation",
+            "sampling.max_tokens=24",
+            "experiment.ways={slerp pad: null, slerp dtw: null}",
+            "experiment.random_seeds=[0,1]",
+        ],
         {"interpolation_likelihood": 0, "interpolation_turn": 1, "interpolation_distance": 3},
     ),
     "compression": Exhibit(
