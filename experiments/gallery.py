@@ -49,6 +49,7 @@ EXHIBITS: Mapping[str, Exhibit] = {
                 "experiment.answered_methods=[]",
                 "experiment.answered_control_alphas=[1.0]",
                 *([] if style == "cheerful" else ["experiment.asked_questions=20"]),
+                *(["experiment.learnt_sides=[1.0]"] if style == "formal" else []),
             ],
             {
                 f"style_{style}_{figure}": number
@@ -61,8 +62,9 @@ EXHIBITS: Mapping[str, Exhibit] = {
         [
             "experiment=interpolation",
             "sampling.max_tokens=24",
-            "experiment.ways={slerp pad: null, slerp dtw: null}",
-            "experiment.random_seeds=[0,1]",
+            "experiment.ways={lerp pad: null, slerp pad: null, slerp dtw: null}",
+            "experiment.random_seeds=[0]",
+            "experiment.steps=[0.2,0.3,0.4,0.5,0.6,0.7,0.8]",
         ],
         {"interpolation_likelihood": 0, "interpolation_turn": 1, "interpolation_distance": 3},
     ),
