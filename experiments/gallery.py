@@ -38,8 +38,8 @@ class Exhibit:
     """Name of the file without ending -> number of the figure in the report, from 0."""
 
 
-# What one core has time for: other methods and controls answer at one strength, if at all, and are told by openings at the
-# others. The random vectors are the same ones for every style.
+# What one core has time for: other methods and controls answer at one strength, if at all, and are told by openings
+# at the others. The random vectors are the same ones for every style.
 REDUCED = {
     "formal": [
         "experiment.asked_questions=20",
