@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from embedspace.prompt import PromptEmbeds
+from embedspace.style_rows import Rows, marked_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -18,18 +19,21 @@ if TYPE_CHECKING:
 
 
 def answer_nats(
-    engine: TransformersEngine, cases: Sequence[tuple[PromptEmbeds, list[int]]], vector: Tensor
+    engine: TransformersEngine,
+    cases: Sequence[tuple[PromptEmbeds, list[int]]],
+    vector: Tensor,
+    rows: Rows = "content",
 ) -> Float[Tensor, " cases"]:
-    """Mean negative log-probability of each answer's tokens after its prompt, moved by the vector."""
+    """Mean negative log-probability of each answer's tokens after its prompt, whose rows the vector moves."""
     longest = max(len(prompt) + len(answer) for prompt, answer in cases)
-    rows, targets = [], torch.full((len(cases), longest), -100)
+    made, targets = [], torch.full((len(cases), longest), -100)
     for position, (prompt, answer) in enumerate(cases):
-        moved = prompt.vectors.to(vector) + prompt.content.to(vector)[:, None] * vector
+        moved = moved_rows(prompt, vector, rows)
         said = engine.space.lookup(answer).to(vector)
-        rows.append(F.pad(torch.cat([moved, said]), (0, 0, 0, longest - len(prompt) - len(answer))))
+        made.append(F.pad(torch.cat([moved, said]), (0, 0, 0, longest - len(prompt) - len(answer))))
         targets[position, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
     # Padding comes after all that counts, where causal attention does not look.
-    embeddings = torch.stack(rows).to(engine.dtype)
+    embeddings = torch.stack(made).to(engine.dtype)
     first = min(len(prompt) for prompt, _ in cases) - 1
     # As positions, not as a count: a count makes a view, whose product with the vocabulary copies the whole table.
     kept = torch.arange(first, longest, device=engine.device)
@@ -37,6 +41,11 @@ def answer_nats(
     wanted = targets[:, first + 1 :].to(vector.device)
     losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
     return losses.sum(dim=1) / (wanted >= 0).sum(dim=1)
+
+
+def moved_rows(prompt: PromptEmbeds, vector: Tensor, rows: Rows) -> Float[Tensor, "tokens hidden"]:
+    """The prompt's rows, those that are meant moved by the vector, with gradients to it."""
+    return prompt.vectors.to(vector) + marked_rows(prompt, rows).to(vector)[:, None] * vector
 
 
 def end_tokens(engine: TransformersEngine) -> list[int]:

@@ -15,6 +15,7 @@ from embedspace.finite import require_finite
 from embedspace.progress import progress
 from embedspace.prompt import PromptEmbeds, require_content
 from embedspace.recipe import Recipe
+from embedspace.style_rows import Rows, marked_rows
 from embedspace.taught_answers import taught_task
 from embedspace.told_answers import told_task
 
@@ -32,7 +33,7 @@ Answers = Literal["openings", "whole", "taught"]
 class Optimisation:
     """What the method ``optimised`` learns on, and how.
 
-    One vector, added to the content rows of every prompt, is moved by Adam until the model finds the
+    One vector, added to rows of every prompt, is moved by Adam until the model finds the
     positive answers likely, and likelier than the negative ones (prompt tuning, Lester et al. 2021, of a
     single shared row). The vector stays inside a ball; the step that does best on held-out prompts is kept.
 
@@ -53,6 +54,8 @@ class Optimisation:
     """``openings``: every text fits every prompt and may go on. ``whole``: ``positive[i]`` and ``negative[i]``
     are whole answers to ``prompts[i]``, and that they end is learnt as well. ``taught``: ``positive[i]`` and
     ``negative[i]`` are prompts that ask ``prompts[i]`` in the wanted and in the opposite or the plain way."""
+    rows: Rows = "content"
+    """Of every prompt, which rows the vector is learnt on; apply it to the same ones."""
     norm: float | None = None
     """Largest norm of the vector; by default 3/8 of the vocabulary's mean row norm."""
     contrast: float = 1.0
@@ -81,6 +84,7 @@ class Optimisation:
         checks = {
             "prompts": (len(self.prompts) >= 2, "at least two, one to learn on and one to stop by"),
             "answers": (self.answers in get_args(Answers), "'openings', 'whole' or 'taught'"),
+            "rows": (self.rows in get_args(Rows), ", ".join(map(repr, get_args(Rows)))),
             "norm": (self.norm is None or (math.isfinite(self.norm) and self.norm > 0), "None or above 0"),
             "contrast": (math.isfinite(self.contrast) and self.contrast >= 0, "0 or more"),
             "guidance": (math.isfinite(self.guidance) and self.guidance >= 0, "0 or more"),
@@ -236,6 +240,8 @@ def _check(
         space.require(prompt)
         require_content(prompt, "an optimised style vector")
         require_finite(prompt, "an optimised style vector")
+    for prompt in settings.prompts:
+        marked_rows(prompt, settings.rows)
     if sorted(map(_name, positive)) == sorted(map(_name, negative)):
         raise ValueError(
             "the positive and the negative answers are the same, so no vector can tell them apart"
@@ -267,6 +273,7 @@ def _recipe(
             "method": "optimised",
             "engine": repr(sorted(settings.engine.describe().items())),
             "answers": settings.answers,
+            "rows": settings.rows,
             "norm": norm,
             "contrast": settings.contrast,
             "guidance": settings.guidance,

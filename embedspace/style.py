@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,11 @@ import torch
 
 from embedspace.blockwise import in_blocks
 from embedspace.finite import require_finite
-from embedspace.prompt import PromptEmbeds, require_content, tensor_digest
+from embedspace.prompt import PromptEmbeds, tensor_digest
 from embedspace.recipe import Recipe, Value
 from embedspace.style_directions import DIRECTIONS, Direction, example_rows, fit_direction
 from embedspace.style_recipe import fit_recipe, mask_as_text
+from embedspace.style_rows import Rows, marked_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -27,16 +28,9 @@ if TYPE_CHECKING:
     from embedspace.space import EmbeddingSpace
 
 Method = Direction | Literal["optimised"]
-Rows = Literal["content", "template", "all"]
 Example = str | PromptEmbeds
 
 FILE_FORMAT = "embedspace.style_vector.v1"
-
-_ROWS: dict[Rows, Callable[[PromptEmbeds], Tensor]] = {
-    "content": lambda prompt: prompt.content,
-    "template": lambda prompt: ~prompt.content,
-    "all": lambda prompt: torch.ones_like(prompt.content),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +150,8 @@ class StyleVector:
         Args:
             prompt: lives in the vector's space.
             alpha: steering strength; 0 changes nothing, negative moves the other way.
-            rows: the content rows by default, ``template``, ``all``, or a boolean mask of one entry a row.
+            rows: the content rows by default, ``last`` (the last of them), ``template``, ``all``, or a boolean
+                mask of one entry a row.
 
         Raises:
             ValueError: another space, alpha or rows of the prompt not finite, or no rows to move.
@@ -168,7 +163,7 @@ class StyleVector:
             )
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
-        mask, marked = _mask(prompt, rows)
+        mask = marked_rows(prompt, rows)
         require_finite(prompt, "a style shift")
         shift = alpha * self.vector
         vectors = prompt.vectors
@@ -177,7 +172,7 @@ class StyleVector:
             # Blocks of another dtype are copies already, which can be added to in place.
             add = torch.Tensor.add if vectors.dtype == torch.float32 else torch.Tensor.add_
             moved = in_blocks(lambda rows: add(rows, shift), vectors)
-            vectors = moved if marked == len(prompt) else torch.where(mask[:, None], moved, vectors)
+            vectors = moved if bool(mask.all()) else torch.where(mask[:, None], moved, vectors)
         parameters: dict[str, Value] = {
             "method": self.method,
             "vector": self.digest,
@@ -271,27 +266,6 @@ class StyleVector:
     ) -> StyleVector:
         recipe = Recipe.of(operation, parameters, self.recipe, *(other.recipe for other in others))
         return StyleVector(vector, self.space, "algebra", recipe)
-
-
-def _mask(prompt: PromptEmbeds, rows: Rows | Tensor) -> tuple[Tensor, int]:
-    """The rows that are meant, and how many they are: at least one."""
-    if isinstance(rows, torch.Tensor):
-        if rows.dtype != torch.bool or rows.shape != prompt.content.shape:
-            raise ValueError(
-                f"rows must be a boolean mask with one entry for each of the {len(prompt)} rows, "
-                f"got {rows.dtype} of shape {list(rows.shape)}"
-            )
-        mask = rows.to(prompt.content.device)
-    elif rows in _ROWS:
-        mask = _ROWS[rows](prompt)
-    else:
-        raise ValueError(f"unknown rows {rows!r}; allowed are {', '.join(_ROWS)} or a boolean mask [tokens]")
-    marked = int(mask.count_nonzero())
-    if not marked:
-        if isinstance(rows, str) and rows == "content":
-            require_content(prompt, "a style shift")
-        raise ValueError(f"no row of the prompt is marked in rows={rows!r}; mark at least one")
-    return mask, marked
 
 
 def _require_finite_factor(factor: float) -> None:

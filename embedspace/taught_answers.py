@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from embedspace.answer_nats import end_tokens
+from embedspace.answer_nats import end_tokens, moved_rows
 from embedspace.engines.padding import padded
 from embedspace.prompt import PromptEmbeds, tensor_digest
+from embedspace.style_rows import Rows, marked_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -29,7 +30,7 @@ class Lesson:
     """One prompt, and what the teacher says after it, token by token."""
 
     prompt: PromptEmbeds
-    """What the student is asked; the style vector moves its content rows."""
+    """What the student is asked; the style vector moves rows of it."""
     answer: Int[Tensor, " tokens"]
     """The teacher's greedy answer."""
     candidates: Int[Tensor, "tokens candidates"]
@@ -59,7 +60,9 @@ def taught_task(
         batch_size=settings.batch_size,
     )
     parts = split(made, settings)
-    return Task(lambda chance: parts, lambda cases, vector: lesson_nats(settings.engine, cases, vector))
+    return Task(
+        lambda chance: parts, lambda cases, vector: lesson_nats(settings.engine, cases, vector, settings.rows)
+    )
 
 
 def lessons(
@@ -97,23 +100,26 @@ def lessons(
 
 
 def lesson_nats(
-    engine: TransformersEngine, taught: Sequence[Lesson], vector: Float[Tensor, " hidden"]
+    engine: TransformersEngine,
+    taught: Sequence[Lesson],
+    vector: Float[Tensor, " hidden"],
+    rows: Rows = "content",
 ) -> Float[Tensor, " lessons"]:
-    """Mean Kullback-Leibler divergence, in nats a token, from the teacher to the prompts moved by the vector."""
+    """Mean Kullback-Leibler divergence, in nats a token, from the teacher to the prompts that the vector moves."""
     longest = max(len(lesson.prompt) + len(lesson.answer) for lesson in taught) - 1
-    rows = []
+    made = []
     for lesson in taught:
-        moved = lesson.prompt.vectors.to(vector) + lesson.prompt.content.to(vector)[:, None] * vector
+        moved = moved_rows(lesson.prompt, vector, rows)
         said = (
             engine.space.lookup(lesson.answer[:-1].tolist()).to(vector)
             if len(lesson.answer) > 1
             else moved[:0]
         )
         both = torch.cat([moved, said])
-        rows.append(F.pad(both, (0, 0, 0, longest - len(both))))
-    # Rows that all share, the head of the chat template, come before every content row and take no gradient.
-    shared = _shared_rows(taught)
-    stacked = torch.stack(rows).to(engine.dtype)
+        made.append(F.pad(both, (0, 0, 0, longest - len(both))))
+    # Rows that all share, the head of the chat template, come before every moved row and take no gradient.
+    shared = _shared_rows(taught, rows)
+    stacked = torch.stack(made).to(engine.dtype)
     logits = _continued_logits(engine, stacked, shared, min(len(lesson.prompt) for lesson in taught) - 1)
     first = longest - logits.shape[1]
     divergences = []
@@ -126,9 +132,9 @@ def lesson_nats(
     return torch.stack(divergences)
 
 
-def _shared_rows(taught: Sequence[Lesson]) -> int:
+def _shared_rows(taught: Sequence[Lesson], rows: Rows) -> int:
     """Number of leading rows that no vector moves and that are the same in all prompts."""
-    still = min(int(lesson.prompt.content.int().argmax()) for lesson in taught)
+    still = min(int(marked_rows(lesson.prompt, rows).int().argmax()) for lesson in taught)
     head = taught[0].prompt.vectors[:still]
     for lesson in taught[1:]:
         same = (lesson.prompt.vectors[:still] == head).all(dim=1)

@@ -65,8 +65,12 @@ def told_task(
 
 def _losses(settings: Optimisation, cases: Sequence[Told], vector: Tensor) -> Float[Tensor, " cases"]:
     """Nats a token of the positive answers, plus the contrast: how far they are from being the likelier ones."""
-    likely = answer_nats(settings.engine, [(case.prompt, case.positive) for case in cases], vector)
+    likely = answer_nats(
+        settings.engine, [(case.prompt, case.positive) for case in cases], vector, settings.rows
+    )
     if not settings.contrast:
         return likely
-    unlikely = answer_nats(settings.engine, [(case.prompt, case.negative) for case in cases], vector)
+    unlikely = answer_nats(
+        settings.engine, [(case.prompt, case.negative) for case in cases], vector, settings.rows
+    )
     return likely + settings.contrast * softplus(likely - unlikely)

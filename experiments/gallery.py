@@ -38,16 +38,46 @@ class Exhibit:
     """Name of the file without ending -> number of the figure in the report, from 0."""
 
 
+# What one core has time for: other methods and controls answer at one strength, if at all, and are told by openings
+# at the others. The random vectors are the same ones for every style.
+REDUCED = {
+    "formal": [
+        "experiment.asked_questions=20",
+        "experiment.learnt_sides=[1.0]",
+        "experiment.methods=[mean_difference]",
+        "experiment.control_alphas=[1.0,3.0]",
+        "experiment.answered_control_alphas=[]",
+        "experiment.scored_questions=8",
+    ],
+    "cheerful": ["experiment.answered_control_alphas=[1.0]"],
+    "terse": ["experiment.answered_control_alphas=[1.0]", "experiment.asked_questions=20"],
+}
+
 EXHIBITS: Mapping[str, Exhibit] = {
     **{
         f"style-{style}": Exhibit(
-            ["experiment=style", f"data/style={style}", "sampling.max_tokens=40"],
-            {f"style_{style}_odds": 0, f"style_{style}_judge": 1, f"style_{style}_fluency": 2},
+            [
+                "experiment=style",
+                f"data/style={style}",
+                "sampling.max_tokens=32",
+                "experiment.answered_methods=[]",
+                *reduced,
+            ],
+            {
+                f"style_{style}_{figure}": number
+                for number, figure in enumerate(("odds", "judge", "fluency", "topic"))
+            },
         )
-        for style in ("formal", "cheerful", "terse")
+        for style, reduced in REDUCED.items()
     },
     "interpolation": Exhibit(
-        ["experiment=interpolation", "sampling.max_tokens=24"],
+        [
+            "experiment=interpolation",
+            "sampling.max_tokens=24",
+            "experiment.ways={lerp pad: null, slerp pad: null, slerp dtw: null}",
+            "experiment.random_seeds=[0]",
+            "experiment.steps=[0.2,0.3,0.4,0.5,0.6,0.7,0.8]",
+        ],
         {"interpolation_likelihood": 0, "interpolation_turn": 1, "interpolation_distance": 3},
     ),
     "compression": Exhibit(
@@ -57,8 +87,8 @@ EXHIBITS: Mapping[str, Exhibit] = {
 }  # fmt: skip
 
 
-def show(name: str, exhibit: Exhibit, runs: Path, figures: Path) -> None:
-    """Run one exhibit in process, write its figures, and note where they come from.
+def show(name: str, exhibit: Exhibit, runs: Path, figures: Path, origin: Mapping[str, Any]) -> None:
+    """Run one exhibit in process, write its figures, and note where they come from (``origin``, a provenance).
 
     Raises:
         ValueError: the report has no figure of a wanted number.
@@ -73,7 +103,6 @@ def show(name: str, exhibit: Exhibit, runs: Path, figures: Path) -> None:
     report = run_experiment(config, runs / name)
     seconds = time.monotonic() - began
     captions = write_figures(report, exhibit.figures, figures)
-    origin = provenance()
     path = figures / NOTES
     notes = json.loads(path.read_text()) if path.exists() else {}
     notes[name] = {
@@ -138,9 +167,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in EXHIBITS]:
         parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(EXHIBITS)}")
+    origin = provenance()  # before figures are written, which change the checkout
     try:
         for name in arguments.names or EXHIBITS:
-            show(name, EXHIBITS[name], arguments.runs, arguments.figures)
+            show(name, EXHIBITS[name], arguments.runs, arguments.figures, origin)
     except (RunFailed, EngineError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -13,6 +13,7 @@ from embedspace.metrics import Condition
 from embedspace.records import Record, Tag, by_tags
 from embedspace.report import Answer, Comparison, Report, Section, signed
 from embedspace.style_directions import Direction
+from embedspace.style_rows import Rows
 from experiments.style_measures import (
     FLUENCY,
     INSTRUCTION,
@@ -35,6 +36,8 @@ class Style:
     """Asks every question with its rows moved by ``alpha`` times vectors of one norm."""
 
     questions: Sequence[str]
+    asked_questions: int | None
+    """How many of them, the first ones, are asked; None asks all."""
     positive_name: str
     negative_name: str
     positive: Sequence[str]
@@ -50,6 +53,10 @@ class Style:
     """Pairs of other texts, in the style and against it, on which the judge of the answers is trained."""
     methods: Sequence[Direction]
     """Ways to find a direction between the sentences; the first is the one in question where none is optimised."""
+    answered_methods: Sequence[Direction]
+    """Those of them that answer at all of ``answered_alphas``; the others do where the controls do."""
+    rows: Rows
+    """Which rows of a question every vector moves."""
     optimised: Mapping[str, Any] | None
     """How a vector is learnt from the model's answers to other questions where the style is asked for and shown, one
     for each side of ``learnt_sides`` (options of ``Optimisation``); None leaves it out."""
@@ -80,6 +87,11 @@ class Style:
     """Within which answers count as alive."""
 
     @property
+    def asked(self) -> Sequence[str]:
+        """The questions that are asked."""
+        return self.questions[: self.asked_questions]
+
+    @property
     def best(self) -> str:
         """The vector in question."""
         return self.methods[0] if self.optimised is None else TAUGHT
@@ -99,13 +111,16 @@ class Style:
         """The unmoved questions, the instructions, every strength of every vector, and how fluent the answers are."""
         asked: list[list[tuple[str, float, PromptEmbeds]]] = []
         moves = sorted(self._moves(space), key=lambda move: not self._answers(move[0], move[2]))
-        for question in self.questions:
+        for question in self.asked:
             unmoved = chat(space, question)
             told = [
                 (INSTRUCTION, sign, chat(space, f"{instruction} {question}"))
                 for sign, instruction in ((1.0, self.positive_instruction), (-1.0, self.negative_instruction))
             ]
-            moved = [(name, alpha, vector.apply(unmoved, alpha=by)) for name, vector, alpha, by in moves]
+            moved = [
+                (name, alpha, vector.apply(unmoved, alpha=by, rows=self.rows))
+                for name, vector, alpha, by in moves
+            ]
             asked.append([(PLAIN, 0.0, unmoved), *told, *moved])
         # What is answered comes first, so that an engine can batch it.
         for condition in zip(*asked, strict=True):
@@ -113,7 +128,7 @@ class Style:
                 if self._answers(name, alpha) or number < self.scored_questions:
                     yield self._case(name, alpha, number, prompt)
         answered = [(name, alpha) for name, alpha, _ in asked[0] if self._answers(name, alpha)]
-        for number, question in enumerate(self.questions):
+        for number, question in enumerate(self.asked):
             answers = {fluency_name(*place): AnswerOf(_key(*place, number)) for place in answered}
             tags: dict[str, Tag] = {"condition": FLUENCY, "alpha": 0.0, "question": number}
             yield Case(f"{FLUENCY}/q{number:02d}", chat(space, question), tags, answers, answered=False)
@@ -121,7 +136,7 @@ class Style:
     def analyse(self, records: Sequence[Record]) -> Report:
         """Dose-response of openings and answers, the contest with the instruction, and where answers end."""
         openings = self.positive_openings, self.negative_openings
-        measured = Measured.of(records, self.questions, openings, self.judge)
+        measured = Measured.of(records, self.asked, openings, self.judge)
         page = Page(
             measured,
             measured.pooled(
@@ -159,7 +174,7 @@ class Style:
     @cached_property
     def teachings(self) -> dict[float, Teaching]:
         """What the optimised vectors are learnt from, by the sign of the side."""
-        options = dict(self.optimised or {})
+        options = {**(self.optimised or {}), "rows": self.rows}
         sides = {
             1.0: (self.positive_instruction, self.positive_answers),
             -1.0: (self.negative_instruction, self.negative_answers),
@@ -206,21 +221,22 @@ class Style:
         """Whether an answer is wanted."""
         if condition in (PLAIN, INSTRUCTION):
             return True
-        own = condition in self.paths
-        return alpha in (self.answered_alphas if own else self.answered_control_alphas)
+        throughout = condition in (self.best, *self.answered_methods)
+        return alpha in (self.answered_alphas if throughout else self.answered_control_alphas)
 
     def _text(self) -> str:
         learnt = (
             ""
             if self.optimised is None
             else f"The optimised vectors, one for each side, were learnt from the model's own answers to "
-            f"{len(self.learnt_on)} other questions with the instruction before them: the moved question alone is to "
-            "make the model say the same. Positive strengths apply the one, negative strengths the other. "
+            f"{len(self.learnt_on)} other questions with the instruction and {len(self.example_questions)} example "
+            "answers before them: the moved question alone is to make the model say the same. Positive strengths "
+            "apply the one, negative strengths the other. "
         )
         return (
-            f"A vector times alpha is added to the rows of the question; the chat template stays as it is, and no row "
-            f"is added. {learnt}{', '.join(self.methods)} are directions between {len(self.positive)} "
-            f"{self.positive_name} and {len(self.negative)} {self.negative_name} sentences, of norm {self.norm:g}.\n\n"
+            f"A vector times alpha is added to {_MOVED[self.rows]}; no row is added. {learnt}"
+            f"{', '.join(self.methods)} are directions between {len(self.positive)} {self.positive_name} and "
+            f"{len(self.negative)} {self.negative_name} sentences, of norm {self.norm:g}.\n\n"
             f"Controls: random vectors of that norm ({len(self.control_seeds)} seeds), the mean difference of the same "
             f"sentences with their labels dealt by chance ({len(self.control_seeds)} seeds), and the instruction in "
             "plain words, which costs rows of its own. The judge has seen neither the sentences nor the model's "
@@ -251,9 +267,17 @@ class Style:
                     if (number, *place) in answers and answers[number, *place].text
                 ],
             )
-            for number, question in enumerate(self.questions)
+            for number, question in enumerate(self.asked)
         ]
         return [comparison for comparison in comparisons if comparison.answers]
+
+
+_MOVED: dict[Rows, str] = {
+    "content": "the rows of the question, and the chat template stays as it is",
+    "last": "the last row of the question, its mark, and all others stay as they are",
+    "template": "the rows of the chat template, and the question stays as it is",
+    "all": "all rows",
+}
 
 
 def _key(condition: str, alpha: float, number: int) -> str:

@@ -121,6 +121,7 @@ def test_answers_prompts_and_engines_that_do_not_fit_are_refused(engine, smollm2
     [
         ("prompts", []),
         ("answers", "some"),
+        ("rows", "some"),
         ("norm", 0.0),
         ("norm", float("nan")),
         ("contrast", -1.0),

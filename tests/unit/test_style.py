@@ -87,7 +87,9 @@ def test_content_rows_move_by_alpha_times_the_vector_and_template_rows_not_at_al
 def test_the_caller_can_move_other_rows(prompt, style):
     last = torch.zeros(len(prompt), dtype=torch.bool)
     last[-1] = True
-    for rows, mask in (("all", torch.ones_like(last)), (last, last)):
+    ending = torch.zeros(len(prompt), dtype=torch.bool)
+    ending[max(row for row, content in enumerate(prompt.content.tolist()) if content)] = True
+    for rows, mask in (("all", torch.ones_like(last)), (last, last), ("last", ending)):
         changed = (style.apply(prompt, 1, rows=rows).vectors != prompt.vectors).any(dim=1)
         assert torch.equal(changed, mask)
     if not prompt.content.all():
@@ -269,7 +271,7 @@ def test_prompts_that_cannot_be_moved_are_refused():
         (torch.tensor([True]), "boolean mask"),
         (torch.tensor([0, 1]), "boolean mask"),
         (torch.tensor([False, False]), "no row"),
-        ("every", "content, template, all"),
+        ("every", "content, last, template, all"),
     ):
         with pytest.raises(ValueError, match=message):
             style.apply(good, rows=mask)

@@ -28,6 +28,7 @@ def experiment(**changes):
         "questions": QUESTIONS, "optimised": None, "alphas": [-2.0, -1.0, 1.0, 2.0],
         "answered_alphas": [-2.0, -1.0, 1.0, 2.0], "control_seeds": [0, 1], "control_alphas": [-1.0, 1.0],
         "norm": 1.2, "answered_control_alphas": [1.0], "scored_questions": 2, "methods": ["mean_difference", "pca"],
+        "answered_methods": ["mean_difference", "pca"], "rows": "content",
     }  # fmt: skip
     for name, value in {**values, **changes}.items():
         config[name] = value
@@ -115,6 +116,20 @@ def test_a_vector_as_strong_as_the_instruction_is_called_so(cases):
 def test_a_vector_that_does_nothing_is_called_weaker(cases):
     finding = section(cases, lambda place: obeys(place) if place[0] == INSTRUCTION else 0).finding
     assert finding.count("is weaker than the instruction") == 2
+
+
+def test_the_first_questions_alone_can_be_asked(smollm2):
+    few = experiment(asked_questions=2)
+    assert {case.tags["question"] for case in few.cases(smollm2)} == {0, 1}
+
+
+def test_of_other_methods_and_controls_one_strength_can_answer(smollm2):
+    found = experiment(answered_methods=[], methods=["pca", "logistic"], answered_control_alphas=[1.0])
+    answered = {
+        (case.tags["condition"], case.tags["alpha"]) for case in found.cases(smollm2) if case.answered
+    }
+    assert {alpha for name, alpha in answered if name == "pca"} == {-2.0, -1.0, 1.0, 2.0}
+    assert {alpha for name, alpha in answered if name in ("logistic", f"{RANDOM} 0")} == {1.0}
 
 
 def test_the_strength_up_to_which_answers_last_is_found(cases):

@@ -101,11 +101,13 @@ def test_a_lesson_is_the_guided_distribution_over_likely_tokens(engine, guidance
         assert token == max(known, key=known.__getitem__)
 
 
-def test_the_cost_of_a_lesson_is_its_divergence_after_the_moved_prompt(engine):
+@pytest.mark.parametrize("rows", ["content", "last", "all"])
+def test_the_cost_of_a_lesson_is_its_divergence_after_the_moved_prompt(engine, rows):
     found = taught(engine, QUESTIONS[:3], tokens=5)
     style = StyleVector.random(engine.space, norm=1.0, seed=0)
-    for lesson, cost in zip(found, lesson_nats(engine, found, style.vector).tolist(), strict=True):
-        moved = style.apply(lesson.prompt)
+    costs = lesson_nats(engine, found, style.vector, rows).tolist()
+    for lesson, cost in zip(found, costs, strict=True):
+        moved = style.apply(lesson.prompt, rows=rows)
         expected = 0.0
         for place in range(len(lesson.answer)):
             said = torch.cat([moved.vectors, engine.space.lookup(lesson.answer[:place].tolist())])
@@ -142,6 +144,16 @@ def test_a_taught_vector_does_not_depend_on_the_order_of_the_prompts_but_on_its_
     assert not torch.equal(style.vector, other.vector)
     assert dict(style.recipe.parameters)["answers"] == "taught"
     assert other.recipe.digest != style.recipe.digest
+
+
+def test_the_rows_that_a_vector_is_learnt_on_decide_it(engine):
+    style = fit(engine, rows="last")
+    assert dict(style.recipe.parameters)["rows"] == "last"
+    assert not torch.equal(style.vector, fit(engine).vector)
+    texts = [engine.space.embed(text) for text in QUESTIONS]
+    settings = Optimisation(engine, texts, answers="taught", rows="template")
+    with pytest.raises(ValueError, match="no row of the prompt is marked"):
+        StyleVector.fit(engine.space, texts, texts[::-1], method="optimised", optimisation=settings)
 
 
 def test_a_taught_vector_survives_a_file(engine, tmp_path):
