@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from embedspace.prompt import PromptEmbeds
-from embedspace.style_rows import Rows, marked_rows
+from embedspace.style_rows import Rows, moved_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,11 +41,6 @@ def answer_nats(
     wanted = targets[:, first + 1 :].to(vector.device)
     losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
     return losses.sum(dim=1) / (wanted >= 0).sum(dim=1)
-
-
-def moved_rows(prompt: PromptEmbeds, vector: Tensor, rows: Rows) -> Float[Tensor, "tokens hidden"]:
-    """The prompt's rows, those that are meant moved by the vector, with gradients to it."""
-    return prompt.vectors.to(vector) + marked_rows(prompt, rows).to(vector)[:, None] * vector
 
 
 def end_tokens(engine: TransformersEngine) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from embedspace.prompt import PromptEmbeds, require_content
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 Rows = Literal["content", "last", "template", "all"]
@@ -43,6 +43,11 @@ def marked_rows(prompt: PromptEmbeds, rows: Rows | Bool[Tensor, " tokens"]) -> B
             require_content(prompt, "a style shift")
         raise ValueError(f"no row of the prompt is marked in rows={rows!r}; mark at least one")
     return mask
+
+
+def moved_rows(prompt: PromptEmbeds, vector: Tensor, rows: Rows) -> Float[Tensor, "tokens hidden"]:
+    """The prompt's rows, those that are meant moved by the vector, with gradients to it."""
+    return prompt.vectors.to(vector) + marked_rows(prompt, rows).to(vector)[:, None] * vector
 
 
 def _last(prompt: PromptEmbeds) -> Tensor:

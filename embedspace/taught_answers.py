@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from embedspace.answer_nats import end_tokens, moved_rows
+from embedspace.answer_nats import end_tokens
 from embedspace.engines.padding import padded
 from embedspace.prompt import PromptEmbeds, tensor_digest
-from embedspace.style_rows import Rows, marked_rows
+from embedspace.style_rows import Rows, marked_rows, moved_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
