@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,22 +10,39 @@ from typing import TYPE_CHECKING
 from embedspace import EmbeddingSpace, PromptEmbeds
 from embedspace.cases import Case
 from embedspace.controls import mean_rows
-from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity, share_interval
-from embedspace.plots import Figure, Line, dot_figure, line_figure
+from embedspace.metrics import Interval, Measure, SentenceSimilarity, share_interval
 from embedspace.projector.evaluation import CONDITIONS, Ladder
 from embedspace.projector.projector import Projector, insert
 from embedspace.records import Record, by_tags
 from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, unsigned
+from experiments.projector_measures import (
+    ANY,
+    MEAN,
+    NOTHING,
+    OWN,
+    SHUFFLED,
+    TEXT,
+    Trained,
+    ladder_of,
+    place_of,
+    recorded_at,
+    shared_words,
+)
+from experiments.projector_pages import (
+    answers_table,
+    curve_figures,
+    finding_of_answers,
+    ladder_figure,
+    ladder_table,
+    percent,
+    search_table,
+)
 
 if TYPE_CHECKING:
     from experiments.quick_projectors import QuickProjectors
 
-NOTHING, SHUFFLED, OWN, MEAN, TEXT = CONDITIONS
 SENTENCE = "sentence"
 """Name of the continuation that is the sentence itself."""
-ANY = ""
-"""Projector of what needs none."""
-_WORD = re.compile(r"[a-z]{4,}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class SoftTokens:
     def analyse(self, records: Sequence[Record]) -> Report:
         """For each kind of sentences the ladder and what else tells of reading; then the curves."""
         nats = Measure.of(
-            (_place(record), int(record.tags["sentence"]), -record.scores[SENTENCE].per_token)
+            (recorded_at(record), int(record.tags["sentence"]), -record.scores[SENTENCE].per_token)
             for record in records
             if SENTENCE in record.scores
         )
@@ -190,23 +206,23 @@ class SoftTokens:
         ladder = ladder_of(nats, kind, main)
         likeness = self._likeness(kind, own)
         searched = self._found(nats, kind, own)
-        places = {condition: _of(kind, main, condition) for condition in CONDITIONS}
+        places = {condition: place_of(kind, main, condition) for condition in CONDITIONS}
         means = {
             condition: mean for condition, place in places.items() if (mean := nats.mean(place)) is not None
         }
         return Section(
             f"Soft tokens of a sentence: {kind}",
-            self._finding(ladder, means, searched) or _finding_of_answers(likeness),
+            self._finding(ladder, means, searched) or finding_of_answers(likeness),
             f"The model is asked to repeat a sentence ({len(self.kinds[kind])} of them) and gets its soft tokens in "
             "its place. How much it reads is told by how many nats a token the sentence then costs. Two controls "
             "stand beside it: the soft tokens of another sentence, and nothing at all. Soft tokens of a wrong sentence "
             "mislead the model and make the own ones look good, so the share of the gap that is closed is taken "
             "against whichever control costs less, chosen anew in every bootstrap sample.",
-            figures=[_ladder_figure(means)] if means else [],
+            figures=[ladder_figure(means)] if means else [],
             tables=[
-                *([_ladder_table(ladder, means)] if means else []),
-                *([_search_table(searched, self.candidates)] if searched else []),
-                *([_answers_table(likeness)] if any(likeness) else []),
+                *([ladder_table(ladder, means)] if means else []),
+                *([search_table(searched, self.candidates)] if searched else []),
+                *([answers_table(likeness)] if any(likeness) else []),
             ],
             comparisons=self._comparisons(kind, own),
         )
@@ -220,16 +236,16 @@ class SoftTokens:
         told = ", ".join(f"{condition} {unsigned(mean.estimate)}" for condition, mean in means.items())
         text = (
             f"Of the gap between the better control ({ladder.better_control}) and the text itself, the sentence's own "
-            f"soft tokens close {_percent(closed)} ({closed.items} sentences). Nats a token: {told}."
+            f"soft tokens close {percent(closed)} ({closed.items} sentences). Nats a token: {told}."
         )
         if searched:
-            hits = "; ".join(f"{way} {_percent(share)}" for way, share in searched.items())
+            hits = "; ".join(f"{way} {percent(share)}" for way, share in searched.items())
             text += f" Found among {self.candidates} sentences: {hits}."
         return text
 
     def _found(self, nats: Measure, kind: str, records: Sequence[Record]) -> dict[str, Interval]:
         """How often the sentence is the one that its soft tokens make likeliest, or raise most over nothing."""
-        before = nats.values.get(_of(kind, ANY, NOTHING), {})
+        before = nats.values.get(place_of(kind, ANY, NOTHING), {})
         hits: dict[str, list[bool]] = {"by likelihood": [], "by gain over nothing": []}
         for record in records:
             if record.tags["condition"] != "search" or not record.scores:
@@ -304,10 +320,10 @@ class SoftTokens:
             ]
             for name, each in trained.items()
         ]
-        figures = [figure for kind in self.kinds for figure in _curve_figures(kind, trained, shares)]
+        figures = [figure for kind in self.kinds for figure in curve_figures(kind, trained, shares)]
         best = max(shares, key=lambda place: shares[place].estimate, default=None)
         finding = "" if best is None else (
-            f"Of {len(trained)} projectors, {best[1]} closes most: {_percent(shares[best])} of the gap on {best[0]}."
+            f"Of {len(trained)} projectors, {best[1]} closes most: {percent(shares[best])} of the gap on {best[0]}."
         )  # fmt: skip
         return [
             Section(
@@ -325,163 +341,3 @@ class SoftTokens:
                 ],
             )
         ]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a projector is, for the curves."""
-
-    head: str
-    tokens: int
-    examples: int
-    """Sentences that it was trained on; 0 where its card does not say."""
-
-    @classmethod
-    def of(cls, record: Record) -> Trained:
-        """As a record's tags tell it."""
-        return cls(str(record.tags["head"]), int(record.tags["tokens"]), int(record.tags["examples"]))
-
-
-def ladder_of(nats: Measure, kind: str, projector: str, *, most: int | None = None) -> Ladder | None:
-    """One projector's ladder over the sentences measured under all its conditions; None where there are none."""
-    return ladder(
-        nats,
-        {condition: _of(kind, projector, condition) for condition in (NOTHING, SHUFFLED, OWN, TEXT)},
-        most=most,
-    )
-
-
-def ladder(nats: Measure, places: Mapping[str, Condition], *, most: int | None = None) -> Ladder | None:
-    """A ladder from a measure of nats a token.
-
-    Args:
-        nats: by condition and item.
-        places: the ladder's name of a condition -> the measure's.
-        most: only items below this number count.
-    """
-    found = {condition: nats.values.get(place, {}) for condition, place in places.items()}
-    shared = sorted(set.intersection(*(set(values) for values in found.values())))
-    shared = [item for item in shared if most is None or item < most]
-    if len(shared) < 2:
-        return None
-    return Ladder({condition: tuple(values[item] for item in shared) for condition, values in found.items()})  # type: ignore[misc]
-
-
-def shared_words(written: str, sentence: str) -> float | None:
-    """Share of a sentence's words of four or more letters that stand in a text; None where it has none."""
-    wanted = set(_WORD.findall(sentence.lower()))
-    return len(wanted & set(_WORD.findall(written.lower()))) / len(wanted) if wanted else None
-
-
-def _of(kind: str, projector: str, condition: str) -> Condition:
-    return kind, ANY if condition in (NOTHING, TEXT) else projector, condition
-
-
-def _place(record: Record) -> Condition:
-    return str(record.tags["kind"]), str(record.tags["projector"]), str(record.tags["condition"])
-
-
-def _percent(share: Interval) -> str:
-    return f"{share.estimate:.0%} ({share.low:.0%} to {share.high:.0%})".replace("-", "\u2212")
-
-
-def _ladder_figure(means: Mapping[str, Interval]) -> Figure:
-    return dot_figure(
-        means,
-        x_label="nats a token of the sentence",
-        caption="What the sentence costs after each. Grey: the controls. Bars are 95% intervals over sentences.",
-        controls=[NOTHING, SHUFFLED, MEAN],
-    )
-
-
-def _ladder_table(ladder: Ladder | None, means: Mapping[str, Interval]) -> Table:
-    closed: dict[str, Cell] = {}
-    if ladder is not None:
-        closed = {SHUFFLED: ladder.closed(SHUFFLED), NOTHING: ladder.closed(NOTHING), OWN: ladder.closed()}
-    rows: list[list[Cell]] = [
-        [condition, mean, closed.get(condition, "")] for condition, mean in means.items()
-    ]
-    return Table(
-        ("Given", "Nats a token", "Share of the gap to the text that its own soft tokens close"),
-        rows,
-        "The share beside a control is taken against that control, beside the own soft tokens against the better one; "
-        "95% bootstrap intervals in small print.",
-    )
-
-
-def _search_table(searched: Mapping[str, Interval], candidates: int) -> Table:
-    rows: list[list[Cell]] = [[way, share] for way, share in searched.items()]
-    rows.append(["by chance", 1 / candidates])
-    return Table(
-        ("Sentence chosen", "Share found"),
-        rows,
-        f"Which of {candidates} sentences is it? The one that is likeliest a token after the soft tokens, or the one "
-        "whose likelihood they raise most over nothing. Wilson's 95% intervals in small print.",
-    )
-
-
-def _answers_table(likeness: tuple[Measure, Measure]) -> Table:
-    rows: list[list[Cell]] = []
-    for condition in (NOTHING, SHUFFLED, OWN, TEXT):
-        means = [measure.mean((condition,)) for measure in likeness]
-        if any(means):
-            rows.append([condition, *("" if mean is None else mean for mean in means)])
-    return Table(
-        ("Given", "Likeness in meaning", "Share of the sentence's words"),
-        rows,
-        "What the model writes beside the sentence: cosine of sentence vectors (of the encoder that the projector "
-        "starts from, where it is MiniLM), and the share of the sentence's words of four or more letters.",
-    )
-
-
-def _finding_of_answers(likeness: tuple[Measure, Measure]) -> str:
-    own, other = (likeness[0].mean((condition,)) for condition in (OWN, SHUFFLED))
-    if own is None or other is None:
-        return "Too little was recorded to tell whether the model reads its sentence."
-    return (
-        f"What the model writes is like the sentence to {unsigned(own.estimate)} (cosine) given its own soft tokens "
-        f"and to {unsigned(other.estimate)} given another's ({own.items} sentences)."
-    )
-
-
-def _curve_figures(
-    kind: str, trained: Mapping[str, Trained], shares: Mapping[tuple[str, str], Interval]
-) -> list[Figure]:
-    """Over soft tokens at the most sentences, over sentences at one number of tokens, and over heads."""
-    lines: dict[str, dict[str, Trained]] = {}
-    for name, each in trained.items():
-        if (kind, name) in shares:
-            lines.setdefault(name.split("/")[0], {})[name] = each
-    over_tokens, over_examples, heads = [], [], {}
-    for line, members in lines.items():
-        most = max(each.examples for each in members.values())
-        points = {each.tokens: shares[kind, name] for name, each in members.items() if each.examples == most}
-        over_tokens.append(Line(line, points))
-        heads[line] = max(points.values(), key=lambda share: share.estimate)
-        sizes: dict[int, dict[float, Interval]] = {}
-        for name, each in members.items():
-            sizes.setdefault(each.tokens, {})[each.examples] = shares[kind, name]
-        tokens, by_size = max(sizes.items(), key=lambda item: len(item[1]))
-        over_examples.append(Line(f"{line}, {tokens} tokens", by_size))
-    label = "share of the gap closed"
-    figures = [
-        line_figure(
-            [line for line in drawn if len(line.points) > 1],
-            x_label=axis,
-            y_label=label,
-            caption=f"{kind.capitalize()}: share of the gap to the text that is closed, over {axis}. Bands are 95% "
-            "intervals over sentences.",
-            log_x=True,
-        )
-        for drawn, axis in ((over_tokens, "soft tokens"), (over_examples, "training sentences"))
-        if any(len(line.points) > 1 for line in drawn)
-    ]
-    if len(heads) > 1:
-        figures.append(
-            dot_figure(
-                heads,
-                x_label=label,
-                caption=f"{kind.capitalize()}: the best of each head at its most sentences.",
-            )
-        )
-    return figures

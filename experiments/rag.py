@@ -16,7 +16,7 @@ from embedspace.projector.projector import Projector, insert
 from embedspace.records import Record, by_tags
 from embedspace.report import Answer, Cell, Comparison, Report, Section, Table
 from experiments.passages import FACTS, Knowledge, Question, search
-from experiments.projector import ladder
+from experiments.projector_measures import ladder
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,16 +10,8 @@ from embedspace.metrics import Measure
 from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
 from embedspace.records import Record, Score
 from experiments.passages import EXPLANATIONS, FACTS, Knowledge, Question
-from experiments.projector import (
-    MEAN,
-    NOTHING,
-    OWN,
-    SHUFFLED,
-    TEXT,
-    SoftTokens,
-    ladder,
-    shared_words,
-)
+from experiments.projector import SoftTokens
+from experiments.projector_measures import MEAN, NOTHING, OWN, SHUFFLED, TEXT, ladder, shared_words
 from experiments.rag import NONE, RIGHT, SOFT, Rag, holds_value
 from experiments.rag import SHUFFLED as SHUFFLED_SOFT
 from experiments.rag import TEXT as PASSAGES
