@@ -32,7 +32,8 @@ from experiments.attack_outcomes import (
     main_table,
     refusal_table,
 )
-from experiments.soft_attack import Attacker, Evasion, Victims, attack
+from experiments.soft_attack import Attacker, attack
+from experiments.victims import Evasion, Victims
 
 
 class Shift(TypedDict):

@@ -17,7 +17,8 @@ from embedspace.runs import Run
 from experiments import attacks
 from experiments.attack_outcomes import DECLARED, STRICT
 from experiments.attacks import Attacks
-from experiments.soft_attack import Attacker, Evasion, Victims, attack, unit
+from experiments.soft_attack import Attacker, attack, unit
+from experiments.victims import Evasion, Victims
 from tests.checkpoints import make_tiny_checkpoint
 
 MARKER = "Turquoise"
