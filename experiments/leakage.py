@@ -18,7 +18,7 @@ from embedspace.compression import Method
 from embedspace.metrics import Interval, mean_interval
 from embedspace.pooling import averaged
 from embedspace.progress import progress
-from embedspace.provenance import provenance
+from embedspace.provenance import provenance, told
 from embedspace.vocabulary_rows import token_ids
 from embedspace.words import token_texts
 from experiments.soft_attack import unit
@@ -49,7 +49,7 @@ have the norm that is given (the vocabulary's rows have one of about 3.2). What 
 attacker of this table uses a language model, sees more than one prompt of a sender, or trains on pairs of texts and
 vectors, each of which reads more. Compression by leaving rows out hides what it leaves out, and nothing else.
 
-Made by `python experiments/run.py experiment=leakage`.
+Made by `python experiments/run.py experiment=leakage`: {origin}.
 """
 
 Reading = list[list[int]]
@@ -126,7 +126,9 @@ class Leakage:
         lines = [{"leak": asdict(leak), "seed": self.seed, **origin} for leak in leaks]
         (folder / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         table = as_markdown(leaks)
-        Path(self.page).write_text(PAGE.format(texts=len(self.texts), model=self.model, table=table))
+        Path(self.page).write_text(
+            PAGE.format(texts=len(self.texts), model=self.model, table=table, origin=told(origin))
+        )
         return f"{table}\nwritten to {self.page} and {folder / 'measurements.jsonl'}"
 
     @property

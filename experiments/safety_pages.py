@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from embedspace.metrics import Interval, share_interval
+from embedspace.provenance import told
 from experiments.safety_data import sources
 from experiments.safety_filter import LIMITS, SEALED
 from experiments.safety_measures import SHIPPED, Measured
@@ -117,14 +118,10 @@ def _by_source(guard: SafetyFilter, own: Measured) -> list[list[str]]:
 
 def as_page(tables: str, origin: Mapping[str, object]) -> str:
     """The page of evidence."""
-    git, machine = origin["git"], origin["machine"]
-    commit = f"commit `{git['commit'][:12]}`" if isinstance(git, dict) else "no checkout"
-    assert isinstance(machine, dict)
     return (
         "# What the shipped filter refuses\n\n"
         f"`smollm2-injection` on texts of sealed sources. {SEALED} Made by "
-        f"`python experiments/run.py experiment=safety` on {machine['cores']} cores of {machine['processor']}; "
-        f"{commit}. Brackets are 95% intervals. {LIMITS}\n\n"
+        f"`python experiments/run.py experiment=safety`: {told(origin)}. Brackets are 95% intervals. {LIMITS}\n\n"
         f"{tables}"
     )
 

@@ -40,8 +40,8 @@ class Attacker:
     there moves the row as it was before (straight through; Wen et al. 2023). ``tokens``: vocabulary rows only."""
     steps: int
     radius: float | None = None
-    """In units of the vocabulary's root mean square distance from its mean row; None, for ``vocabulary``, is as far as
-    the filter allows."""
+    """In units of the vocabulary's root mean square distance from its mean row; None is as far as the filter that is
+    evaded allows."""
     learning_rate: float = 0.05
     """Length of Adam's first step, in the same unit."""
     candidates: int = 16
@@ -57,7 +57,7 @@ class Attacker:
             "steps": (self.steps >= 1, "at least 1"),
             "radius": (
                 _fits(self.hold, self.radius, self.evades),
-                "0 or more for start and vocabulary (None for vocabulary with evades), None for the others",
+                "0 or more for start and vocabulary (None with evades), None for the others",
             ),
             "learning_rate": (math.isfinite(self.learning_rate) and self.learning_rate > 0, "above 0"),
             "candidates": (self.candidates >= 1, "at least 1"),
@@ -72,7 +72,7 @@ def _fits(hold: Hold, radius: float | None, evades: str | None) -> bool:
     if hold in ("nothing", "tokens"):
         return radius is None
     if radius is None:
-        return hold == "vocabulary" and evades is not None
+        return evades is not None
     return math.isfinite(radius) and radius >= 0
 
 

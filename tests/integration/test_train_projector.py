@@ -111,8 +111,9 @@ def test_a_killed_training_goes_on_bit_for_bit(whole, ground, tmp_path, stage):
     assert all(resumed[name].equal(whole[1][name]) for name in resumed)
 
 
-def test_two_processes_learn_what_one_learns(whole, ground, tmp_path):
-    shared = ["stages=[reconstruct]"]
+@pytest.mark.parametrize("stage", ["reconstruct", "distill"])
+def test_two_processes_learn_what_one_learns(ground, tmp_path, stage):
+    shared = [f"stages=[{stage}]"]
     alone = trained(ground, tmp_path / "one", *shared)
     together = trained(
         ground, tmp_path / "two", *shared, "trainer=ddp", "trainer.lightning.accelerator=cpu", "trainer.device=cpu",
@@ -134,6 +135,16 @@ def test_a_stage_ends_early_where_nothing_gets_better(ground, tmp_path):
 
 def test_one_batch_shows_that_all_of_it_runs(ground, tmp_path):
     trained(ground, tmp_path / "run", "debug=fast")
+
+
+def test_overfitting_drives_the_loss_on_eight_sentences_to_nearly_nothing(ground, tmp_path):
+    done = finished([
+        sys.executable, str(ROOT / "train" / "projector.py"), f"out={tmp_path / 'run'}", "data=wordnet",
+        f"data.sources=[{{_target_: embedspace.projector.sources.local, kind: made, path: {ground / 'text.txt'}}}]",
+        "debug=overfit", "data.limits={made: 8}", "distill.epochs=100",
+    ])  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert min(logged(tmp_path / "run", "train/loss")) < 0.1
 
 
 def test_the_folder_of_another_training_is_left_alone(whole, ground):
