@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from torch import distributed
 
 from embedspace.projector.heads import Lexical, Ridge
 from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
@@ -129,16 +130,23 @@ class ProjectorTraining(LightningModule):
     def _distillation(self, batch: Batch, reader: SoftTokenReader) -> Tensor:
         soft = self.projector(batch.vectors)
         hidden, _, wanted = reader.hidden(soft, batch.ids)
+        share = self._share(len(wanted))
         if not self.teacher_weight:
-            return reader.token_losses(hidden, wanted).mean()
+            return reader.token_losses(hidden, wanted).mean() * share
         with torch.no_grad():
             taught, _, _ = reader.hidden([reader.text_rows(text) for text in batch.texts], batch.ids)
             teacher = reader.logits(taught).float().log_softmax(-1)
         student = reader.logits(hidden).float().log_softmax(-1)
-        likelihood = F.nll_loss(student, wanted)
-        return likelihood + self.teacher_weight * F.kl_div(
-            student, teacher, log_target=True, reduction="batchmean"
-        )
+        distance = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        return (F.nll_loss(student, wanted) + self.teacher_weight * distance) * share
+
+    def _share(self, tokens: int) -> float:
+        """What makes the mean over processes a mean over all their tokens, whoever has more of them."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return 1.0
+        total = torch.tensor(float(tokens), device=self.device)
+        distributed.all_reduce(total)
+        return tokens * distributed.get_world_size() / float(total)
 
 
 def lexical_loss(head: Lexical, batch: Batch, space: EmbeddingSpace, places: dict[int, int]) -> Tensor:

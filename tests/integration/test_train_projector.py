@@ -141,7 +141,7 @@ def test_overfitting_drives_the_loss_on_eight_sentences_to_nearly_nothing(ground
     done = finished([
         sys.executable, str(ROOT / "train" / "projector.py"), f"out={tmp_path / 'run'}", "data=wordnet",
         f"data.sources=[{{_target_: embedspace.projector.sources.local, kind: made, path: {ground / 'text.txt'}}}]",
-        "debug=overfit", "data.limits={made: 8}", "distill.epochs=100",
+        "debug=overfit", "+data.limits.made=8", "distill.epochs=100",
     ])  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert min(logged(tmp_path / "run", "train/loss")) < 0.1
