@@ -117,10 +117,12 @@ def write_figures(report: Report | None, wanted: Mapping[str, int], folder: Path
 
 def as_page(notes: Mapping[str, Any]) -> str:
     """What the figures show and where they come from."""
+    hours = sum(note["seconds"] for note in notes.values()) / 3600
     lines = [
         "# Figures",
         "",
-        "Made by `make gallery`, in process; each at the commit and in the time that stands beside it.",
+        "Made by `make gallery`, in process; each at the commit and in the time that stands beside it, "
+        f"{hours:.1f} hours in all.",
     ]
     for name, note in sorted(notes.items()):
         git, machine, packages = note["git"], note["machine"], note["packages"]
