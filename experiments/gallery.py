@@ -38,21 +38,6 @@ class Exhibit:
     """Name of the file without ending -> number of the figure in the report, from 0."""
 
 
-# What one core has time for: other methods and controls answer at one strength, if at all, and are told by openings
-# at the others. The random vectors are the same ones for every style.
-REDUCED = {
-    "formal": [
-        "experiment.asked_questions=20",
-        "experiment.learnt_sides=[1.0]",
-        "experiment.methods=[mean_difference]",
-        "experiment.control_alphas=[1.0,3.0]",
-        "experiment.answered_control_alphas=[]",
-        "experiment.scored_questions=8",
-    ],
-    "cheerful": ["experiment.answered_control_alphas=[1.0]"],
-    "terse": ["experiment.answered_control_alphas=[1.0]", "experiment.asked_questions=20"],
-}
-
 EXHIBITS: Mapping[str, Exhibit] = {
     **{
         f"style-{style}": Exhibit(
@@ -60,24 +45,19 @@ EXHIBITS: Mapping[str, Exhibit] = {
                 "experiment=style",
                 f"data/style={style}",
                 "sampling.max_tokens=32",
+                # Other methods and controls answer at one strength, and are told by openings at the others.
                 "experiment.answered_methods=[]",
-                *reduced,
+                "experiment.answered_control_alphas=[1.0]",
             ],
             {
                 f"style_{style}_{figure}": number
                 for number, figure in enumerate(("odds", "judge", "fluency", "topic"))
             },
         )
-        for style, reduced in REDUCED.items()
+        for style in ("formal", "cheerful", "terse")
     },
     "interpolation": Exhibit(
-        [
-            "experiment=interpolation",
-            "sampling.max_tokens=24",
-            "experiment.ways={lerp pad: null, slerp pad: null, slerp dtw: null}",
-            "experiment.random_seeds=[0]",
-            "experiment.steps=[0.2,0.3,0.4,0.5,0.6,0.7,0.8]",
-        ],
+        ["experiment=interpolation", "sampling.max_tokens=24"],
         {"interpolation_likelihood": 0, "interpolation_turn": 1, "interpolation_distance": 3},
     ),
     "compression": Exhibit(
@@ -137,10 +117,12 @@ def write_figures(report: Report | None, wanted: Mapping[str, int], folder: Path
 
 def as_page(notes: Mapping[str, Any]) -> str:
     """What the figures show and where they come from."""
+    hours = sum(note["seconds"] for note in notes.values()) / 3600
     lines = [
         "# Figures",
         "",
-        "Made by `make gallery`, in process; each at the commit and in the time that stands beside it.",
+        "Made by `make gallery`, in process; each at the commit and in the time that stands beside it, "
+        f"{hours:.1f} hours in all.",
     ]
     for name, note in sorted(notes.items()):
         git, machine, packages = note["git"], note["machine"], note["packages"]
