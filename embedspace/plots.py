@@ -185,9 +185,10 @@ def _svg(draw: Callable[[Axes], None], salt: str, *, height: float = 3.5) -> str
         axes.tick_params(length=0)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            canvas.legend(
-                handles, labels, loc="outside upper left", ncols=1 if max(map(len, labels)) > 26 else 2
-            )
+            columns = 1 if max(map(len, labels)) > 26 else 2
+            lines = -(-len(labels) // columns)
+            canvas.set_figheight(height + 0.2 * max(0, lines - 2))  # the axes keep their room
+            canvas.legend(handles, labels, loc="outside upper left", ncols=columns)
         drawn = io.StringIO()
         canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inlined(drawn.getvalue(), salt)

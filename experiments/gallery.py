@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 
 from embedspace.errors import EngineError
-from embedspace.provenance import provenance
+from embedspace.provenance import provenance, told
 from experiments.run import RunFailed, run_experiment
 
 if TYPE_CHECKING:
@@ -125,14 +125,12 @@ def as_page(notes: Mapping[str, Any]) -> str:
         f"{hours:.1f} hours in all.",
     ]
     for name, note in sorted(notes.items()):
-        git, machine, packages = note["git"], note["machine"], note["packages"]
-        commit = "no checkout" if git is None else f"commit `{git['commit'][:12]}`"
-        if git is not None and git["dirty"]:
-            commit += " with local changes"
-        versions = ", ".join(f"{key} {packages[key]}" for key in ("torch", "transformers") if key in packages)
-        lines += ["", f"## {name}", "",
-                  f"`{note['command']}`: {note['seconds'] / 60:.1f} minutes on {machine['cores']} cores of "
-                  f"{machine['processor']}; {versions}; {commit}."]  # fmt: skip
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"`{note['command']}`: {note['seconds'] / 60:.1f} minutes; {told(note)}.",
+        ]
         for file, caption in note["figures"].items():
             lines += ["", f"![{caption}]({file})", "", caption]
     return "\n".join(lines) + "\n"

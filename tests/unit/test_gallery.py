@@ -52,13 +52,14 @@ def test_every_exhibit_is_a_configuration(name):
 def test_the_page_tells_command_commit_versions_and_duration():
     note = {
         "command": "python experiments/run.py experiment=x", "seconds": 90, "figures": {"x.svg": "What x does"},
-        "git": {"commit": "0123456789abcdef", "dirty": True}, "machine": {"cores": 2, "processor": "a processor"},
+        "git": {"commit": "0123456789abcdef", "dirty": True},
+        "machine": {"cores": 2, "processor": "a processor", "memory_gib": 23.5},
         "packages": {"torch": "2.13.0"},
     }  # fmt: skip
     page = as_page(json.loads(json.dumps({"x": note})))
     for words in (
         "experiment=x",
-        "1.5 minutes on 2 cores",
+        "1.5 minutes; 2 cores",
         "torch 2.13.0",
         "`0123456789ab` with local changes",
         "(x.svg)",
