@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from torch import distributed
 
+from embedspace.projector.datamodule import SentenceData
 from embedspace.projector.heads import Lexical, Ridge
 from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from embedspace.engines.transformers import TransformersEngine
     from embedspace.projector.batches import Batch
-    from embedspace.projector.datamodule import SentenceData
     from embedspace.projector.projector import Projector
     from embedspace.space import EmbeddingSpace
 
@@ -96,7 +96,9 @@ class ProjectorTraining(LightningModule):
         """Loss of one batch, logged."""
         loss = self._loss(batch, batch_idx)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
-        self.trainer.datamodule.consumed(batch)  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, SentenceData):  # batches of the caller's own are not counted
+            data.consumed(batch)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -206,6 +206,18 @@ def test_every_head_learns_in_every_stage(tiny, head, stage, tmp_path):
     assert moved == expected.get((head, stage), {"body"})
 
 
+def test_a_training_takes_batches_of_the_callers_own(tiny, tmp_path):
+    data = made_data(tiny)
+    data.setup()
+    module = ProjectorTraining(projector_for(tiny), "reconstruct", tiny)
+    trainer = lightning.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, list(data.train_dataloader()))
+    assert trainer.global_step == 2
+
+
 def test_a_stage_that_cannot_be_is_refused(tiny, smollm2):
     projector = projector_for(tiny)
     for arguments, told in (
