@@ -38,6 +38,7 @@ Part = Literal[
     "projector",
     "safety",
     "gateway",
+    "gateway_alone",
 ]
 
 QUESTION = "What is the capital of France?"
@@ -108,7 +109,7 @@ class Benchmark:
         from experiments.benchmark_cache import cache
         from experiments.benchmark_compressed import compressed
         from experiments.benchmark_corpus import corpus
-        from experiments.benchmark_gateway import gateway
+        from experiments.benchmark_gateway import gateway, gateway_alone
         from experiments.benchmark_prefix import prefix
         from experiments.benchmark_projector import projector
         from experiments.benchmark_safety import safety
@@ -128,7 +129,10 @@ class Benchmark:
             "transforms": lambda: transforms(self.model, figures),
             "compressed": lambda: compressed(self.model, self.rounds, figures),
             "safety": lambda: safety(self.model),
-            "gateway": lambda: gateway(self.model, self.filter, self.rounds, self.gateway_requests),
+            "gateway": lambda: gateway(self.model, self.filter, self.rounds),
+            "gateway_alone": lambda: gateway_alone(
+                self.model, self.filter, self.rounds, self.gateway_requests
+            ),
         }
         origin, page, rows = provenance(), Path(self.page), list[Measurement]()
         records = folder / "measurements.jsonl"

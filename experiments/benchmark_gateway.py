@@ -29,17 +29,13 @@ WAITING_SECONDS = 1.0
 """For which the stand-in server answers nothing: about what a short answer takes."""
 
 
-def gateway(model: str, filter: str | Path, rounds: int, requests: int) -> Iterator[Measurement]:
-    """Throughput and latency before vLLM, and before a stand-in that computes nothing latency and memory.
-
-    The stand-in shows what the gateway itself takes; before vLLM on the same machine it takes processors from the
-    server as well.
+def gateway(model: str, filter: str | Path, rounds: int) -> Iterator[Measurement]:
+    """Throughput and latency before vLLM, from which the gateway takes processors where both are on one machine.
 
     Args:
         model: whose embeddings are sent.
         filter: saved filter, or the name of a shipped one.
         rounds: of each comparison.
-        requests: over which memory is watched, at least 500.
     """
     from embedspace import EmbeddingSpace
     from embedspace.engines import VLLMServer
@@ -49,6 +45,21 @@ def gateway(model: str, filter: str | Path, rounds: int, requests: int) -> Itera
     with VLLMServer(model) as server, Gateway(server.url, filter, arguments=["--model", model]) as before:
         yield throughput(space, before.url, server.url, rounds)
         yield from latency(space, before.url, server.url, rounds, "vLLM")
+
+
+def gateway_alone(model: str, filter: str | Path, rounds: int, requests: int) -> Iterator[Measurement]:
+    """Latency and memory before a stand-in server that computes nothing: what the gateway itself takes.
+
+    Args:
+        model: whose embeddings are sent.
+        filter: saved filter, or the name of a shipped one.
+        rounds: of each comparison.
+        requests: over which memory is watched, at least 500.
+    """
+    from embedspace import EmbeddingSpace
+    from embedspace.gateway import Gateway
+
+    space = EmbeddingSpace.from_pretrained(model)
     with (
         SmallServer(WAITING_SECONDS, model=model, text="fine") as stand_in,
         Gateway(stand_in.url, filter) as before,
@@ -169,12 +180,12 @@ async def asked(
         url: of the server or the gateway.
         bodies: that are sent, in turn.
         at_once: how many callers there are, each of which sends its next request when it has an answer.
-        total: requests of all callers together; 4 for each by default, and at least 16.
+        total: requests of all callers together; 2 for each by default, and at least 16.
         spread: seconds over which the callers begin.
     """
     import httpx2
 
-    count = max(4 * at_once, 16) if total is None else total
+    count = max(2 * at_once, 16) if total is None else total
     numbers = iter(range(count))
     seconds: list[float] = []
 

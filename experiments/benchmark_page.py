@@ -23,7 +23,8 @@ TITLES: dict[Part, str] = {
     "compressed": "What compression buys on a server",
     "projector": "The projector",
     "safety": "The safety filter",
-    "gateway": "The gateway",
+    "gateway": "The gateway before vLLM",
+    "gateway_alone": "The gateway alone",
 }
 """Parts in the page's order."""
 
