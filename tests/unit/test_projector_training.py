@@ -214,7 +214,7 @@ def test_a_training_takes_batches_of_the_callers_own(tiny, tmp_path):
         max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(module, list(data.train_dataloader()))
+    trainer.fit(module, data.train_dataloader())
     assert trainer.global_step == 2
 
 
