@@ -16,6 +16,7 @@ from embedspace.safety.reading import Reading
 from embedspace.table import EmbeddingTable
 from embedspace.vocabulary_rows import nearest_tokens, read_back
 from experiments.benchmark import Measurement, rate
+from experiments.benchmark_cache import plain_texts
 
 ROWS = 64
 ROUNDS = 7
@@ -125,8 +126,6 @@ def random_space(vocabulary: int, hidden: int, seed: int = 0) -> EmbeddingSpace:
 
 def _prompts(space: EmbeddingSpace, count: int) -> list[PromptEmbeds]:
     """English prompts of the same number of rows, no two alike."""
-    from experiments.benchmark_cache import plain_texts
-
     made = Recipe.of("ids", {})
     ids = [space.tokenize(text * 2)[:ROWS] for text in plain_texts(count)]
     return [PromptEmbeds(space.lookup(row), torch.ones(ROWS).bool(), space.fingerprint, made) for row in ids]

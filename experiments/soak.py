@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedspace.progress import progress
-from embedspace.provenance import provenance
+from embedspace.provenance import provenance, told
 from experiments.soak_cache import cache_rows
 from experiments.soak_faults import fault_rows
 from experiments.soak_kills import kill_rows
@@ -84,9 +84,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
     """The page of ``docs/`` that shows the table and where it comes from."""
-    machine, packages, git = origin["machine"], origin["packages"], origin["git"]
-    commit = "no checkout" if git is None else f"commit `{git['commit'][:12]}`"
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "openai") if name in packages)
     return (
         "# Reliability\n\n"
         "Kills, faults, damaged files and long streams, each made to happen a known number of times in one run, and "
@@ -95,8 +92,7 @@ def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
         "with a digest of it, since a real model's server cannot be asked to fail; the experiment that is killed is a "
         "real one and asks the same server. Entries of a cache are compared bit for bit with the same prompts made "
         "anew: a damaged file may miss entries or be refused, and may never answer with a wrong one. "
-        f"Made by `make soak` ({', '.join(soak.parts)}) on {machine['cores']} cores of "
-        f"{machine['processor']}, {machine['memory_gib']} GiB, with `{soak.model}`; Python {origin['python']}, "
-        f"{versions}; {commit}. The single counts are in `runs/`, in `counts.jsonl`.\n\n"
+        f"Made by `make soak` ({', '.join(soak.parts)}) with `{soak.model}`, Python {origin['python']} and openai "
+        f"{origin['packages']['openai']}: {told(origin)}. The single counts are in `runs/`, in `counts.jsonl`.\n\n"
         f"{table}"
     )
