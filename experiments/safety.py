@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,14 +17,10 @@ from embedspace.progress import progress
 from embedspace.provenance import provenance
 from embedspace.safety.neighbours import Neighbours
 from embedspace.safety.reading import Reading
-from embedspace.safety.views import training_views
 from experiments.safety_data import Example, examples, training
-from experiments.safety_filter import fitted, fresh, thresholding
+from experiments.safety_filter import fresh, thresholding
 from experiments.safety_measures import SHIPPED, Measured
 from experiments.safety_pages import as_card, as_page, evidence
-
-if TYPE_CHECKING:
-    from embedspace.safety.filter import LayerName
 
 Scores = Callable[[Sequence[str]], Sequence[float]]
 
@@ -44,6 +39,8 @@ class Safety:
     model: str
     filter: str
     """Name of a shipped filter, or a folder."""
+    without_own: str
+    """The same, made without this project's own patterns."""
     page: str
     """File that gets the tables."""
     card: str | None
@@ -78,17 +75,24 @@ class Safety:
         return f"{tables}\nwritten to {self.page}; scores in {folder / 'scores.jsonl'}"
 
     def ways(self, guard: SafetyFilter) -> dict[str, Scores]:
-        """The filter, its layers of opinion, the filter without the own patterns, and what people do instead."""
+        """The filter, its layers of opinion, the filter without the own patterns, and what people do instead.
+
+        Raises:
+            ValueError: there is no filter without them.
+        """
         texts = training()
         layers = {
             layer.name: replace(guard, layers=(layer,), weights={layer.name: 1.0}) for layer in guard.layers
         }
-        neighbours = next(layer for layer in guard.layers if isinstance(layer, Neighbours))
+        sides = [
+            [Reading.of(guard.space, example.text) for example in texts if example.source.side == side]
+            for side in ("benign", "attack")
+        ]
         return {
             SHIPPED: _chunked(guard),
-            "without own patterns": _chunked(_without_own(guard, texts)),
+            "without own patterns": _chunked(SafetyFilter.from_pretrained(self.without_own, guard.space)),
             **{f"its {name} alone": _chunked(layers[name]) for name in guard.weights},
-            "MiniLM neighbours of the plain text": neighbours.shares,
+            "MiniLM neighbours of the plain text": Neighbours.fit(*sides).shares,
             "TF-IDF and logistic regression": _tfidf(texts),
             "keyword rules": lambda texts: [float(bool(KEYWORDS.search(text))) for text in texts],
             "mean row-wise cosine to safe ones": _rowwise(guard.space, texts, self.references),
@@ -103,31 +107,6 @@ def _chunked(guard: SafetyFilter, size: int = 64) -> Scores:
         return [score if math.isfinite(score) else 2.0 for score in found]
 
     return scores
-
-
-def _without_own(guard: SafetyFilter, texts: Sequence[Example]) -> SafetyFilter:
-    """The filter as it would be without this project's own patterns; sentence vectors are left out, not made again."""
-    others = [example for example in texts if example.source.package != "none"]
-    cheap: list[LayerName] = [layer for layer in ("pooled", "ngrams") if layer in guard.weights]
-    made = {layer.name: layer for layer in fitted(guard.space, others, cheap).layers}
-    ordered = [e for side in ("benign", "attack") for e in texts if e.source.side == side]
-    views = [training_views([Reading.of(guard.space, example.text)], []) for example in ordered]
-    kept = [e.source.package != "none" for e, each in zip(ordered, views, strict=True) for _ in each[0]]
-    weights = [
-        weight
-        for e, each in zip(ordered, views, strict=True)
-        if e.source.package != "none"
-        for weight in each[2]
-    ]
-    layers = []
-    for layer in guard.layers:
-        if isinstance(layer, Neighbours):
-            keep = torch.tensor(kept)
-            found = layer.vectors[keep], layer.unsafe[keep]
-            layers.append(Neighbours.of_vectors(*found, weights, encoder=layer.encoder))
-        else:
-            layers.append(made.get(layer.name, layer))
-    return replace(guard, layers=tuple(layers))
 
 
 def _tfidf(examples: Sequence[Example]) -> Scores:

@@ -14,11 +14,11 @@ from experiments.safety_sources import PINS
 
 SEALED = (
     "Whole sources were set aside before any figure was looked at; no choice of features, weights or patterns was made "
-    "on them, and training texts that are near duplicates of theirs were left out. They were looked at once before, "
-    "for an earlier filter, so this is the second look at most of them; what was changed in between was chosen on "
-    "other sources alone, but with the sealed sources' names and the earlier totals known: own benign patterns on "
-    "shells, security reports and customers' roles were written in that knowledge. Three sealed sources were added and "
-    "are looked at for the first time."
+    "on them, and training texts that are near duplicates of theirs were left out. Earlier filters were measured on "
+    "most of them, some sources twice: what was changed since was chosen on other sources alone, but with the sealed "
+    "sources' names and the earlier totals known, and own benign patterns on shells, security reports and customers' "
+    "roles were written in that knowledge. Four sealed sources were added before this filter was made, and are looked "
+    "at for the first time."
 )
 LIMITS = (
     "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads rows by the "
@@ -35,6 +35,8 @@ class ShippedFilter:
     layers: Sequence[LayerName]
     rate: float
     """Share of benign prompts that may be refused."""
+    own: bool
+    """Whether this project's own patterns are among the training texts."""
     target: str
     """Folder that gets the filter."""
 
@@ -45,7 +47,7 @@ class ShippedFilter:
             ValueError: a package with texts is not installed.
         """
         space = EmbeddingSpace.from_pretrained(self.model)
-        texts = training()
+        texts = [example for example in training() if self.own or example.source.package != "none"]
         guard = fitted(space, texts, self.layers)
         guard = guard.calibrate([example.text for example in thresholding()], self.rate)
         guard = replace(guard, card=self.card(texts))

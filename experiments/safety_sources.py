@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import gzip
 import importlib.util
@@ -126,6 +127,38 @@ def inboxes(folder: Path) -> Iterator[str]:
             yield f"{mail['subject']}\n{mail['body']}"
 
 
+def hijacks(folder: Path, each: int) -> Iterator[str]:
+    """Tasks for a model whose input is one of ``each`` drawn orders to do something else (Perez and Ribeiro 2022)."""
+    known = _assigned(ast.parse((folder / "resources/promptinject/prompt_data.py").read_text()).body)
+    attacks = known["goal_hikacking_attacks"] | known["prompt_leaking_attacks"]
+    orders = [entry["instruction"] for entry in attacks.values()]
+    draw = random.Random(0)
+    for task in known["openai_playground_prompts"].values():
+        for order in draw.sample(orders, each):
+            words = draw.choice(sorted(known["rogue_strings"].values()))
+            given = task["input"].replace("{user_input}", order.replace("{REPLACE_rogue_string}", words))
+            yield f"{task['instruction'][-500:]}{given}"
+
+
+def latent(folder: Path, probes: Sequence[str], each: int) -> Iterator[str]:
+    """Documents with drawn orders to whoever summarises or judges them, ``each`` for a probe."""
+    module = ast.parse((folder / "probes/latentinjection.py").read_text())
+    marks = _assigned(module.body)
+    hosts = json.loads((folder / "data/payloads/domains_latentinjection.json").read_text())["payloads"]
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and node.name in probes:
+            known = _assigned(node.body, marks)
+            draw = random.Random(node.name)
+            for _ in range(each):
+                before, after = draw.choice(known["contexts"]).split(marks["INJECTION_MARKER"])
+                payload = draw.choice(known["payloads"]).replace(
+                    marks["TRIGGER_MARKER"], draw.choice(known["payload_triggers"] or hosts)
+                )
+                order = draw.choice(known["injection_instructions"]).replace(marks["PAYLOAD_MARKER"], payload)
+                start, stop = draw.choice(known["injection_sep_pairs"][:2])
+                yield f"{before[-300:]}{start}{order}{stop}{after[:200]}"
+
+
 def memories(folder: Path) -> Iterator[str]:
     """Stores of an agent's memory with an instruction in them."""
     for row in rows_of(folder / "agent_threat_bench/data/memory_poison.json"):
@@ -218,6 +251,13 @@ def offices(folder: Path) -> Iterator[str]:
                 yield re.sub(r"\{\w*injection\w*\}", "", text)
 
 
+def tasks(folder: Path) -> Iterator[str]:
+    """What a simulated company asks its agent to do, passwords and all."""
+    for path in sorted((folder / "theagentcompany/tasks").glob("*/eval.yaml")):
+        for variant in yaml.load(path.read_text(), yaml.CSafeLoader)["variants"].values():
+            yield variant["prompt"]
+
+
 def planted(folder: Path, file: str, count: int) -> Iterator[str]:
     """Pieces of benign documents with an instruction to the reader's assistant put between two sentences."""
     content: Patterns = yaml.safe_load((folder / file).read_text())
@@ -264,12 +304,39 @@ def own(folder: Path, file: str, each: int) -> Iterator[str]:
 READERS: Mapping[str, Callable[..., Iterator[str]]] = {
     reader.__name__: reader
     for reader in (
-        armor, field, table, lines, in_the_wild, dan, payloads, tool_results, prompt_requests, inboxes, memories,
-        repositories, documents, tickets, roles, system_prompts, handbooks, prompts_in_code, descriptions, policies,
-        offices, planted, excerpts, judges, talk, own,
+        armor, field, table, lines, in_the_wild, dan, payloads, tool_results, prompt_requests, inboxes, hijacks,
+        latent, memories, repositories, tasks, documents, tickets, roles, system_prompts, handbooks, prompts_in_code,
+        descriptions, policies, offices, planted, excerpts, judges, talk, own,
     )
 }  # fmt: skip
 """By the name that ``sources.yaml`` gives."""
+
+
+def _assigned(body: Sequence[ast.stmt], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Constants by name, where they are literals or put together of literals and ``known`` strings."""
+    found: dict[str, Any] = {}
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name):
+            with contextlib.suppress(ValueError):
+                found[name.id] = _literal(node.value, known or {})
+    return found
+
+
+def _literal(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Name(name) if name in known:
+            return known[name]
+        case ast.JoinedStr(values):
+            return "".join(_literal(value, known) for value in values)
+        case ast.FormattedValue(value):
+            return _literal(value, known)
+        case ast.BinOp(left, ast.Add(), right):
+            return _literal(left, known) + _literal(right, known)
+        case ast.BinOp(left, ast.Mult(), right):
+            return _literal(left, known) * _literal(right, known)
+        case ast.List(values) | ast.Tuple(values):
+            return [_literal(value, known) for value in values]
+    return ast.literal_eval(node)
 
 
 def _names(folder: Path, on_attacks: bool) -> list[str]:

@@ -52,8 +52,8 @@ def load(settings: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
     screening = SafetyFilter.from_pretrained(settings["filter"], space)
     screen = Screen(screening, space, Limits(**settings["limits"]), settings["screen_text"])
     probes = [_probe(space, text) for text in PARITY_PROMPTS[:_PROBES]]
-    # What is made on first use is made once, for all forks.
-    screening.check_many([space.embed(text) for text in PARITY_PROMPTS[:_PROBES]])
+    # What is made on first use is made once, for all forks; a whole score asks every layer.
+    screening.score_many([space.embed(text) for text in PARITY_PROMPTS[:_PROBES]])
     about = {
         "model": space.name,
         "fingerprint": space.fingerprint,

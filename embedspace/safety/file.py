@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from embedspace.safety.adapted import Adapted
 from embedspace.safety.calibration import Calibration
 from embedspace.safety.manifold import MEASURES, Manifold
 from embedspace.safety.neighbours import Neighbours
@@ -44,6 +45,10 @@ _FIELDS: dict[type, tuple[tuple[str, ...], dict[str, torch.dtype]]] = {
             "coefficients": torch.float32,
             "intercept": torch.float32,
         },
+    ),
+    Adapted: (
+        ("encoder", "blocks", "rank"),
+        {"updates": torch.float16, "coefficients": torch.float32, "intercept": torch.float32},
     ),
 }
 _KINDS = {kind.name: kind for kind in _FIELDS}  # type: ignore[attr-defined]

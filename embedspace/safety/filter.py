@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
+from embedspace.safety.adapted import Adapted
 from embedspace.safety.calibration import Calibration, conformal_threshold
 from embedspace.safety.classifier import Classifier
 from embedspace.safety.manifold import Manifold
@@ -26,14 +27,23 @@ if TYPE_CHECKING:
     from embedspace.prompt import PromptEmbeds
     from embedspace.space import EmbeddingSpace
 
-LayerName = Literal["structural", "manifold", "pooled", "references", "ngrams", "neighbours"]
-WEIGHTS: Mapping[str, float] = {"pooled": 0.15, "references": 0.05, "ngrams": 0.4, "neighbours": 0.4}
+LayerName = Literal["structural", "manifold", "pooled", "references", "ngrams", "neighbours", "adapted"]
+QUICK: tuple[LayerName, ...] = ("structural", "manifold", "pooled", "references", "ngrams", "neighbours")
+"""Those that are fitted in seconds."""
+WEIGHTS: Mapping[str, float] = {
+    "pooled": 0.15,
+    "references": 0.05,
+    "ngrams": 0.4,
+    "neighbours": 0.4,
+    "adapted": 0.4,
+}
 """Shares of the layers of opinion in the score, before those that a filter lacks are left out."""
 _HEADS: dict[LayerName, Callable[[list[Reading], list[Reading]], Layer]] = {
     "pooled": PooledHead.fit,
     "references": References.fit,
     "ngrams": NGramHead.fit,
     "neighbours": Neighbours.fit,
+    "adapted": Adapted.fit,
 }
 
 
@@ -53,7 +63,7 @@ class SafetyFilter:
     """Allows or refuses prompts by what their vectors and their read-back text look like.
 
     Two layers of rules (structural, manifold) refuse by themselves. The layers of opinion (pooled rows, references,
-    character n-grams, sentence neighbours) each give a share of 1; their weighted mean is the prompt's score, and a
+    character n-grams, sentence neighbours, an adapted sentence encoder) each give a share of 1; their weighted mean is the prompt's score, and a
     text classifier of the caller's counts where it is higher. The filter refuses a score above the threshold, which
     :meth:`calibrate` finds. It fails closed: a layer that raises, or gives no number, is a refusal.
     """
@@ -77,7 +87,7 @@ class SafetyFilter:
         unsafe: Iterable[PromptEmbeds | str],
         *,
         transformed: Iterable[PromptEmbeds] = (),
-        layers: Sequence[LayerName] = get_args(LayerName),
+        layers: Sequence[LayerName] = QUICK,
         most_rows: int | None = None,
     ) -> SafetyFilter:
         """A filter from labelled prompts; calibrate it before use.
@@ -88,7 +98,7 @@ class SafetyFilter:
             unsafe: attacks.
             transformed: benign prompts as the deployment's own transforms make them; the manifold layer allows rows
                 as far from the vocabulary as theirs.
-            layers: which ones take part.
+            layers: which ones take part; by default all but ``adapted``, whose training takes minutes and ``peft``.
             most_rows: the longest prompt; by default the model's context.
 
         Raises:

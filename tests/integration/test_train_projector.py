@@ -12,10 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from embedspace import Projector
 from tests.checkpoints import make_tiny_checkpoint
+from train.projector import train
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -47,9 +49,9 @@ def ground(tmp_path_factory):
     return folder
 
 
-def command(ground, out, *overrides):
+def settings(ground, *overrides):
     return [
-        sys.executable, str(ROOT / "train" / "projector.py"), f"out={out}", f"model.name={ground / 'model'}",
+        f"model.name={ground / 'model'}",
         "data=wordnet", "data.limits={}", "data.validation=8", "data.max_tokens=400", "projector=mlp",
         "projector.tokens=2",
         "projector.options.width=16", "reconstruct.epochs=1", "reconstruct.batch_size=16",
@@ -59,15 +61,37 @@ def command(ground, out, *overrides):
     ]  # fmt: skip
 
 
-def finished(arguments, cwd=ROOT):
+def command(ground, out, *overrides):
+    return [
+        sys.executable,
+        str(ROOT / "train" / "projector.py"),
+        f"out={out}",
+        *settings(ground, *overrides),
+    ]
+
+
+def finished(arguments):
     return subprocess.run(
-        arguments, capture_output=True, text=True, check=False, env=ENVIRONMENT, cwd=cwd, timeout=500
+        arguments, capture_output=True, text=True, check=False, env=ENVIRONMENT, cwd=ROOT, timeout=500
     )
 
 
 def trained(ground, out, *overrides):
+    """Weights of a training by the command."""
     done = finished(command(ground, out, *overrides))
     assert done.returncode == 0, done.stdout + done.stderr
+    return weights(out)
+
+
+def trained_here(out, overrides):
+    """Weights of a training in this process, which spares the start of another one."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        config = compose("train", [f"out={out}", *overrides])
+    train(config, out)
+    return weights(out)
+
+
+def weights(out):
     return load_file(out / "projector" / "model.safetensors")
 
 
@@ -114,7 +138,7 @@ def test_a_killed_training_goes_on_bit_for_bit(whole, ground, tmp_path, stage):
 @pytest.mark.parametrize("stage", ["reconstruct", "distill"])
 def test_two_processes_learn_what_one_learns(ground, tmp_path, stage):
     shared = [f"stages=[{stage}]"]
-    alone = trained(ground, tmp_path / "one", *shared)
+    alone = trained_here(tmp_path / "one", settings(ground, *shared))
     together = trained(
         ground, tmp_path / "two", *shared, "trainer=ddp", "trainer.lightning.accelerator=cpu", "trainer.device=cpu",
         "trainer.dtype=float32", "trainer.lightning.precision=32-true", "trainer.attention=eager",
@@ -126,47 +150,42 @@ def test_two_processes_learn_what_one_learns(ground, tmp_path, stage):
 
 
 def test_a_stage_ends_early_where_nothing_gets_better(ground, tmp_path):
-    trained(
-        ground, tmp_path / "run", "stages=[reconstruct]", "reconstruct.epochs=50", "reconstruct.learning_rate=0",
+    unchanging = [
+        "stages=[reconstruct]",
+        "reconstruct.epochs=50",
+        "reconstruct.learning_rate=0",
         "patience=2",
-    )  # fmt: skip
+    ]
+    trained_here(tmp_path / "run", settings(ground, *unchanging))
     assert len(logged(tmp_path / "run", "val/loss")) == 3
 
 
 def test_one_batch_shows_that_all_of_it_runs(ground, tmp_path):
-    trained(ground, tmp_path / "run", "debug=fast")
+    trained_here(tmp_path / "run", settings(ground, "debug=fast"))
 
 
 def test_the_overfitting_configuration_learns_eight_sentences_by_heart(ground, tmp_path):
-    arguments = [
-        part
-        for part in command(ground, tmp_path / "run")
-        if not part.startswith(("distill.", "data.validation"))
-    ]
-    done = finished([
-        *arguments, "debug=overfit", "+data.limits.made=8", "distill.learning_rate=0.01", "projector.tokens=16",
-        "projector.options.width=512",
-    ])  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    own = [part for part in settings(ground) if not part.startswith(("distill.", "data.validation"))]
+    trained_here(
+        tmp_path / "run",
+        [*own, "debug=overfit", "+data.limits.made=8", "distill.learning_rate=0.01", "projector.tokens=16",
+         "projector.options.width=512"],
+    )  # fmt: skip
     losses = logged(tmp_path / "run", "train/loss")
     assert losses[0] > 2
     assert losses[-1] < 0.3
 
 
 def test_the_folder_of_another_training_is_left_alone(whole, ground):
-    done = finished(command(ground, whole[0], "distill.learning_rate=0.5"))
-    assert done.returncode == 1
-    assert "another configuration: distill differ" in done.stderr
+    with pytest.raises(ValueError, match="another configuration: distill differ"):
+        trained_here(whole[0], settings(ground, "distill.learning_rate=0.5"))
     assert json.loads((whole[0] / "train.json").read_text())["distill"]["learning_rate"] != 0.5
 
 
 def test_a_training_begins_with_a_trained_projector(whole, ground, tmp_path):
-    made = trained(
-        ground,
-        tmp_path / "run",
-        f"from={whole[0] / 'projector'}",
-        "stages=[distill]",
-        "distill.learning_rate=0",
+    first = f"from={whole[0] / 'projector'}"
+    made = trained_here(
+        tmp_path / "run", settings(ground, first, "stages=[distill]", "distill.learning_rate=0")
     )
     assert all(made[name].equal(whole[1][name]) for name in made)
 
@@ -180,8 +199,13 @@ def test_a_training_begins_with_a_trained_projector(whole, ground, tmp_path):
         ("from=nowhere", "there is no projector 'nowhere'"),
     ],
 )
-def test_what_cannot_be_trained_is_told_in_one_line(ground, tmp_path, override, told):
-    done = finished(command(ground, tmp_path / "run", override))
+def test_what_cannot_be_trained_is_refused(ground, tmp_path, override, told):
+    with pytest.raises(ValueError, match=told):
+        trained_here(tmp_path / "run", settings(ground, override))
+
+
+def test_the_command_tells_what_it_refuses_in_one_line(ground, tmp_path):
+    done = finished(command(ground, tmp_path / "run", "data.max_tokens=1"))
     assert done.returncode == 1
-    assert told in done.stderr
+    assert "sentences to train on" in done.stderr
     assert "Traceback" not in done.stderr
