@@ -193,13 +193,18 @@ class Attacks:
 
     def _finding(self, found: Outcomes) -> str:
         told = []
-        for name in (ASKED, *self.chosen):
-            if (free := found.said(name)) is not None:
-                attacker = self.chosen.get(name)
-                filters = [attacker.evades] if attacker and attacker.evades else [STRICT, DECLARED]
-                through = " and ".join(f"{found.said(name, each):.0%} through {each}" for each in filters)
-                told.append(f"{name}: {free.estimate:.0%} without a filter, {through}")
-        return f"The model says “{self.marker}”. {'; '.join(told)}." if told else "Nothing was recorded."
+        for filtered in (STRICT, DECLARED):
+            said = {
+                name: share
+                for name in (ASKED, *self.chosen)
+                if self._knows(name) in (None, filtered) and (share := found.said(name, filtered)) is not None
+            }
+            passed = [f"{name} {share:.0%}" for name, share in said.items() if share.estimate > 0]
+            told.append(
+                f"Through the filter “{filtered}” {len(passed)} of {len(said)} attacks make the model say "
+                f"“{self.marker}”{': ' if passed else ''}{', '.join(passed)}."
+            )
+        return " ".join(told)
 
     def _figures(self, found: Outcomes) -> list[Figure]:
         told = {name: found.said(name, self._against(name)) for name in (ASKED, *self.chosen)}
@@ -207,9 +212,7 @@ class Attacks:
         figures = []
         if values:
             # One colour for all that know a filter, grey for the others: more series than colours.
-            controls = [
-                name for name in values if not (name in self.chosen and self.chosen[name].evades is not None)
-            ]
+            controls = [name for name in values if self._knows(name) is None]
             figures.append(
                 dot_figure(
                     values,
@@ -238,9 +241,13 @@ class Attacks:
             )
         return figures
 
-    def _against(self, name: str) -> str:
+    def _knows(self, name: str) -> str | None:
+        """The filter that an attack evades."""
         attacker = self.chosen.get(name)
-        return attacker.evades if attacker and attacker.evades else STRICT
+        return attacker.evades if attacker else None
+
+    def _against(self, name: str) -> str:
+        return self._knows(name) or STRICT
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
         answers = {(str(r.tags["attack"]), int(r.tags["question"]), int(r.tags["start"])): r for r in records}

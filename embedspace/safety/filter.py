@@ -63,9 +63,10 @@ class SafetyFilter:
     """Allows or refuses prompts by what their vectors and their read-back text look like.
 
     Two layers of rules (structural, manifold) refuse by themselves. The layers of opinion (pooled rows, references,
-    character n-grams, sentence neighbours, an adapted sentence encoder) each give a share of 1; their weighted mean is the prompt's score, and a
-    text classifier of the caller's counts where it is higher. The filter refuses a score above the threshold, which
-    :meth:`calibrate` finds. It fails closed: a layer that raises, or gives no number, is a refusal.
+    character n-grams, sentence neighbours, an adapted sentence encoder) each give a share of 1; their weighted mean is
+    the prompt's score, and a text classifier of the caller's counts where it is higher. The filter refuses a score
+    above the threshold, which :meth:`calibrate` finds. It fails closed: a layer that raises, or gives no number, is a
+    refusal.
     """
 
     space: EmbeddingSpace
