@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from embedspace.safety.verdict import Finding
-from embedspace.safety.views import most, training_views
+from embedspace.safety.views import most, sentence_vectors, training_views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,10 +95,7 @@ class Adapted:
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         """Of canonical texts."""
-        vectors = self._model.encode(
-            list(texts), normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
-        )
-        logits = torch.as_tensor(vectors).cpu().float() @ self.coefficients + self.intercept
+        logits = sentence_vectors(self._model, texts) @ self.coefficients + self.intercept
         return [float(value) for value in logits.sigmoid()]
 
     @cached_property

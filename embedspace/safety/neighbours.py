@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from embedspace.safety.verdict import Finding
-from embedspace.safety.views import most, training_views
+from embedspace.safety.views import most, sentence_vectors, training_views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,4 @@ class Neighbours:
 def _encoded(encoder: str, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
     from embedspace.metrics import sentence_encoder
 
-    made = sentence_encoder(encoder).encode(
-        list(texts), normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
-    )
-    return torch.as_tensor(made).cpu().float()
+    return sentence_vectors(sentence_encoder(encoder), texts)
