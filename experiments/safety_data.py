@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from experiments.safety_sources import CONFIGS, READERS, package_folder
+from experiments.packaged_texts import package_folder
+from experiments.safety_sources import CONFIGS, READERS
 
 Side = Literal["attack", "benign"]
 Use = Literal["training", "calibration", "sealed"]
@@ -32,7 +33,7 @@ class Source:
     side: Side
     use: Use
     read: str
-    """Name of a reader in :mod:`experiments.safety_sources`."""
+    """Name of one of the readers of :mod:`experiments.safety_sources`."""
     options: Mapping[str, Any]
     hard: bool
     """A benign text that looks like an attack, or an attack that stands politely in a document or tool result."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from embedspace import EmbeddingSpace, SafetyFilter
 from embedspace.safety.filter import LayerName
+from experiments.packaged_texts import PINS
 from experiments.safety_data import Example, examples, sources, training
-from experiments.safety_sources import PINS
 
 SEALED = (
     "Whole sources were set aside before any figure was looked at; no choice of features, weights or patterns was made "

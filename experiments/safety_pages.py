@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from embedspace.metrics import Interval, share_interval
 from embedspace.provenance import told
+from experiments.packaged_texts import PINS
 from experiments.safety_data import sources
 from experiments.safety_filter import LIMITS, SEALED
 from experiments.safety_measures import SHIPPED, Measured
-from experiments.safety_sources import PINS
 
 if TYPE_CHECKING:
     from embedspace import SafetyFilter

@@ -9,10 +9,13 @@ import pytest
 
 from embedspace import SafetyFilter
 from embedspace.metrics import Interval
+from experiments.attack_texts import planted
+from experiments.benign_texts import excerpts
+from experiments.packaged_texts import filled, package_folder
 from experiments.safety_data import distinct, examples, sources
 from experiments.safety_measures import Measured
 from experiments.safety_pages import headline
-from experiments.safety_sources import CONFIGS, excerpts, filled, package_folder, planted
+from experiments.safety_sources import CONFIGS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "embedspace/safety/weights/smollm2-injection"
