@@ -206,7 +206,9 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        logger=[instantiate(logger) for logger in config.logger if installed(logger)],
+        logger=[
+            instantiate(logger, save_dir=str(folder / stage)) for logger in config.logger if installed(logger)
+        ],
         callbacks=[
             kept,
             EarlyStopping("val/loss", patience=config.patience),

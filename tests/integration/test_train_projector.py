@@ -102,9 +102,13 @@ def whole(ground, tmp_path_factory):
     return out, trained(ground, out)
 
 
-def logged(out, name):
-    with (out / "logs" / "metrics.csv").open() as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+def logged(out, stage, name):
+    """What every start of a stage logged."""
+    found = []
+    for path in sorted((out / stage / "logs").glob("version_*/metrics.csv")):
+        with path.open() as file:
+            found += [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    return found
 
 
 def test_a_training_leaves_a_projector_that_says_what_it_was_trained_on(whole, ground):
@@ -113,9 +117,10 @@ def test_a_training_leaves_a_projector_that_says_what_it_was_trained_on(whole, g
     assert projector.config.training["sentences"]["made"] > 500
     assert projector.config.training["config"]["distill"]["batch_size"] == 8
     assert projector.tokens == 2
-    assert logged(out, "val/loss")
     wanted = bool(find_spec("tensorboard") or find_spec("tensorboardX"))
-    assert bool(list((out / "logs").glob("events.out.tfevents.*"))) == wanted
+    for stage in ("reconstruct", "distill"):
+        assert logged(out, stage, "val/loss")
+        assert bool(list((out / stage / "logs").glob("version_0/events.out.tfevents.*"))) == wanted
 
 
 @pytest.mark.parametrize("stage", ["reconstruct", "distill"])
@@ -145,7 +150,7 @@ def test_two_processes_learn_what_one_learns(ground, tmp_path, stage):
     )  # fmt: skip
     for name in alone:
         assert (alone[name].float() - together[name].float()).abs().max() < 2e-3
-    one, two = (logged(tmp_path / run, "val/loss") for run in ("one", "two"))
+    one, two = (logged(tmp_path / run, stage, "val/loss") for run in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-3)
 
 
@@ -157,7 +162,7 @@ def test_a_stage_ends_early_where_nothing_gets_better(ground, tmp_path):
         "patience=2",
     ]
     trained_here(tmp_path / "run", settings(ground, *unchanging))
-    assert len(logged(tmp_path / "run", "val/loss")) == 3
+    assert len(logged(tmp_path / "run", "reconstruct", "val/loss")) == 3
 
 
 def test_one_batch_shows_that_all_of_it_runs(ground, tmp_path):
@@ -171,7 +176,7 @@ def test_the_overfitting_configuration_learns_eight_sentences_by_heart(ground, t
         [*own, "debug=overfit", "+data.limits.made=8", "distill.learning_rate=0.01", "projector.tokens=16",
          "projector.options.width=512"],
     )  # fmt: skip
-    losses = logged(tmp_path / "run", "train/loss")
+    losses = logged(tmp_path / "run", "distill", "train/loss")
     assert losses[0] > 2
     assert losses[-1] < 0.3
 
