@@ -15,9 +15,12 @@ from torch import Tensor
 
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector, compress, interpolate
 from embedspace.compression import Method
+from embedspace.engines import Sampling, TransformersEngine
 from embedspace.metrics import Interval, mean_interval
 from embedspace.pooling import averaged
 from embedspace.progress import progress
+from embedspace.projector.projector import Projector, insert
+from embedspace.projector.reader import INSTRUCTION
 from embedspace.provenance import provenance, told
 from embedspace.vocabulary_rows import token_ids
 from embedspace.words import token_texts
@@ -42,12 +45,14 @@ they were.
 - *likeliest token* takes the nearest row by distance, which is the best guess under such noise, the language aside.
 - *takes mixed rows apart* knows how many rows were mixed with which weights, not which ones, and searches for rows of
   the table that sum to what it sees.
+- *asks the model* gives the soft tokens to the model itself, "{instruction}" before them, and reads its greedy answer.
 
 {table}
 Lengths of noise are in units of the root mean square distance of the vocabulary's rows from their mean; style shifts
 have the norm that is given (the vocabulary's rows have one of about 3.2). What is *not* read here is not safe: no
-attacker of this table uses a language model, sees more than one prompt of a sender, or trains on pairs of texts and
-vectors, each of which reads more. Compression by leaving rows out hides what it leaves out, and nothing else.
+attacker of this table sees more than one prompt of a sender, tries likely texts (the projector is public: who guesses
+the text gets its very soft tokens), or trains on pairs of texts and vectors, each of which reads more. Compression by
+leaving rows out hides what it leaves out, and nothing else.
 
 Made by `python experiments/run.py experiment=leakage`: {origin}.
 """
@@ -101,6 +106,8 @@ class Leakage:
     """Guesses that the attacker on mixed rows keeps."""
     most_mixed: int
     """Most rows in one mixed row that it tries to take apart; its time grows with them."""
+    projector: str | None
+    """Makes soft tokens of each text's sentence vector; None where the model has no projector."""
     seed: int
     page: str
     """File that gets the table."""
@@ -127,7 +134,13 @@ class Leakage:
         (folder / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         table = as_markdown(leaks)
         Path(self.page).write_text(
-            PAGE.format(texts=len(self.texts), model=self.model, table=table, origin=told(origin))
+            PAGE.format(
+                texts=len(self.texts),
+                model=self.model,
+                instruction=INSTRUCTION,
+                table=table,
+                origin=told(origin),
+            )
         )
         return f"{table}\nwritten to {self.page} and {folder / 'measurements.jsonl'}"
 
@@ -140,7 +153,8 @@ class Leakage:
             for ratio in self.ratios
         )
         single = len(self.style["norms"]) + len(self.noises) + 2 * len(self.steps)
-        return 1 + 2 * single + len(self.methods) * len(self.ratios) + apart
+        projected = 2 if self.projector else 0
+        return 1 + 2 * single + len(self.methods) * len(self.ratios) + apart + projected
 
     def measured(self, space: EmbeddingSpace) -> Iterator[Leak]:
         """One row for each transform and attacker."""
@@ -150,6 +164,8 @@ class Leakage:
         yield from self._noisy(space, prompts)
         yield from self._blended(space, prompts)
         yield from self._compressed(space, prompts)
+        if self.projector:
+            yield from self._projected(space, self.projector, prompts)
 
     def _shifted(self, space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> Iterator[Leak]:
         vector = StyleVector.fit(space, self.style["positive"], self.style["negative"])
@@ -206,6 +222,16 @@ class Leakage:
                 if method == "average" and ratio <= self.most_mixed:
                     apart = [self._unpooled(space, len(p), s) for p, s in zip(prompts, sent, strict=True)]
                     yield self._leak(space, name, "takes mixed rows apart", prompts, apart)
+
+    def _projected(self, space: EmbeddingSpace, name: str, prompts: Sequence[PromptEmbeds]) -> Iterator[Leak]:
+        projector = Projector.from_pretrained(name, space=space)
+        sent = [projector.project(vector, space) for vector in projector.encode(self.texts)]
+        transform = f"{projector.tokens} soft tokens of the sentence vector"
+        yield self._leak(space, transform, "nearest", prompts, _read(nearest, space, sent))
+        asking = [insert(space.embed_chat([{"role": "user", "content": INSTRUCTION}]), rows) for rows in sent]
+        answers = TransformersEngine(space).generate(asking, Sampling(max_tokens=32))
+        read = [[list(answer.token_ids)] for answer in answers]
+        yield self._leak(space, transform, "asks the model", prompts, read)
 
     def _unpooled(self, space: EmbeddingSpace, count: int, sent: PromptEmbeds) -> Reading:
         """Bins of a known width, taken apart."""

@@ -33,6 +33,7 @@ def audit(space: EmbeddingSpace, tmp_path: Path) -> Leakage:
         noises=[0.1],
         beam=16,
         most_mixed=2,
+        projector=None,
         seed=0,
         page=str(tmp_path / "leakage.md"),
     )
@@ -77,6 +78,24 @@ def test_untouched_rows_are_read_whole_and_cut_ones_lose_what_was_cut(
     assert leaks["none"].chance.estimate < 1
     assert leaks["compressed 2 times, truncate"].found.estimate < 1
     assert leaks["compressed 2 times, truncate"].in_place is None
+
+
+def test_soft_tokens_of_a_sentence_give_its_own_words_away_and_not_another_s(
+    audit: Leakage, smollm2: EmbeddingSpace
+) -> None:
+    texts = [
+        "How do I remove a coffee stain?",
+        "The whale swam under the bridge.",
+        "Which bread has the most salt?",
+    ]
+    asked = replace(
+        audit, model=smollm2.name, texts=texts, projector="minilm-to-smollm2", methods=[], noises=[], steps=[]
+    )
+    leaks = [leak for leak in asked.measured(smollm2) if "soft tokens" in leak.transform]
+    assert [leak.attacker for leak in leaks] == ["nearest", "asks the model"]
+    for leak in leaks:
+        assert leak.found.estimate > leak.chance.estimate
+        assert leak.in_place is None
 
 
 def test_an_audit_that_could_compare_nothing_is_refused(audit: Leakage) -> None:
