@@ -75,7 +75,7 @@ def train(config: DictConfig, folder: Path) -> Projector:
     projector.describe(training=told(projector, data, values))
     if rank_zero_only.rank == 0:
         keep(projector.eval(), folder / "projector", config, data)
-    print(f"projector: {folder / 'projector'}")
+        print(f"projector: {folder / 'projector'}")
     return projector
 
 
