@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector, compress, interpolate
 from embedspace.compression import Method
-from embedspace.engines import Sampling, TransformersEngine
 from embedspace.metrics import Interval, mean_interval
 from embedspace.pooling import averaged
 from embedspace.progress import progress
-from embedspace.projector.projector import Projector, insert
+from embedspace.projector.projector import Projector
 from embedspace.projector.reader import INSTRUCTION
 from embedspace.provenance import provenance, told
 from embedspace.vocabulary_rows import token_ids
 from embedspace.words import token_texts
+from experiments.row_readers import Reader, Reading, asked, likeliest, nearest, unmixed, unshifted
 from experiments.soft_attack import unit
 
 PAGE = """# What prompt embeddings give away
@@ -56,11 +53,6 @@ leaving rows out hides what it leaves out, and nothing else.
 
 Made by `python experiments/run.py experiment=leakage`: {origin}.
 """
-
-Reading = list[list[int]]
-"""Token ids that an attacker takes each row of one prompt for, one or several a row."""
-Reader = Callable[[EmbeddingSpace, Sequence[Tensor]], list[Reading]]
-"""An attacker: the rows of each prompt -> what it reads."""
 
 
 class Style(TypedDict):
@@ -228,10 +220,7 @@ class Leakage:
         sent = [projector.project(vector, space) for vector in projector.encode(self.texts)]
         transform = f"{projector.tokens} soft tokens of the sentence vector"
         yield self._leak(space, transform, "nearest", prompts, _read(nearest, space, sent))
-        asking = [insert(space.embed_chat([{"role": "user", "content": INSTRUCTION}]), rows) for rows in sent]
-        answers = TransformersEngine(space).generate(asking, Sampling(max_tokens=32))
-        read = [[list(answer.token_ids)] for answer in answers]
-        yield self._leak(space, transform, "asks the model", prompts, read)
+        yield self._leak(space, transform, "asks the model", prompts, asked(space, sent))
 
     def _unpooled(self, space: EmbeddingSpace, count: int, sent: PromptEmbeds) -> Reading:
         """Bins of a known width, taken apart."""
@@ -268,65 +257,6 @@ class Leakage:
         )  # fmt: skip
 
 
-def nearest(space: EmbeddingSpace, prompts: Sequence[Tensor]) -> list[Reading]:
-    """Highest centred cosine: how the toolkit itself reads rows."""
-    return _split(space.nearest(torch.cat(list(prompts)), k=1)[0], prompts)
-
-
-def likeliest(space: EmbeddingSpace, prompts: Sequence[Tensor]) -> list[Reading]:
-    """Smallest distance: what is likeliest under noise that is the same in all directions."""
-    return _split(_closest(space, torch.cat(list(prompts)).float())[:, None], prompts)
-
-
-def unshifted(space: EmbeddingSpace, prompts: Sequence[Tensor], rounds: int = 10) -> list[Reading]:
-    """Nearest rows once a shift that all rows of a prompt share is taken off.
-
-    The shift is guessed as nothing, and as the rows' mean minus the vocabulary's; each guess is corrected in turns by
-    the mean of what lies between the rows and their nearest ones. The guess that leaves least in the end counts.
-    """
-    return [_unshifted(space, rows.float(), rounds)[:, None].tolist() for rows in prompts]
-
-
-def _unshifted(space: EmbeddingSpace, rows: Float[Tensor, "rows hidden"], rounds: int) -> Tensor:
-    best, ids = torch.inf, torch.zeros(len(rows), dtype=torch.long)
-    for shift in (torch.zeros(space.hidden_size), rows.mean(dim=0) - space.mean):
-        for _ in range(rounds):
-            found = _closest(space, rows - shift)
-            left = rows - space.lookup(found.tolist()).float()
-            if (rest := float((left - shift).norm())) < best:
-                best, ids = rest, found
-            if torch.allclose(shift, left.mean(dim=0), atol=1e-5):
-                break
-            shift = left.mean(dim=0)
-    return ids
-
-
-def unmixed(
-    space: EmbeddingSpace, mixed: Float[Tensor, " hidden"], weights: Sequence[float], beam: int
-) -> list[int]:
-    """The tokens whose rows, weighted, sum to a mixed row: found one by one, the heaviest first.
-
-    A beam search that keeps the guesses which leave the shortest rest (orthogonal matching pursuit, Pati et al. 1993,
-    with known weights).
-    """
-    table, squares = _centred(space.folder, space.fingerprint)
-    rests = (mixed.float() - sum(weights) * space.mean)[None]
-    guesses: list[list[int]] = [[]]
-    for weight in sorted(weights, reverse=True):
-        left = rests.square().sum(dim=1)[:, None] - 2 * weight * (rests @ table.T) + weight**2 * squares[None]
-        flat = left.flatten().topk(min(beam, left.numel()), largest=False).indices
-        states, tokens = (flat // len(table)).tolist(), (flat % len(table)).tolist()
-        # Equal weights reach the same tokens in several orders.
-        kept = {
-            tuple(sorted([*guesses[s], t])): (s, t)
-            for s, t in zip(reversed(states), reversed(tokens), strict=True)
-        }
-        chosen = list(reversed(kept.values()))
-        guesses = [[*guesses[s], t] for s, t in chosen]
-        rests = torch.stack([rests[s] - weight * table[t] for s, t in chosen])
-    return guesses[int(rests.norm(dim=1).argmin())]
-
-
 def as_markdown(leaks: Sequence[Leak]) -> str:
     """A table, one line for each transform and attacker."""
     lines = [
@@ -345,10 +275,6 @@ def _read(reader: Reader, space: EmbeddingSpace, sent: Sequence[PromptEmbeds]) -
     return reader(space, [prompt.vectors for prompt in sent])
 
 
-def _split(ids: Tensor, prompts: Sequence[Tensor]) -> list[Reading]:
-    return [each.tolist() for each in ids.split([len(rows) for rows in prompts])]
-
-
 def _ids(space: EmbeddingSpace, prompt: PromptEmbeds) -> list[int]:
     ids: list[int] = token_ids(space, prompt.vectors).tolist()
     return ids
@@ -362,15 +288,3 @@ def _spellings(space: EmbeddingSpace, ids: Sequence[int]) -> set[str]:
 
 def _percent(share: Interval) -> str:
     return f"{share.estimate:.0%} ({share.low:.0%} to {share.high:.0%})"
-
-
-def _closest(space: EmbeddingSpace, rows: Tensor) -> Tensor:
-    table, squares = _centred(space.folder, space.fingerprint)
-    return (squares - 2 * (rows - space.mean) @ table.T).argmin(dim=1)
-
-
-@cache
-def _centred(folder: Path, fingerprint: str) -> tuple[Tensor, Tensor]:
-    space = EmbeddingSpace.from_pretrained(folder)
-    table = torch.cat([chunk.float() - space.mean for chunk in space.table.chunks()])
-    return table, table.square().sum(dim=1)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from embedspace import EmbeddingSpace
-from experiments.leakage import Leak, Leakage, unmixed, unshifted
+from experiments.leakage import Leak, Leakage
+from experiments.row_readers import unmixed, unshifted
 from tests.checkpoints import make_tiny_checkpoint
 
 TEXTS = ["the capital of France", "a language model reads tokens", "please answer the question"]
