@@ -36,6 +36,7 @@ Part = Literal[
     "transforms",
     "compressed",
     "projector",
+    "projector_gpu",
     "safety",
     "gateway",
     "gateway_alone",
@@ -111,7 +112,7 @@ class Benchmark:
         from experiments.benchmark_corpus import corpus
         from experiments.benchmark_gateway import gateway, gateway_alone
         from experiments.benchmark_prefix import prefix
-        from experiments.benchmark_projector import projector
+        from experiments.benchmark_projector import projector, projector_gpu
         from experiments.benchmark_safety import safety
         from experiments.benchmark_scaling import scaling
         from experiments.benchmark_transforms import transforms
@@ -125,6 +126,7 @@ class Benchmark:
             "prefix": lambda: prefix(self.model, self.rounds),
             "corpus": lambda: corpus(self.model),
             "projector": lambda: projector(self.model, self.rounds),
+            "projector_gpu": lambda: projector_gpu(self.model, self.rounds),
             "scaling": lambda: scaling(self.model),
             "transforms": lambda: transforms(self.model, figures),
             "compressed": lambda: compressed(self.model, self.rounds, figures),

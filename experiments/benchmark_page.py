@@ -22,6 +22,7 @@ TITLES: dict[Part, str] = {
     "transforms": "Transforms",
     "compressed": "What compression buys on a server",
     "projector": "The projector",
+    "projector_gpu": "Training the projector on a GPU",
     "safety": "The safety filter",
     "gateway": "The gateway before vLLM",
     "gateway_alone": "The gateway alone",

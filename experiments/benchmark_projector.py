@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
     from embedspace.engines import TransformersEngine
     from embedspace.projector import Projector
+    from embedspace.projector.batches import BucketedBatches
 
 TOKENS = 8
 VECTORS = (1, 64, 4096)
 SENTENCES = 256
 BATCHES, BATCH = 4, 16
+GPU_BATCHES, GPU_STEPS = (256, 1024), 20
+GPU_MATRIX = 8192
 _WORDS = [
     "river",
     "stone",
@@ -46,6 +49,78 @@ def projector(model: str, rounds: int) -> Iterator[Measurement]:
     yield text_to_soft_tokens(lexical, rounds)
     yield training(engine, lexical, rounds)
     engine.close()
+
+
+def projector_gpu(model: str, rounds: int) -> Iterator[Measurement]:
+    """Training steps on a GPU in bfloat16: share of the chip's matrix products, measured beside them.
+
+    Raises:
+        ValueError: there is no GPU.
+    """
+    import torch
+
+    from embedspace.engines import TransformersEngine
+
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "the part projector_gpu needs a GPU that torch can use; leave it out of experiment.parts"
+        )
+    engine = TransformersEngine(model, dtype="bfloat16", device="cuda")
+    engine.model.set_attn_implementation("sdpa")
+    made = new_projector(engine, "lexical")
+    for compiled in (False, True):
+        if compiled:
+            engine.model.base_model.compile(dynamic=True)
+        for size in GPU_BATCHES:
+            yield training_on_gpu(engine, made, rounds, size, "compiled" if compiled else "not compiled")
+    engine.close()
+
+
+def training_on_gpu(
+    engine: TransformersEngine, made: Projector, rounds: int, size: int, way: str
+) -> Measurement:
+    """Floating-point operations a second of a training loop against those of one large matrix product.
+
+    Counted are the frozen model's matrices, forward and backward to its inputs, at every row that is no padding, and
+    its output embedding at the sentences' tokens; attention, the projector and the optimiser are not.
+    """
+    import torch
+
+    from embedspace.projector.batches import BucketedBatches
+    from embedspace.projector.reader import SoftTokenReader
+
+    texts = sentences(GPU_STEPS * size)
+    ids = engine.space.tokenizer.encode_many(texts)
+    vectors = made.encode(texts)
+    batches = BucketedBatches(vectors, ids, texts, batch_size=size, shuffle=False)
+    tokens = sum(map(len, ids))
+    rows = tokens + len(texts) * (TOKENS + SoftTokenReader(engine).rows_after - 1)
+    matrices = sum(p.numel() for p in engine.model.base_model.layers.parameters() if p.ndim == 2)
+    output = engine.model.get_output_embeddings().weight.numel()
+    work = 4.0 * (rows * matrices + tokens * output)
+    left = torch.randn(GPU_MATRIX, GPU_MATRIX, device=engine.device, dtype=torch.bfloat16)
+    right = torch.randn_like(left)
+    wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
+
+    def bare() -> None:
+        for _ in range(20):
+            left @ right
+        wait()
+
+    def whole() -> None:
+        fit_once(engine, made, batches)
+        wait()
+
+    pairs = in_turn(whole, bare, rounds)
+    bound = [20 * 2.0 * GPU_MATRIX**3 / other for _, other in pairs]
+    return Measurement(
+        f"training on a GPU, {size:,} sentences a step, {way}: share of the matrix bound",
+        mean_interval([work / own / most for (own, _), most in zip(pairs, bound, strict=True)]),
+        "at least 0.4",
+        f"{rows / statistics.median(own for own, _ in pairs):,.0f} rows a second, of them "
+        f"{tokens / statistics.median(own for own, _ in pairs):,.0f} tokens of sentences; the bound is "
+        f"{statistics.median(bound) / 1e12:.0f} TFLOP/s in bfloat16",
+    )
 
 
 def new_projector(engine: TransformersEngine, head: str) -> Projector:
@@ -138,11 +213,8 @@ def text_to_soft_tokens(made: Projector, rounds: int) -> Measurement:
 
 def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measurement:
     """Steps a second of a whole training loop against forward and backward through the frozen model alone."""
-    import lightning
-
     from embedspace.projector.batches import BucketedBatches
     from embedspace.projector.reader import SoftTokenReader
-    from embedspace.projector.training import ProjectorTraining
 
     texts = sentences(BATCHES * BATCH)
     ids = [engine.space.tokenize(text) for text in texts]
@@ -151,23 +223,11 @@ def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measur
     def batches() -> BucketedBatches:
         return BucketedBatches(vectors, ids, texts, batch_size=BATCH, shuffle=False)
 
-    module = ProjectorTraining(made.train(), "distill", engine.space, engine)
     reader = SoftTokenReader(engine)
     given = [(made(batch.vectors).detach(), batch.ids) for batch in batches()]
 
     def whole() -> None:
-        trainer = lightning.Trainer(
-            max_epochs=1,
-            accelerator=engine.device.type if engine.device.type == "cpu" else "gpu",
-            devices=1,
-            gradient_clip_val=1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(module, batches())
+        fit_once(engine, made, batches())
 
     def bare() -> None:
         for rows, wanted_ids in given:
@@ -184,6 +244,28 @@ def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measur
         f"{BATCHES / statistics.median(other for _, other in pairs):.2f} steps a second, {BATCH} sentences a step, the "
         "loop's own start included",
     )
+
+
+def fit_once(engine: TransformersEngine, made: Projector, batches: BucketedBatches) -> None:
+    """One pass of the training loop over the batches, its own start included."""
+    import lightning
+
+    from embedspace.projector.training import ProjectorTraining
+
+    on_cpu = engine.device.type == "cpu"
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu" if on_cpu else "gpu",
+        devices=1,
+        precision="32-true" if on_cpu else "bf16-mixed",
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(ProjectorTraining(made.train(), "distill", engine.space, engine), batches)
 
 
 def in_turn(own: Callable[[], object], other: Callable[[], object], rounds: int) -> list[tuple[float, float]]:

@@ -95,10 +95,12 @@ def keep(projector: Projector, folder: Path, config: DictConfig, data: SentenceD
 
     Those are the validation split, the examples of the card, and the kinds of ``test`` where it names any.
     """
+    from embedspace.engines import TransformersEngine
     from embedspace.projector.card import EXAMPLES, measured, write_card
 
     if "distill" in config.stages and not config.trainer.lightning.fast_dev_run:
-        engine = frozen(config, data)
+        # Always in float32: the card's figures do not hang on how the training computed.
+        engine = TransformersEngine(data.space, dtype="float32", device=config.trainer.device)
         own = [sentence.text for sentence in data.sentences["validation"]]
         kinds = {"validation split": own, "examples of the card": EXAMPLES}
         if config.test is not None:

@@ -52,12 +52,12 @@ def select(
     left_out: Counter[str] = Counter()
     kept: list[Sentence] = []
     order = sorted(sentences, key=lambda s: hashlib.blake2b(s.text.encode(), digest_size=8).digest())
-    for sentence in order:
+    lengths = map(len, space.tokenizer.encode_many([sentence.text for sentence in order]))
+    for sentence, length in zip(order, lengths, strict=True):
         if limit is not None and len(kept) == limit:
             left_out["beyond the limit"] = len(order) - sum(left_out.values()) - len(kept)
             break
         plain = " ".join(sentence.text.lower().split())
-        length = len(space.tokenize(sentence.text))
         reason = (
             "said before" if plain in known
             else f"longer than {max_tokens} tokens" if length > max_tokens
@@ -140,10 +140,9 @@ class SentenceData(LightningDataModule):
                 f"(left out: {dict(self.left_out) or 'none'}); give sources with more sentences or documents"
             )
         for split in ("train", "validation"):
-            self.ids[split] = [self.space.tokenize(sentence.text) for sentence in self.sentences[split]]
-            self.vectors[split] = self.encoder.encode(
-                [sentence.text for sentence in self.sentences[split]], progress=True, cache=True
-            )
+            texts = [sentence.text for sentence in self.sentences[split]]
+            self.ids[split] = self.space.tokenizer.encode_many(texts)
+            self.vectors[split] = self.encoder.encode(texts, progress=True, cache=True)
 
     def _add(self, source: Sequence[Sentence]) -> None:
         parts: dict[Split, list[Sentence]] = {"train": [], "validation": [], "test": []}

@@ -67,13 +67,18 @@ class SentenceEncoder:
         return int(self.model.get_embedding_dimension())
 
     def encode(
-        self, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False, cache: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        cache: bool = False,
     ) -> Float[Tensor, "texts features"]:
         """Unit vectors of texts, float32, on the CPU.
 
         Args:
             texts: what to encode.
-            batch_size: texts that are encoded together.
+            batch_size: texts that are encoded together; by default 64 on a processor and 1,024 on another device.
             progress: show a bar, or a line now and then where there is no terminal.
             cache: keep the vectors of this very list in the user's cache folder, and read them from there.
 
@@ -96,7 +101,8 @@ class SentenceEncoder:
 
             with suppress(SafetensorError):  # a damaged file is a miss
                 return load_file(path)["vectors"]
-        vectors = self._encode(texts, batch_size, progress)
+        own = 64 if self.model.device.type == "cpu" else 1024
+        vectors = self._encode(texts, batch_size or own, progress)
         if cache:
             _keep(path, vectors)
         return vectors

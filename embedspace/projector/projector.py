@@ -155,7 +155,12 @@ class Projector(nn.Module, PyTorchModelHubMixin):
             self.head.attach(self._space)
 
     def encode(
-        self, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False, cache: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        cache: bool = False,
     ) -> Float[Tensor, "texts features"]:
         """Sentence vectors of texts; see :meth:`SentenceEncoder.encode`."""
         return self.encoder.encode(texts, batch_size=batch_size, progress=progress, cache=cache)

@@ -41,7 +41,8 @@ class SoftTokenReader:
         self._after = rows[end:]
         self._body: Any = engine.model.base_model
         self._to_logits: Any = engine.model.get_output_embeddings()
-        with torch.no_grad():
+        # One prompt is not worth compiling a compiled model once more.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             known = engine.model(inputs_embeds=rows[None, :end], use_cache=True)
             hidden = self._body(inputs_embeds=rows[None, :end], use_cache=False).last_hidden_state
             if not torch.allclose(known.logits[0, -1], self._to_logits(hidden[0, -1]), rtol=1e-2, atol=1e-2):
@@ -50,6 +51,11 @@ class SoftTokenReader:
                     "this reader would score another distribution"
                 )
         self._prefix = [(layer.keys, layer.values) for layer in known.past_key_values.layers]
+
+    @property
+    def rows_after(self) -> int:
+        """Template rows between the soft tokens and the sentence."""
+        return len(self._after)
 
     def text_rows(self, text: str) -> Float[Tensor, "tokens hidden"]:
         """The rows of the text itself, as they follow the instruction: what soft tokens stand in for."""
@@ -90,26 +96,43 @@ class SoftTokenReader:
     ) -> tuple[Float[Tensor, "places hidden"], Tensor, Tensor]:
         """Last hidden states from which each sentence token is told, their sentence, and that token."""
         device, dtype = self.engine.device, self.engine.dtype
-        table = self._body.get_input_embeddings()
-        ids = [torch.as_tensor(sentence, device=device) for sentence in sentences]
-        rows = [
-            torch.cat([own.to(device, dtype), self._after, table(sentence[:-1])])
-            for own, sentence in zip(soft, ids, strict=True)
-        ]
+        after, count = len(self._after), len(sentences)
+        lengths = torch.tensor([len(sentence) for sentence in sentences])
+        leading = torch.tensor([len(own) for own in soft])
+        width = int((leading + lengths).max()) + after - 1
+        owners, told = _runs(lengths, leading + after - 1)
         # Padding comes after all that counts, where causal attention does not look.
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        hidden = self._body(
-            inputs_embeds=padded, past_key_values=self._cache(len(rows)), use_cache=True
-        ).last_hidden_state
-        owners = torch.cat([torch.full_like(sentence, number) for number, sentence in enumerate(ids)])
-        places = torch.cat(
+        filled = torch.cat(
             [
-                torch.arange(len(sentence), device=device) + (len(row) - len(sentence))
-                for row, sentence in zip(rows, ids, strict=True)
+                owner * width + place
+                for owner, place in (
+                    _runs(leading, torch.zeros_like(leading)),
+                    _runs(torch.full_like(leading, after), leading),
+                    _runs(lengths - 1, leading + after),
+                )
             ]
         )
+        known = torch.tensor([token for sentence in sentences for token in sentence[:-1]], dtype=torch.long)
+        rows = torch.cat(
+            [
+                (soft.flatten(0, 1) if isinstance(soft, torch.Tensor) else torch.cat(list(soft))).to(
+                    device, dtype
+                ),
+                self._after.repeat(count, 1),
+                self._body.get_input_embeddings()(known.to(device)),
+            ]
+        )
+        padded = rows.new_zeros(count * width, rows.shape[1]).index_copy(0, filled.to(device), rows)
+        with torch.autocast(device.type, enabled=False):  # the frozen model computes in its own dtype
+            hidden = self._body(
+                inputs_embeds=padded.unflatten(0, (count, width)),
+                past_key_values=self._cache(count),
+                use_cache=True,
+            ).last_hidden_state
         # Two-dimensional and contiguous: a batched product with the output embedding would take several times as long.
-        return hidden[owners, places], owners, torch.cat(ids)
+        found = hidden.flatten(0, 1)[(owners * width + told).to(device)]
+        wanted = torch.tensor([token for sentence in sentences for token in sentence])
+        return found, owners.to(device), wanted.to(device)
 
     def _cache(self, sequences: int) -> Any:
         from transformers import DynamicCache
@@ -120,3 +143,10 @@ class SoftTokenReader:
             layer.keys = keys.expand(sequences, -1, -1, -1)
             layer.values = values.expand(sequences, -1, -1, -1)
         return cache
+
+
+def _runs(lengths: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every place in runs of ``lengths``: number of the run, and the place, counted from the run's start."""
+    owners = torch.arange(len(lengths)).repeat_interleave(lengths)
+    within = torch.arange(len(owners)) - (lengths.cumsum(0) - lengths)[owners]
+    return owners, starts[owners] + within

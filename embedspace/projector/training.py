@@ -86,11 +86,11 @@ class ProjectorTraining(LightningModule):
         self._places: dict[int, int] = {}
         if isinstance(projector.head, Lexical):
             self._places = {word: place for place, word in enumerate(projector.head.words.tolist())}
-            learnt = (
-                ("query", "bias") if stage == "reconstruct" else ("row_in", "sentence_in", "body", "row_out")
-            )
+            scoring = {"query", "bias"}
+            tells_scores = projector.head.score_in is not None
             for name, parameter in projector.head.named_parameters():
-                parameter.requires_grad_(name.split(".")[0] in learnt)
+                scores = name.split(".")[0] in scoring
+                parameter.requires_grad_(scores if stage == "reconstruct" else not scores or tells_scores)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, logged."""
@@ -103,7 +103,9 @@ class ProjectorTraining(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of one batch of the validation split, always under the first instruction."""
-        self.log("val/loss", self._loss(batch, 0), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+        with torch.compiler.set_stance("force_eager"):  # without gradients it would be compiled once more
+            loss = self._loss(batch, 0)
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine to zero."""
@@ -130,7 +132,9 @@ class ProjectorTraining(LightningModule):
         return F.mse_loss(head.directions(batch.vectors), targets) * targets.shape[-1]
 
     def _distillation(self, batch: Batch, reader: SoftTokenReader) -> Tensor:
-        soft = self.projector(batch.vectors)
+        soft = self.projector.head(
+            batch.vectors
+        )  # the data were checked once; a check here would wait for the device
         hidden, _, wanted = reader.hidden(soft, batch.ids)
         share = self._share(len(wanted))
         if not self.teacher_weight:
@@ -154,7 +158,8 @@ class ProjectorTraining(LightningModule):
 def lexical_loss(head: Lexical, batch: Batch, space: EmbeddingSpace, places: dict[int, int]) -> Tensor:
     """Cross-entropy between the words that the head expects and those that each sentence holds, all alike."""
     logits = head.scores(batch.vectors).float().log_softmax(-1)
-    found = [{places[word] for word in space.tokenize(f" {text}") if word in places} for text in batch.texts]
+    words = space.tokenizer.encode_many([f" {text}" for text in batch.texts])
+    found = [{places[word] for word in own if word in places} for own in words]
     rows = [row for row, words in enumerate(found) for _ in words]
     columns = [place for words in found for place in sorted(words)]
     if not rows:
