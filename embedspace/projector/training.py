@@ -86,11 +86,11 @@ class ProjectorTraining(LightningModule):
         self._places: dict[int, int] = {}
         if isinstance(projector.head, Lexical):
             self._places = {word: place for place, word in enumerate(projector.head.words.tolist())}
-            scoring = {"query", "bias"}
-            tells_scores = projector.head.score_in is not None
+            learnt = (
+                ("query", "bias") if stage == "reconstruct" else ("row_in", "sentence_in", "body", "row_out")
+            )
             for name, parameter in projector.head.named_parameters():
-                scores = name.split(".")[0] in scoring
-                parameter.requires_grad_(scores if stage == "reconstruct" else not scores or tells_scores)
+                parameter.requires_grad_(name.split(".")[0] in learnt)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, logged."""

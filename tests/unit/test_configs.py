@@ -146,4 +146,4 @@ def test_the_data_of_training_name_functions_that_exist(data):
     config = trained(f"data={data}").data
     assert get_class(config._target_).__name__ == "SentenceData"
     assert all(callable(get_method(source._target_)) for source in config.sources)
-    assert all(limit >= 1 for limit in config.limits.values())
+    assert all(limit is None or limit >= 1 for limit in config.limits.values())
