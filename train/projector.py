@@ -58,8 +58,11 @@ def train(config: DictConfig, folder: Path) -> Projector:
         ValueError: the folder holds a training of another configuration, or the data or settings are not fit.
     """
     import lightning
+    import torch
     from lightning.pytorch.utilities import rank_zero_only
 
+    if torch.device(config.trainer.device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("this trainer needs a GPU that torch can use, and there is none: trainer=cpu trains without")
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if rank_zero_only.rank == 0:  # DDP starts this script once for each of its other processes
         claim(folder, values, fresh=config.fresh)

