@@ -131,7 +131,7 @@ def new_projector(engine: TransformersEngine, head: str) -> Projector:
 
     encoder, space = SentenceEncoder(), engine.space
     sizes = (
-        {"query_width": 1024, "width": 256, "layers": 2, "candidates": 8192}
+        {"query_width": 1024, "width": 256, "layers": 2, "candidates": 28_000}
         if head == "lexical"
         else {"width": 512}
     )

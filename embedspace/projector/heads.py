@@ -159,8 +159,9 @@ class Lexical(nn.Module):
     def scores(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch candidates"]:
         """Log-odds of each candidate word to be in the sentence."""
         query = self.query(vectors)
-        centred = self.rows - self.mean
-        scores: Tensor = F.linear(query, centred.to(query), self.bias.to(query))
+        # Of the rows less their mean, without a copy of them all.
+        at_mean = query @ self.mean.to(query)
+        scores: Tensor = F.linear(query, self.rows.to(query), self.bias.to(query)) - at_mean[:, None]
         return scores
 
     def forward(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch tokens hidden"]:
