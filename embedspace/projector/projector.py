@@ -129,19 +129,9 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         Raises:
             ValueError: another feature size, or NaN or infinity among the vectors.
         """
-        vectors = sentence_vectors
-        if vectors.ndim != 2 or vectors.shape[1] != self.features:
-            raise ValueError(
-                f"sentence vectors must have shape [batch, {self.features}] as {self.config.encoder!r} makes them, "
-                f"got {list(vectors.shape)}"
-            )
-        if not bool(vectors.isfinite().all()):
-            bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
-            raise ValueError(
-                f"sentence vectors must be finite; NaN or infinity in {len(bad)} of them (first: {bad[0]})"
-            )
+        self.require_vectors(sentence_vectors)
         self.attach()
-        soft: Tensor = self.head(vectors)
+        soft: Tensor = self.head(sentence_vectors)
         return soft
 
     def attach(self) -> None:
@@ -206,6 +196,19 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         """Record in the configuration what the projector was trained on, or what was measured with it."""
         known = self.config
         self.config = replace(known, training=training or known.training, metrics=metrics or known.metrics)
+
+    def require_vectors(self, vectors: Tensor) -> None:
+        """Raise ``ValueError`` unless the vectors have the encoder's feature size and are finite."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.features:
+            raise ValueError(
+                f"sentence vectors must have shape [batch, {self.features}] as {self.config.encoder!r} makes them, "
+                f"got {list(vectors.shape)}"
+            )
+        if not bool(vectors.isfinite().all()):
+            bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            raise ValueError(
+                f"sentence vectors must be finite; NaN or infinity in {len(bad)} of them (first: {bad[0]})"
+            )
 
     def require_space(self, space: EmbeddingSpace) -> None:
         """Raise ``ValueError`` unless the space is the one that this projector was trained for."""

@@ -92,6 +92,11 @@ class ProjectorTraining(LightningModule):
             for name, parameter in projector.head.named_parameters():
                 parameter.requires_grad_(name.split(".")[0] in learnt)
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check the vectors while they are on the processor; later it would make the processor wait for the GPU."""
+        self.projector.require_vectors(batch.vectors)
+        return batch
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, logged."""
         loss = self._loss(batch, batch_idx)
@@ -132,9 +137,7 @@ class ProjectorTraining(LightningModule):
         return F.mse_loss(head.directions(batch.vectors), targets) * targets.shape[-1]
 
     def _distillation(self, batch: Batch, reader: SoftTokenReader) -> Tensor:
-        soft = self.projector.head(
-            batch.vectors
-        )  # the data were checked once; a check here would wait for the device
+        soft = self.projector.head(batch.vectors)
         hidden, _, wanted = reader.hidden(soft, batch.ids)
         share = self._share(len(wanted))
         if not self.teacher_weight:

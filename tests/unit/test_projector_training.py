@@ -226,6 +226,20 @@ def test_a_training_takes_batches_of_the_callers_own(tiny, tmp_path):
     assert trainer.global_step == 2
 
 
+@pytest.mark.parametrize("stage", ["reconstruct", "distill"])
+def test_a_training_on_vectors_that_are_not_finite_is_refused(tiny, tmp_path, stage):
+    data = made_data(tiny)
+    data.setup()
+    data.vectors["train"][0, 0] = float("nan")
+    engine = TransformersEngine(tiny, dtype="float32") if stage == "distill" else None
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of them"):
+        trainer.fit(ProjectorTraining(projector_for(tiny), stage, tiny, engine), data)
+
+
 def test_a_stage_that_cannot_be_is_refused(tiny, smollm2):
     projector = projector_for(tiny)
     for arguments, told in (
