@@ -30,9 +30,9 @@ def test_it_is_small_and_for_the_packaged_pair_of_models(projector):
 def test_it_gives_the_metrics_of_its_card(projector, smollm2):
     said = json.loads((SHIPPED / NAME / "config.json").read_text())["metrics"]["examples of the card"]
     found = measured(projector, TransformersEngine(smollm2, dtype="float32"), EXAMPLES)
-    # The card's figures may be of bfloat16.
-    assert found["nats per token"] == pytest.approx(said["nats per token"], abs=0.08)
-    assert found["closed"] == pytest.approx(said["closed"], abs=0.03)
+    # The card's figures are of the weights before they were rounded to half precision.
+    assert found["nats per token"] == pytest.approx(said["nats per token"], abs=0.01)
+    assert found["closed"] == pytest.approx(said["closed"], abs=0.01)
 
 
 def test_the_card_says_what_the_configuration_holds(projector):
@@ -49,7 +49,7 @@ def test_it_tells_sentences_apart(projector, smollm2):
 
     soft = projector(projector.encode(EXAMPLES)).detach()
     closed = climb(TransformersEngine(smollm2, dtype="float32"), soft, EXAMPLES).closed()
-    assert closed.low > 0.2
+    assert closed.low > 0.5
 
 
 def test_its_soft_tokens_can_be_read(projector, smollm2):
