@@ -62,7 +62,9 @@ def train(config: DictConfig, folder: Path) -> Projector:
     from lightning.pytorch.utilities import rank_zero_only
 
     if torch.device(config.trainer.device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("this trainer needs a GPU that torch can use, and there is none: trainer=cpu trains without")
+        raise ValueError(
+            "this trainer needs a GPU that torch can use, and there is none: trainer=cpu trains without"
+        )
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if rank_zero_only.rank == 0:  # DDP starts this script once for each of its other processes
         claim(folder, values, fresh=config.fresh)
