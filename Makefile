@@ -56,7 +56,7 @@ guard: $(TEST) ## make the shipped safety filter from packaged texts, and its ev
 	$(RUN) experiments/run.py experiment=safety_filter experiment.own=false experiment.target=runs/without-own
 	$(RUN) experiments/run.py experiment=safety
 
-# trainer=cpu, ddp and slurm as well; docs/projector.md tells how long each takes.
+# TRAINER=cpu needs no GPU; docs/projector.md tells how long both take.
 TRAINER ?= gpu
 projector: $(TEST) ## train the shipped projector from packaged texts (pip and npm) on a GPU, in runs/projector (about a quarter of an hour; goes on after a stop)
 	$(VENV)/bin/embedspace models --prepare

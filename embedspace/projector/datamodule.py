@@ -6,7 +6,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from lightning import LightningDataModule
@@ -52,8 +52,7 @@ def select(
     left_out: Counter[str] = Counter()
     kept: list[Sentence] = []
     order = sorted(sentences, key=lambda s: hashlib.blake2b(s.text.encode(), digest_size=8).digest())
-    lengths = map(len, space.tokenizer.encode_many([sentence.text for sentence in order]))
-    for sentence, length in zip(order, lengths, strict=True):
+    for sentence, length in zip(order, _lengths(order, space), strict=True):
         if limit is not None and len(kept) == limit:
             left_out["beyond the limit"] = len(order) - sum(left_out.values()) - len(kept)
             break
@@ -71,6 +70,13 @@ def select(
         else:
             left_out[reason] += 1
     return kept, left_out
+
+
+def _lengths(sentences: Sequence[Sentence], space: EmbeddingSpace, at_once: int = 4096) -> Iterator[int]:
+    """Tokens of each sentence, counted together and no further ahead than ``at_once``: a limit may end it early."""
+    for start in range(0, len(sentences), at_once):
+        texts = [sentence.text for sentence in sentences[start : start + at_once]]
+        yield from map(len, space.tokenizer.encode_many(texts))
 
 
 def _plain(text: str) -> bool:

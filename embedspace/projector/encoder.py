@@ -101,8 +101,9 @@ class SentenceEncoder:
 
             with suppress(SafetensorError):  # a damaged file is a miss
                 return load_file(path)["vectors"]
-        own = 64 if self.model.device.type == "cpu" else 1024
-        vectors = self._encode(texts, batch_size or own, progress)
+        if batch_size is None:
+            batch_size = 64 if self.model.device.type == "cpu" else 1024
+        vectors = self._encode(texts, batch_size, progress)
         if cache:
             _keep(path, vectors)
         return vectors

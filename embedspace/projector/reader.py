@@ -112,16 +112,12 @@ class SoftTokenReader:
                 )
             ]
         )
-        known = torch.tensor([token for sentence in sentences for token in sentence[:-1]], dtype=torch.long)
-        rows = torch.cat(
-            [
-                (soft.flatten(0, 1) if isinstance(soft, torch.Tensor) else torch.cat(list(soft))).to(
-                    device, dtype
-                ),
-                self._after.repeat(count, 1),
-                self._body.get_input_embeddings()(known.to(device)),
-            ]
-        )
+        wanted = torch.tensor([token for sentence in sentences for token in sentence])
+        read = torch.ones_like(wanted, dtype=torch.bool)
+        read[lengths.cumsum(0) - 1] = False  # nothing is told from a sentence's last token
+        own_rows = soft.flatten(0, 1) if isinstance(soft, torch.Tensor) else torch.cat(list(soft))
+        known = self._body.get_input_embeddings()(wanted[read].to(device))
+        rows = torch.cat([own_rows.to(device, dtype), self._after.repeat(count, 1), known])
         padded = rows.new_zeros(count * width, rows.shape[1]).index_copy(0, filled.to(device), rows)
         with torch.autocast(device.type, enabled=False):  # the frozen model computes in its own dtype
             hidden = self._body(
@@ -131,7 +127,6 @@ class SoftTokenReader:
             ).last_hidden_state
         # Two-dimensional and contiguous: a batched product with the output embedding would take several times as long.
         found = hidden.flatten(0, 1)[(owners * width + told).to(device)]
-        wanted = torch.tensor([token for sentence in sentences for token in sentence])
         return found, owners.to(device), wanted.to(device)
 
     def _cache(self, sequences: int) -> Any:
