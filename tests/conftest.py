@@ -1,12 +1,17 @@
 """Settings shared by all tests."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # they share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # workers ignore it, and so would their children
 
 # Speed belongs in benchmarks: a slow machine must not fail a property.
 hypothesis.settings.register_profile(
