@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from embedspace.records import Score
+from embedspace.sentence_vectors import sentence_encoder, sentence_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -205,10 +205,8 @@ class SentenceSimilarity:
 
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            made = sentence_encoder(self.encoder).encode(
-                new, normalize_embeddings=True, show_progress_bar=False
-            )
-            self._known.update(zip(new, np.asarray(made, dtype=float), strict=True))
+            made = sentence_vectors(sentence_encoder(self.encoder), new)
+            self._known.update(zip(new, made.double().numpy(), strict=True))
         return np.stack([self._known[text] for text in texts])
 
     def cosines(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
@@ -248,16 +246,6 @@ class StyleJudge:
     def log_odds(self, texts: Sequence[str]) -> list[float]:
         """Log-odds of the style over its opposite for each text, in nats."""
         return [float(value) for value in self.classifier.decision_function(self.encoder.vectors(texts))]
-
-
-@cache
-def sentence_encoder(name: str) -> Any:
-    """A sentence-transformers model by packaged name, local folder or hub id, loaded once in a process."""
-    from sentence_transformers import SentenceTransformer
-
-    from embedspace.models import resolve
-
-    return SentenceTransformer(str(resolve(name)), local_files_only=True)
 
 
 def _log_sum(logprobs: Iterable[float]) -> float:

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from embedspace.models import cache_folder, resolve
+from embedspace.progress import progress as shown
+from embedspace.sentence_vectors import sentence_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -78,7 +78,7 @@ class SentenceEncoder:
 
         Args:
             texts: what to encode.
-            batch_size: texts that are encoded together; by default 64 on a processor and 1,024 on another device.
+            batch_size: texts that are encoded together; by default 32 on a processor and 1,024 on another device.
             progress: show a bar, or a line now and then where there is no terminal.
             cache: keep the vectors of this very list in the user's cache folder, and read them from there.
 
@@ -101,33 +101,11 @@ class SentenceEncoder:
 
             with suppress(SafetensorError):  # a damaged file is a miss
                 return load_file(path)["vectors"]
-        if batch_size is None:
-            batch_size = 64 if self.model.device.type == "cpu" else 1024
-        vectors = self._encode(texts, batch_size, progress)
-        if cache:
-            _keep(path, vectors)
-        return vectors
-
-    def _encode(self, texts: Sequence[str], batch_size: int, progress: bool) -> Tensor:
-        from embedspace.progress import progress as shown
-
-        # Equal lengths side by side: a batch costs what its longest text costs.
-        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
-        vectors = torch.empty(len(texts), self.features)
         bar = shown("sentence vectors", len(texts)) if progress else nullcontext(lambda: None)
         with bar as advance:
-            for start in range(0, len(order), batch_size):
-                places = order[start : start + batch_size]
-                made = self.model.encode(
-                    [texts[place] for place in places],
-                    batch_size=batch_size,
-                    normalize_embeddings=True,
-                    convert_to_tensor=True,
-                    show_progress_bar=False,
-                )
-                vectors[places] = made.float().cpu()
-                for _ in places:
-                    advance()
+            vectors = sentence_vectors(self.model, texts, batch_size=batch_size, advance=advance)
+        if cache:
+            _keep(path, vectors)
         return vectors
 
     def _kept(self, texts: Sequence[str]) -> Path:

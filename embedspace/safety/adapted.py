@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from embedspace.safety.verdict import Finding
-from embedspace.safety.views import most, sentence_vectors, training_views
+from embedspace.safety.views import most, training_views
+from embedspace.sentence_vectors import sentence_encoder, sentence_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,8 +106,6 @@ class Adapted:
         Raises:
             ValueError: updates of another encoder's shapes.
         """
-        from embedspace.metrics import sentence_encoder
-
         plain = sentence_encoder(self.encoder)
         changed = {id(matrix.weight) for matrix in matrices(plain, self.blocks)}
         shared = {id(each): each for each in plain.parameters() if id(each) not in changed}

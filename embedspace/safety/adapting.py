@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from embedspace.progress import progress
 from embedspace.safety.adapted import MATRICES, matrices
+from embedspace.sentence_vectors import sentence_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,8 +55,6 @@ def adapt(
     Raises:
         ValueError: ``peft`` is not installed.
     """
-    from embedspace.metrics import sentence_encoder
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = copy.deepcopy(sentence_encoder(name))

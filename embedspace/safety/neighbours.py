@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from embedspace.safety.verdict import Finding
-from embedspace.safety.views import most, sentence_vectors, training_views
+from embedspace.safety.views import most, training_views
+from embedspace.sentence_vectors import sentence_encoder, sentence_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,6 +118,4 @@ class Neighbours:
 
 
 def _encoded(encoder: str, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-    from embedspace.metrics import sentence_encoder
-
     return sentence_vectors(sentence_encoder(encoder), texts)

@@ -1,18 +1,13 @@
-"""From prompts to the canonical texts that heads classify and their sentence vectors, and back."""
+"""From prompts to the canonical texts that heads classify, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from embedspace.safety.verdict import Finding
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
     from embedspace.safety.reading import Reading
 
 
@@ -58,11 +53,3 @@ def most(
             Finding(probability, f"{meaning}: {probability:.2f}", reading.windows[worst], reference)
         )
     return findings
-
-
-def sentence_vectors(encoder: Any, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-    """Vectors of length 1 that a loaded sentence encoder makes of texts."""
-    made = encoder.encode(
-        list(texts), normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
-    )
-    return torch.as_tensor(made).cpu().float()

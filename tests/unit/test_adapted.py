@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from embedspace import SafetyFilter
-from embedspace.metrics import sentence_encoder
 from embedspace.safety.adapted import Adapted
 from embedspace.safety.reading import Reading
+from embedspace.sentence_vectors import sentence_encoder
 from tests.unit.safety_texts import ATTACK, BENIGN, SAFE, UNSAFE
 
 EPOCHS = 30

@@ -188,7 +188,9 @@ def test_vectors_are_the_encoders_own_and_remembered(encoder, monkeypatch, tmp_p
     theirs = SentenceTransformer(str(encoder.folder)).encode(texts, normalize_embeddings=True)
     torch.testing.assert_close(vectors, torch.tensor(theirs), atol=1e-5, rtol=1e-4)
     (kept,) = (tmp_path / "sentence-vectors").iterdir()
-    monkeypatch.setattr(SentenceEncoder, "_encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(
+        "embedspace.projector.encoder.sentence_vectors", lambda *_, **__: pytest.fail("encoded again")
+    )
     assert torch.equal(encoder.encode(texts, cache=True), vectors)
     kept.write_bytes(kept.read_bytes()[:-40])
     monkeypatch.undo()
