@@ -14,7 +14,7 @@ from embedspace.metrics import Interval, Measure, SentenceSimilarity, share_inte
 from embedspace.projector.evaluation import CONDITIONS, Ladder
 from embedspace.projector.projector import Projector, insert
 from embedspace.records import Record, by_tags
-from embedspace.report import Answer, Cell, Comparison, Report, Section, Table, unsigned
+from embedspace.report import Answer, Comparison, Report, Section, unsigned
 from experiments.projector_measures import (
     ANY,
     MEAN,
@@ -22,7 +22,6 @@ from experiments.projector_measures import (
     OWN,
     SHUFFLED,
     TEXT,
-    Trained,
     ladder_of,
     place_of,
     recorded_at,
@@ -30,7 +29,6 @@ from experiments.projector_measures import (
 )
 from experiments.projector_pages import (
     answers_table,
-    curve_figures,
     finding_of_answers,
     ladder_figure,
     ladder_table,
@@ -112,7 +110,7 @@ class SoftTokens:
         return Report(
             "Sentences as soft tokens",
             f"Sentences from {self.source}; the projector in question is {main!r}.",
-            [*sections, *self._curves(nats, records)],
+            [*sections, *curves(list(self.kinds), self.compared, nats, records)],
         )
 
     @cached_property
@@ -296,48 +294,3 @@ class SoftTokens:
             )
             comparisons.append(Comparison(self.kinds[kind][number], [*read, *shown]))
         return comparisons
-
-    def _curves(self, nats: Measure, records: Sequence[Record]) -> list[Section]:
-        """Share closed against soft tokens, training sentences and heads."""
-        trained = {
-            str(record.tags["projector"]): Trained.of(record) for record in records if "tokens" in record.tags
-        }
-        if len(trained) < 2:
-            return []
-        shares = {
-            (kind, name): ladder.closed()
-            for kind in self.kinds
-            for name in trained
-            if (ladder := ladder_of(nats, kind, name, most=self.compared)) is not None
-        }
-        rows: list[list[Cell]] = [
-            [
-                name,
-                each.head,
-                each.tokens,
-                each.examples or "",
-                *(shares.get((kind, name), "") for kind in self.kinds),
-            ]
-            for name, each in trained.items()
-        ]
-        figures = [figure for kind in self.kinds for figure in curve_figures(kind, trained, shares)]
-        best = max(shares, key=lambda place: shares[place].estimate, default=None)
-        finding = "" if best is None else (
-            f"Of {len(trained)} projectors, {best[1]} closes most: {percent(shares[best])} of the gap on {best[0]}."
-        )  # fmt: skip
-        return [
-            Section(
-                "What the number of soft tokens, the training sentences and the head are worth",
-                finding,
-                f"The same measure, on the first {self.compared} sentences of each kind, for every projector: the "
-                "share of the gap between the better control and the text that is closed.",
-                figures=figures,
-                tables=[
-                    Table(
-                        ("Projector", "Head", "Soft tokens", "Training sentences", *self.kinds),
-                        rows,
-                        "Share of the gap closed; 95% bootstrap intervals over sentences in small print.",
-                    ).filled()
-                ],
-            )
-        ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from embedspace.metrics import Interval, Measure
 from embedspace.plots import Figure, Line, dot_figure, line_figure
 from embedspace.projector.evaluation import Ladder
-from embedspace.report import Cell, Table, unsigned
-from experiments.projector_measures import MEAN, NOTHING, OWN, SHUFFLED, TEXT, Trained
+from embedspace.records import Record
+from embedspace.report import Cell, Section, Table, unsigned
+from experiments.projector_measures import MEAN, NOTHING, OWN, SHUFFLED, TEXT, Trained, ladder_of
 
 
 def percent(share: Interval) -> str:
@@ -115,3 +116,49 @@ def curve_figures(
             )
         )
     return figures
+
+
+def curves(
+    kinds: Sequence[str], compared: int, nats: Measure, records: Sequence[Record]
+) -> Iterator[Section]:
+    """Share closed against soft tokens, training sentences and heads, where several projectors were measured.
+
+    Args:
+        kinds: of sentences.
+        compared: sentences of each kind that every projector was measured on, the first.
+        nats: a token of each sentence, by place.
+        records: all of the run.
+    """
+    trained = {
+        str(record.tags["projector"]): Trained.of(record) for record in records if "tokens" in record.tags
+    }
+    if len(trained) < 2:
+        return
+    shares = {
+        (kind, name): ladder.closed()
+        for kind in kinds
+        for name in trained
+        if (ladder := ladder_of(nats, kind, name, most=compared)) is not None
+    }
+    rows: list[list[Cell]] = [
+        [name, each.head, each.tokens, each.examples or "", *(shares.get((kind, name), "") for kind in kinds)]
+        for name, each in trained.items()
+    ]
+    best = max(shares, key=lambda place: shares[place].estimate, default=None)
+    finding = "" if best is None else (
+        f"Of {len(trained)} projectors, {best[1]} closes most: {percent(shares[best])} of the gap on {best[0]}."
+    )  # fmt: skip
+    yield Section(
+        "What the number of soft tokens, the training sentences and the head are worth",
+        finding,
+        f"The same measure, on the first {compared} sentences of each kind, for every projector: the share of the gap "
+        "between the better control and the text that is closed.",
+        figures=[figure for kind in kinds for figure in curve_figures(kind, trained, shares)],
+        tables=[
+            Table(
+                ("Projector", "Head", "Soft tokens", "Training sentences", *kinds),
+                rows,
+                "Share of the gap closed; 95% bootstrap intervals over sentences in small print.",
+            ).filled()
+        ],
+    )

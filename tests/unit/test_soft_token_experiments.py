@@ -9,12 +9,13 @@ from embedspace.engines.base import Sampling
 from embedspace.metrics import Measure
 from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
 from embedspace.records import Record, Score
+from experiments.passage_context import NONE, RIGHT, SOFT
+from experiments.passage_context import SHUFFLED as SHUFFLED_SOFT
+from experiments.passage_context import TEXT as PASSAGES
 from experiments.passages import EXPLANATIONS, FACTS, Knowledge, Question
 from experiments.projector import SoftTokens
 from experiments.projector_measures import MEAN, NOTHING, OWN, SHUFFLED, TEXT, ladder, shared_words
-from experiments.rag import NONE, RIGHT, SOFT, Rag, holds_value
-from experiments.rag import SHUFFLED as SHUFFLED_SOFT
-from experiments.rag import TEXT as PASSAGES
+from experiments.rag import Rag, holds_value
 
 SENTENCES = [
     "The cat sleeps on the warm stove.",
