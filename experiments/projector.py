@@ -29,6 +29,7 @@ from experiments.projector_measures import (
 )
 from experiments.projector_pages import (
     answers_table,
+    curves,
     finding_of_answers,
     ladder_figure,
     ladder_table,
