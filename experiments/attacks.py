@@ -18,8 +18,8 @@ from embedspace.engines import TransformersEngine
 from embedspace.models import cache_folder
 from embedspace.plots import Figure, Line, dot_figure, line_figure
 from embedspace.provenance import provenance
-from embedspace.recipe import Recipe
-from embedspace.records import Record
+from embedspace.recipe import Recipe, Value
+from embedspace.records import Record, Tag
 from embedspace.report import Answer, Comparison, Report, Section
 from embedspace.safety.manifold import Manifold
 from experiments.attack_outcomes import (
@@ -165,7 +165,13 @@ class Attacks:
         if attacker.hold in ("start", "vocabulary") and attacker.radius is None:
             attacker = replace(attacker, radius=_room(guard, name))
         known = {name: value for name, value in asdict(attacker).items() if name != "evades"}
-        settings = {"marker": self.marker, "rows": self.rows, "dtype": self.dtype, "seed": self.seed} | known
+        settings: dict[str, Value] = {
+            "marker": self.marker,
+            "rows": self.rows,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            **known,
+        }
         settings["filter"] = None if guard is None else _digest(guard)
         recipes = [Recipe.of("soft_attack", settings, prompt.recipe) for prompt in prompts]
         engine = _engine(space.folder, self.dtype)
@@ -188,7 +194,7 @@ class Attacks:
                 filtered: PASSED if found[number].allowed else found[number].reason.split(":")[0]
                 for filtered, found in verdicts.items()
             }
-            tags = {"attack": name, "question": question, "start": start, **told}
+            tags: dict[str, Tag] = {"attack": name, "question": question, "start": start, **told}
             yield Case(f"{name}/q{question:02}/s{start}", prompt, tags)
 
     def _finding(self, found: Outcomes) -> str:

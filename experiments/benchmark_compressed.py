@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedspace.compression import Method
 from embedspace.metrics import mean_interval
 from embedspace.plots import Line, line_figure
 from experiments.benchmark import Measurement, timed
@@ -24,7 +25,7 @@ ROWS = 1024
 PROMPTS = 8
 """Answered together in a round, for the throughput."""
 NEW_TOKENS = 16
-METHOD = "salience"
+METHOD: Method = "salience"
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,16 @@ def corpus(model: str) -> Iterator[Measurement]:
             limit = _tokenizer_alone(space, texts)
             token_ids = _made(model, path, Path(folder, f"ids-{number}"), "token_ids")
             embeddings = _made(model, path, Path(folder, f"rows-{number}"), "embeddings")
-            rounds.append((limit, token_ids, embeddings))
+            rounds.append((limit, {"token ids": token_ids, "embeddings": embeddings}))
             for shard in Path(folder, f"rows-{number}").glob("shard-*"):
                 shard.unlink()
     limit = statistics.median(each[0] for each in rounds)
-    for place, what in ((1, "token ids"), (2, "embeddings")):
-        own = statistics.median(each[place][0] for each in rounds)
-        size = rounds[0][place][1] / TEXTS
+    for what, (_, written) in rounds[0][1].items():
+        own = statistics.median(made[what][0] for _, made in rounds)
+        size = written / TEXTS
         yield Measurement(
             f"corpus of {what}, texts a second to those of the tokenizer alone",
-            mean_interval([each[place][0] / each[0] for each in rounds]),
+            mean_interval([made[what][0] / alone for alone, made in rounds]),
             "at least 0.5",
             f"{own:,.0f} against {limit:,.0f} texts a second; {TEXTS:,} texts, {size:,.0f} bytes each on disk",
         )

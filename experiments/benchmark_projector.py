@@ -107,7 +107,7 @@ def training_on_gpu(
     work = 4.0 * (rows * matrices + tokens * output)
     left = torch.randn(GPU_MATRIX, GPU_MATRIX, device=engine.device, dtype=torch.bfloat16)
     right = torch.randn_like(left)
-    wait = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
+    wait: Callable[[], None] = torch.cuda.synchronize if engine.device.type == "cuda" else lambda: None
 
     def bare() -> None:
         for _ in range(20):
@@ -135,6 +135,7 @@ def new_projector(engine: TransformersEngine, head: str) -> Projector:
     import torch
 
     from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
+    from embedspace.projector.heads import Lexical
 
     encoder, space = SentenceEncoder(), engine.space
     sizes = (
@@ -157,8 +158,8 @@ def new_projector(engine: TransformersEngine, head: str) -> Projector:
         ),
         space,
     )
-    if head == "lexical":
-        made.head.choose_from(torch.arange(sizes["candidates"], dtype=torch.int32))  # type: ignore[union-attr,operator]
+    if isinstance(made.head, Lexical):
+        made.head.choose_from(torch.arange(sizes["candidates"], dtype=torch.int32))
     made.attach()
     return made.eval()
 

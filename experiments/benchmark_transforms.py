@@ -167,7 +167,8 @@ def plain_slerp(x: Tensor, y: Tensor, mean: Tensor) -> Tensor:
     a, b = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
     angle = ((x * y).sum(dim=1, keepdim=True) / (a * b)).acos()
     length = torch.lerp(a, b, T) / angle.sin()
-    return ((1 - T) * angle).sin() * length / a * x + (T * angle).sin() * length / b * y + mean
+    between: Tensor = ((1 - T) * angle).sin() * length / a * x + (T * angle).sin() * length / b * y
+    return between + mean
 
 
 def prompt_of(space: EmbeddingSpace, rows: int, seed: int) -> PromptEmbeds:

@@ -108,7 +108,7 @@ class Told:
 
     def _places(self) -> dict[str, dict[Condition, float]]:
         """For every way, its conditions and how many times fewer rows each has."""
-        places = {
+        places: dict[str, dict[Condition, float]] = {
             way: {(way, ratio): ratio for ratio in self.experiment.ratios} for way in self.experiment.chosen
         }
         for way in (LLMLINGUA, self.experiment.own):
@@ -116,14 +116,14 @@ class Told:
                 places[way] = own
         return places
 
-    def _kept(self, way: str, ratio: float) -> Interval | None:
-        return kept_share(self.likelihood, (way, ratio), nothing=(NONE, 0.0), everything=(FULL, 1.0))
+    def _kept(self, place: Condition) -> Interval | None:
+        return kept_share(self.likelihood, place, nothing=(NONE, 0.0), everything=(FULL, 1.0))
 
     def _figures(self) -> list[Figure]:
         places = self._places()
         shares = {
             way: {1.0: Interval(1.0, 1.0, 1.0, 0)}
-            | {times: kept for place, times in own.items() if (kept := self._kept(*place)) is not None}
+            | {times: kept for place, times in own.items() if (kept := self._kept(place)) is not None}
             for way, own in places.items()
         }
         likenesses = {
@@ -131,7 +131,7 @@ class Told:
             for way, own in places.items()
         }
         without = self.likeness.mean((NONE, 0.0))
-        shown = (
+        shown: tuple[tuple[dict[str, dict[float, Interval]], str, str, dict[str, Interval]], ...] = (
             (shares, "share of the passage's worth kept", "What is kept of how much likelier the passage makes the "
              "right answer", {}),
             (likenesses, "likeness in meaning", "Likeness (cosine of sentence vectors) of the answer given to the "
@@ -163,7 +163,7 @@ class Told:
         )
         told = []
         for way, places in self._places().items():
-            kept = {times: self._kept(*place) for place, times in places.items()}
+            kept = {times: self._kept(place) for place, times in places.items()}
             shares = [
                 f"{share.estimate:.0%} at {times:.3g}x" for times, share in kept.items() if share is not None
             ]
@@ -195,7 +195,7 @@ class Told:
         }
         rows: list[list[Cell]] = []
         for place, times in places.items():
-            means = self._kept(*place), self.likelihood.mean(place), self.likeness.mean(place)
+            means = self._kept(place), self.likelihood.mean(place), self.likeness.mean(place)
             if any(means):
                 rows.append(
                     [
@@ -219,7 +219,7 @@ class Told:
     def _peer_tables(self) -> list[Table]:
         """The first way against its peers on the same questions."""
         way = next(iter(self.experiment.chosen))
-        against = {}
+        against: dict[str, dict[float, tuple[Condition, Condition]]] = {}
         if self.experiment.peer in self.experiment.chosen:
             against[f"{way} against {self.experiment.peer}"] = {
                 ratio: ((self.experiment.peer, ratio), (way, ratio)) for ratio in self.experiment.ratios

@@ -58,11 +58,12 @@ class GenerateCorpus:
         pending = [start for start in starts if not _file(folder, start).is_file()]
         place = corpus.folder.absolute()
         actor = partial(Answerer, self.model, place, self.engine, self.sampling, self.batch_size, folder)
-        run = {"local": _locally, "ray": partial(_on_ray, actors=self.actors, gpus=self.gpus_per_actor)}[
-            self.runner
-        ]
+        runners: dict[str, Callable[[partial[Answerer], Sequence[int]], Iterator[int]]] = {
+            "local": _locally,
+            "ray": partial(_on_ray, actors=self.actors, gpus=self.gpus_per_actor),
+        }
         with progress("batches", len(starts), len(starts) - len(pending)) as advance:
-            for _ in run(actor, pending):
+            for _ in runners[self.runner](actor, pending):
                 advance()
         count, failed, first = 0, 0, None
         for line in (line for start in starts for line in _file(folder, start).read_text().splitlines()):

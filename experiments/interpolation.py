@@ -11,7 +11,7 @@ from embedspace import EmbeddingSpace, PromptEmbeds, interpolate
 from embedspace.cases import AnswerOf, Case
 from embedspace.controls import random_rows, zero_padded
 from embedspace.plots import Figure, Line, line_figure
-from embedspace.records import Record, by_tags
+from embedspace.records import Record, Tag, by_tags
 from embedspace.report import Answer, Comparison, Report, Section
 from embedspace.vocabulary_rows import distances
 from experiments.interpolation_measures import (
@@ -73,7 +73,7 @@ class Interpolation:
             for number, (prompt, off) in enumerate(
                 zip(prompts, self._distances(space, prompts), strict=True)
             ):
-                tags = {"pair": number, "path": path, "t": t, "distance": off}
+                tags: dict[str, Tag] = {"pair": number, "path": path, "t": t, "distance": off}
                 yield Case(
                     f"pair{number:02d}/{path}{'' if seed is None else f' {seed}'}/t={t:.2f}",
                     prompt,

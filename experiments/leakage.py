@@ -207,8 +207,8 @@ class Leakage:
     def _compressed(self, space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> Iterator[Leak]:
         for method in self.methods:
             for ratio in self.ratios:
-                asks = {"space": space} if method in ("salience", "merge") else {}
-                sent = [compress(prompt, ratio, method=method, **asks) for prompt in prompts]
+                known = space if method in ("salience", "merge") else None
+                sent = [compress(prompt, ratio, method=method, space=known) for prompt in prompts]
                 name = f"compressed {ratio:g} times, {method}"
                 yield self._leak(space, name, "nearest", prompts, _read(nearest, space, sent))
                 if method == "average" and ratio <= self.most_mixed:

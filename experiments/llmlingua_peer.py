@@ -43,16 +43,19 @@ def shortened(folder: Path, text: str, ratio: float) -> str:
 def _compressor(folder: Path) -> Any:
     from llmlingua import PromptCompressor
 
-    class Offline(PromptCompressor):  # type: ignore[misc]
+    class Offline(PromptCompressor):
         """The package's class with its methods as they are, made without a download.
 
         Its constructor fetches the tokenizer of another vendor's model, which only counts tokens for a report of what
         was saved; the model's own does so here.
         """
 
+        model: Any
+
         def __init__(self, folder: str) -> None:
             self.model_name, self.use_llmlingua2 = folder, False
-            self.retrieval_model, self.retrieval_model_name, self.open_api_config = None, None, {}
+            self.retrieval_model, self.retrieval_model_name = None, None
+            self.open_api_config: dict[str, object] = {}
             self.cache_bos_num, self.prefix_bos_num = 10, 100
             self.load_model(folder, "cpu", {"trust_remote_code": False})
             self.oai_tokenizer = self.tokenizer

@@ -10,6 +10,7 @@ from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.cases import Case
 from embedspace.metrics import common_prefix
 from embedspace.projector.projector import Projector, insert
+from embedspace.records import Tag
 from experiments.passages import Question, search
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class PassageContext:
         """One question in one way."""
         question = self.rag.knowledge.questions[number]
         found = self.found[number][:count]
-        tags = {
+        tags: dict[str, Tag] = {
             "task": question["task"], "way": way, "passages": count, "question": number, "timed": timed,
             "found": any(passage in question["passages"] for passage in found),
         }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedspace import EmbeddingSpace, PromptEmbeds
@@ -121,7 +122,10 @@ class SoftTokens:
     def _projectors(self, space: EmbeddingSpace) -> dict[str, Projector]:
         """By name, in order; loaded once."""
         if not self._loaded:
-            folders = {**self.projectors, **(self.trained.folders(space) if self.trained else {})}
+            folders: dict[str, str | Path] = {
+                **self.projectors,
+                **(self.trained.folders(space) if self.trained else {}),
+            }
             for name, folder in folders.items():
                 self._loaded[name] = Projector.from_pretrained(folder, space=space)
         return self._loaded
@@ -133,7 +137,7 @@ class SoftTokens:
     def _without(self, space: EmbeddingSpace, kind: str) -> Iterator[Case]:
         """Nothing, and the text."""
         for number, sentence in enumerate(self.kinds[kind]):
-            tags = {"kind": kind, "projector": ANY, "sentence": number}
+            tags: dict[str, str | int] = {"kind": kind, "projector": ANY, "sentence": number}
             for condition, rows in ((NOTHING, None), (TEXT, space.embed(f" {sentence}"))):
                 yield self._case({**tags, "condition": condition}, self._prompt(space, rows), number)
 
@@ -206,7 +210,7 @@ class SoftTokens:
         likeness = self._likeness(kind, own)
         searched = self._found(nats, kind, own)
         places = {condition: place_of(kind, main, condition) for condition in CONDITIONS}
-        means = {
+        means: dict[str, Interval] = {
             condition: mean for condition, place in places.items() if (mean := nats.mean(place)) is not None
         }
         return Section(

@@ -53,7 +53,7 @@ def ladder(nats: Measure, places: Mapping[str, Condition], *, most: int | None =
     shared = [item for item in shared if most is None or item < most]
     if len(shared) < 2:
         return None
-    return Ladder({condition: tuple(values[item] for item in shared) for condition, values in found.items()})  # type: ignore[misc]
+    return Ladder({condition: tuple(values[item] for item in shared) for condition, values in found.items()})
 
 
 def shared_words(written: str, sentence: str) -> float | None:

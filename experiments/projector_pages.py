@@ -86,7 +86,9 @@ def curve_figures(
     over_tokens, over_examples, heads = [], [], {}
     for line, members in lines.items():
         most = max(each.examples for each in members.values())
-        points = {each.tokens: shares[kind, name] for name, each in members.items() if each.examples == most}
+        points: dict[float, Interval] = {
+            each.tokens: shares[kind, name] for name, each in members.items() if each.examples == most
+        }
         over_tokens.append(Line(line, points))
         heads[line] = max(points.values(), key=lambda share: share.estimate)
         sizes: dict[int, dict[float, Interval]] = {}

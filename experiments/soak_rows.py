@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,6 @@ def compared(found: Sequence[tuple[str, str]], expected: Mapping[str, str]) -> C
     return Counts(right, lost, len(found) - len(texts), len(texts) - right)
 
 
-def listed(counts: Mapping[str, int]) -> str:
+def listed(counts: Mapping[Any, int]) -> str:
     """Counts by name, for the table."""
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nothing"

@@ -225,4 +225,5 @@ def _near_vocabulary(victims: Victims, rows: Tensor, radius: float) -> Tensor:
 def _clipped(rows: Tensor, centres: Tensor, radius: float) -> Tensor:
     """Each row moved straight to its centre until it is within the radius."""
     moved = rows - centres
-    return centres + moved * (radius / moved.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
+    share: Tensor = (radius / moved.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
+    return centres + moved * share

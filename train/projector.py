@@ -66,7 +66,8 @@ def train(config: DictConfig, folder: Path) -> Projector:
             "this trainer needs a GPU that torch can use, and there is none: trainer=cpu trains without"
         )
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    if rank_zero_only.rank == 0:  # DDP starts this script once for each of its other processes
+    # DDP starts this script once for each of its other processes.
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         claim(folder, values, fresh=config.fresh)
     lightning.seed_everything(config.seed, verbose=False)
     space = instantiate(config.model)
@@ -78,7 +79,7 @@ def train(config: DictConfig, folder: Path) -> Projector:
         print(f"{stage}: {len(data.sentences['train'])} sentences", flush=True)
         fit(config, folder, stage, projector, data)
     projector.describe(training=told(projector, data, values))
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         keep(projector.eval(), folder / "projector", config, data)
         print(f"projector: {folder / 'projector'}")
     return projector
@@ -146,6 +147,7 @@ def claim(folder: Path, values: dict[str, Any], *, fresh: bool) -> None:
 def starting_point(config: DictConfig, data: SentenceData) -> Projector:
     """The projector that ``from`` names, or a new one."""
     from embedspace.projector import Projector, ProjectorConfig
+    from embedspace.projector.heads import Lexical
     from embedspace.projector.lexicon import content_words
 
     if config["from"]:
@@ -172,7 +174,7 @@ def starting_point(config: DictConfig, data: SentenceData) -> Projector:
         ),
         data.space,
     )
-    if config.projector.head == "lexical":
+    if isinstance(projector.head, Lexical):
         projector.head.choose_from(torch.tensor(words))
     return projector
 
