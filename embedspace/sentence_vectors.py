@@ -45,8 +45,10 @@ def sentence_vectors(
 
     if batch_size is None:
         batch_size = 32 if model.device.type == "cpu" else 1024
-    lengths = _lengths(model, texts)
-    order = sorted(range(len(texts)), key=lambda place: -lengths[place])
+    order = list(range(len(texts)))
+    if len(texts) > batch_size:
+        lengths = _lengths(model, texts)
+        order.sort(key=lambda place: -lengths[place])
     vectors = torch.empty(len(texts), model.get_embedding_dimension())
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
