@@ -28,7 +28,7 @@ demo: $(CORE) ## run the demo experiment in process and print where its report i
 	$(RUN) experiments/run.py experiment=demo
 
 test: $(TEST) ## run every test, those with a real vLLM server included
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: lint ## ruff, mypy and the fast tests
 	$(RUN) -m pytest tests/unit
