@@ -161,11 +161,9 @@ class Lexical(nn.Module):
             self.mean = space.mean.to(self.bias.device)
 
     def scores(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch candidates"]:
-        """Log-odds of each candidate word to be in the sentence."""
+        """How much likelier than others each candidate word is in the sentence: log-odds, but for a constant."""
         query = self.query(vectors)
-        # Of the rows less their mean, without a copy of them all.
-        at_mean = query @ self.mean.to(query)
-        scores: Tensor = F.linear(query, self.rows.to(query), self.bias.to(query)) - at_mean[:, None]
+        scores: Tensor = F.linear(query, self.rows.to(query), self.bias.to(query))
         return scores
 
     @torch.no_grad()
@@ -181,9 +179,8 @@ class Lexical(nn.Module):
         scores, places = [], []
         for start in range(0, len(rows), at_once):
             piece = slice(start, start + at_once)
-            # Less what the mean row adds, which is the same for all.
-            best = F.linear(query, rows[piece], bias[piece])
-            top = best.topk(min(self.tokens, best.shape[1]), dim=-1)
+            piece_scores = F.linear(query, rows[piece], bias[piece])
+            top = piece_scores.topk(min(self.tokens, piece_scores.shape[1]), dim=-1)
             scores.append(top.values)
             places.append(top.indices + start)
         order = torch.cat(scores, dim=-1).topk(self.tokens, dim=-1).indices
