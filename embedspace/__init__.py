@@ -7,32 +7,30 @@ transformers are loaded by the first call that needs them.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from embedspace._version import __version__
+
 if TYPE_CHECKING:
     from embedspace.cache import EmbeddingCache
     from embedspace.compression import compress
     from embedspace.interpolation import interpolate
     from embedspace.projector import Projector
-    from embedspace.prompt import PromptEmbeds
-    from embedspace.recipe import Recipe
+    from embedspace.prompt import PromptEmbeds, Recipe, decode_prompt_embeds, encode_prompt_embeds
     from embedspace.safety import SafetyFilter, Verdict
     from embedspace.space import EmbeddingSpace
     from embedspace.style import StyleVector
-    from embedspace.wire import decode_prompt_embeds, encode_prompt_embeds
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "EmbeddingCache": "embedspace.cache",
     "EmbeddingSpace": "embedspace.space",
     "Projector": "embedspace.projector",
     "PromptEmbeds": "embedspace.prompt",
-    "Recipe": "embedspace.recipe",
+    "Recipe": "embedspace.prompt",
     "SafetyFilter": "embedspace.safety",
     "StyleVector": "embedspace.style",
     "Verdict": "embedspace.safety",
     "compress": "embedspace.compression",
-    "decode_prompt_embeds": "embedspace.wire",
-    "encode_prompt_embeds": "embedspace.wire",
+    "decode_prompt_embeds": "embedspace.prompt",
+    "encode_prompt_embeds": "embedspace.prompt",
     "interpolate": "embedspace.interpolation",
 }
 

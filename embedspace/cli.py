@@ -95,8 +95,7 @@ def _models(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from embedspace.models import cache_folder
-    from embedspace.packaged import PACKAGED
+    from embedspace.models import PACKAGED, cache_folder
 
     table = Table("name", "what it is", "licence", "where")
     for model in PACKAGED.values():
@@ -202,7 +201,7 @@ def size_in_bytes(text: str) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from embedspace.replay import replay
+    from embedspace.runs import replay
 
     done = replay(options.records, options.index, model=options.model, vectors=options.vector)
     verdict = "bit-identical" if done.identical else "NOT the same"
@@ -217,7 +216,7 @@ def _diff(options: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from embedspace.run_diff import differences
+    from embedspace.runs import differences
 
     found = differences(options.first, options.second)
     if not found:

@@ -6,12 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from embedspace import EmbeddingSpace, PromptEmbeds
-from embedspace.cases import Case
-from embedspace.controls import shuffle_rows
-from embedspace.metrics import Interval, common_prefix, mean_interval, share_interval
-from embedspace.plots import Figure, Line, dot_figure, line_figure
-from embedspace.records import Record, Tag, by_tags
-from embedspace.report import Answer, Comparison, Report, Section, Table
+from embedspace.metrics import Interval, common_prefix, mean_interval, share_interval, shuffle_rows
+from embedspace.reporting import (
+    Answer,
+    Comparison,
+    Figure,
+    Line,
+    Report,
+    Section,
+    Table,
+    dot_figure,
+    line_figure,
+)
+from embedspace.runs import Case, Record, Tag, by_tags
 
 CONDITIONS = {"ids": "Token ids", "embeddings": "Embeddings", "shuffled": "Shuffled rows"}
 

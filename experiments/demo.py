@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from embedspace import EmbeddingSpace
-from embedspace.cases import Case, Experiment
-from embedspace.records import Record
-from embedspace.report import Report
+from embedspace.reporting import Report
+from embedspace.runs import Case, Record
+from experiments.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 
+from embedspace._util.provenance import provenance, told
 from embedspace.errors import EngineError
-from embedspace.provenance import provenance, told
 from experiments.run import RunFailed, run_experiment
 
 if TYPE_CHECKING:
-    from embedspace.report import Report
+    from embedspace.reporting import Report
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"

@@ -18,7 +18,7 @@ from embedspace.errors import EngineError
 from experiments.launchers import missing_launcher
 
 if TYPE_CHECKING:
-    from embedspace.report import Report
+    from embedspace.reporting import Report
 
 
 class RunFailed(CompactHydraException):
@@ -47,10 +47,9 @@ def run_experiment(config: DictConfig, folder: Path) -> Report | None:
     Raises:
         RunFailed: some cases failed; the report is written all the same.
     """
-    from embedspace.cases import Experiment
-    from embedspace.execution import execute
-    from embedspace.report import write_report
-    from embedspace.runs import UNIMPORTANT, Run
+    from embedspace.reporting import write_report
+    from embedspace.runs import UNIMPORTANT, Run, execute
+    from experiments.experiment import Experiment
 
     values = checked(config)
     experiment = instantiate(config.experiment)

@@ -147,8 +147,7 @@ def claim(folder: Path, values: dict[str, Any], *, fresh: bool) -> None:
 def starting_point(config: DictConfig, data: SentenceData) -> Projector:
     """The projector that ``from`` names, or a new one."""
     from embedspace.projector import Projector, ProjectorConfig
-    from embedspace.projector.heads import Lexical
-    from embedspace.projector.lexicon import content_words
+    from embedspace.projector.heads import Lexical, content_words
 
     if config["from"]:
         projector = Projector.from_pretrained(config["from"], space=data.space)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from embedspace._util.progress import progress
+from embedspace._util.provenance import now, provenance
 from embedspace.corpus.manifest import MANIFEST, read_manifest, require_same, totals, write_manifest
 from embedspace.corpus.shard import Shard, What, is_whole, make_shard, number_of, summary_of
 from embedspace.corpus.sources import Source
 from embedspace.corpus.tokens import Template
-from embedspace.progress import progress
-from embedspace.provenance import now, provenance
 from embedspace.space import EmbeddingSpace
 
 Runner = Literal["local", "ray"]

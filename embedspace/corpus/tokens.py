@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from embedspace.chat import content_mask, render_with_spans
 from embedspace.corpus.files import Refusal
-from embedspace.recipe import Recipe
-from embedspace.space import EmbeddingSpace
+from embedspace.prompt import Recipe
+from embedspace.space import EmbeddingSpace, content_mask, render_with_spans
 
 Template = Literal["none", "chat"]
 """Plain texts, every row content; or conversations through the model's template, a text being one question."""

@@ -3,27 +3,29 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from embedspace.engines.base import Completion, Engine, Prompt, Resending, Sampling, Scorer, TokenIds
+
 if TYPE_CHECKING:
-    from embedspace.engines.base import Completion, Engine, Sampling
-    from embedspace.engines.transformers import TransformersEngine
-    from embedspace.engines.vllm_client import VLLMClient
-    from embedspace.engines.vllm_offline import VLLMOfflineEngine
-    from embedspace.engines.vllm_server import VLLMServer
+    from embedspace.engines.transformers.engine import TransformersEngine
+    from embedspace.engines.vllm.client import VLLMClient
+    from embedspace.engines.vllm.offline import VLLMOfflineEngine
+    from embedspace.engines.vllm.server import VLLMServer
 
 _HOMES = {
-    "Completion": "embedspace.engines.base",
-    "Engine": "embedspace.engines.base",
-    "Sampling": "embedspace.engines.base",
     "TransformersEngine": "embedspace.engines.transformers",
-    "VLLMClient": "embedspace.engines.vllm_client",
-    "VLLMOfflineEngine": "embedspace.engines.vllm_offline",
-    "VLLMServer": "embedspace.engines.vllm_server",
+    "VLLMClient": "embedspace.engines.vllm.client",
+    "VLLMOfflineEngine": "embedspace.engines.vllm.offline",
+    "VLLMServer": "embedspace.engines.vllm.server",
 }
 
 __all__ = [
     "Completion",
     "Engine",
+    "Prompt",
+    "Resending",
     "Sampling",
+    "Scorer",
+    "TokenIds",
     "TransformersEngine",
     "VLLMClient",
     "VLLMOfflineEngine",

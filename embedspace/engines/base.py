@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,4 +124,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back processes, connections and memory."""
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """An engine that also tells how likely given continuations are."""
+
+    def score_all(self, asked: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]) -> list[list[Tensor]]:
+        """Log-probabilities of the tokens of each continuation of each prompt, in nats."""
         ...

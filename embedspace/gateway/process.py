@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from embedspace.engines import guardian
+from embedspace.engines.vllm import supervisor as guardian
 from embedspace.errors import ServerStartError
 from embedspace.gateway.keys import KEYS_VARIABLE
 from embedspace.gateway.settings import Limits

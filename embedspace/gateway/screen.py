@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedspace.engines.guarding import Guard, Judgement, admits
+from embedspace.engines.guard import Guard, Judgement, admits
 from embedspace.gateway.frames import Frame
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.request import CHAT, Piece, parse, pieces
 from embedspace.gateway.settings import Limits
-from embedspace.prompt import PromptEmbeds
-from embedspace.recipe import Recipe
-from embedspace.wire import decode_prompt_embeds, encode_prompt_embeds, preflight
+from embedspace.prompt import PromptEmbeds, Recipe, decode_prompt_embeds, encode_prompt_embeds, preflight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -211,7 +209,7 @@ def _number(value: float) -> float:
 
 
 def _without_content(error: Exception) -> str:
-    """What a check of :mod:`embedspace.wire` says, without what it quotes from the payload."""
+    """What a check of :mod:`embedspace.prompt.wire` says, without what it quotes from the payload."""
     text = str(error)
     if text.startswith("the payload names"):
         return "the payload names something that is no part of one dense floating-point tensor"

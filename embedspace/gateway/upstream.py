@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from embedspace.engines.vllm_connection import Connection
-from embedspace.engines.vllm_errors import PassingError
+from embedspace.engines.vllm.errors import PassingError
+from embedspace.engines.vllm.transport import Connection
 from embedspace.errors import EngineError, EngineUnreachableError, PromptRejectedError
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.settings import Settings

@@ -42,9 +42,10 @@ def load(settings: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
     """The screen, and what the gateway has to know of it."""
     import torch
 
-    from embedspace import EmbeddingSpace, encode_prompt_embeds
     from embedspace.gateway.screen import Screen
+    from embedspace.prompt import encode_prompt_embeds
     from embedspace.safety import SafetyFilter
+    from embedspace.space import EmbeddingSpace
     from embedspace.verification.prompts import PARITY_PROMPTS
 
     torch.set_num_threads(1)  # a fork has none of its parent's threads

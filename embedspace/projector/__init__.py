@@ -1,7 +1,7 @@
 """Sentence vectors as soft tokens that a frozen language model can read."""
 
+from embedspace.encoders import SentenceEncoder
 from embedspace.projector.config import ProjectorConfig
-from embedspace.projector.encoder import SentenceEncoder
 from embedspace.projector.projector import Projector
 
 __all__ = ["Projector", "ProjectorConfig", "SentenceEncoder"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from embedspace.projector.evaluation import Ladder, climb
 
 if TYPE_CHECKING:
-    from embedspace.engines.transformers import TransformersEngine
+    from embedspace.engines import TransformersEngine
     from embedspace.projector.projector import Projector
 
 EXAMPLES = (

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from lightning import LightningDataModule
 
+from embedspace.encoders import SentenceEncoder
 from embedspace.projector.batches import Batch, BucketedBatches
-from embedspace.projector.encoder import SentenceEncoder
 from embedspace.projector.sources import Sentence
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from embedspace._util.progress import progress
 from embedspace.metrics import CONFIDENCE, Interval
-from embedspace.progress import progress
 from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from embedspace.engines.transformers import TransformersEngine
+    from embedspace.engines import TransformersEngine
 
 Condition = Literal["nothing", "shuffled", "own", "mean row", "text"]
 CONDITIONS: tuple[Condition, ...] = ("nothing", "shuffled", "own", "mean row", "text")

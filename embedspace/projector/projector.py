@@ -13,12 +13,11 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
+from embedspace.encoders import SentenceEncoder
 from embedspace.projector.config import ProjectorConfig
-from embedspace.projector.encoder import SentenceEncoder
 from embedspace.projector.heads import HEADS, Lexical
 from embedspace.projector.weights_file import read_weights, weights_folder, write_weights
-from embedspace.prompt import PromptEmbeds, require_content, require_same_space
-from embedspace.recipe import Recipe, Value
+from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, require_same_space
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from embedspace.engines.transformers import TransformersEngine
+    from embedspace.engines import TransformersEngine
 
 INSTRUCTION = "Repeat this:"
 _ROWS_AT_ONCE = 512

@@ -19,7 +19,7 @@ from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedspace.engines.transformers import TransformersEngine
+    from embedspace.engines import TransformersEngine
     from embedspace.projector.batches import Batch
     from embedspace.projector.projector import Projector
     from embedspace.space import EmbeddingSpace

@@ -27,7 +27,7 @@ def weights_folder(name: str | Path, revision: str | None = None) -> Path:
     shipped = SHIPPED / str(name)
     repository = hub_id(name)
     if repository is not None:
-        from embedspace.hub import whole_model
+        from embedspace.models import whole_model
 
         return whole_model(repository, revision)
     if revision is not None:

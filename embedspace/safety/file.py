@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedspace.safety.adapted import Adapted
+from embedspace._util.files import read_json_object
 from embedspace.safety.calibration import Calibration
-from embedspace.safety.manifold import MEASURES, Manifold
-from embedspace.safety.neighbours import Neighbours
-from embedspace.safety.ngrams import NGramHead
-from embedspace.safety.pooled import PooledHead
-from embedspace.safety.references import References
-from embedspace.safety.structural import Structural
-from embedspace.table import read_json_object
+from embedspace.safety.layers.lora import Adapted
+from embedspace.safety.layers.manifold import MEASURES, Manifold
+from embedspace.safety.layers.neighbours import Neighbours
+from embedspace.safety.layers.ngrams import NGramHead
+from embedspace.safety.layers.pooled import PooledHead
+from embedspace.safety.layers.references import References
+from embedspace.safety.layers.structural import Structural
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from embedspace.safety.adapted import Adapted
 from embedspace.safety.calibration import Calibration, conformal_threshold
-from embedspace.safety.classifier import Classifier
-from embedspace.safety.manifold import Manifold
-from embedspace.safety.neighbours import Neighbours
-from embedspace.safety.ngrams import NGramHead
-from embedspace.safety.pooled import PooledHead
+from embedspace.safety.layers.classifier import Classifier
+from embedspace.safety.layers.lora import Adapted
+from embedspace.safety.layers.manifold import Manifold
+from embedspace.safety.layers.neighbours import Neighbours
+from embedspace.safety.layers.ngrams import NGramHead
+from embedspace.safety.layers.pooled import PooledHead
+from embedspace.safety.layers.references import References
+from embedspace.safety.layers.structural import Structural
 from embedspace.safety.reading import Reading
-from embedspace.safety.references import References
-from embedspace.safety.structural import Structural
 from embedspace.safety.verdict import Explanation, Finding, Verdict
 
 if TYPE_CHECKING:
@@ -140,7 +140,8 @@ class SafetyFilter:
 
         Args:
             name: for reasons and explanations.
-            classify: probabilities of an attack for texts; :func:`embedspace.safety.classifier.from_pipeline` makes
+            classify: probabilities of an attack for texts; :func:`~embedspace.safety.layers.classifier.from_pipeline`
+                makes
                 one of a ``transformers`` pipeline (Prompt Guard 2, say).
 
         Raises:

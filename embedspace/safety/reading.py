@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,14 +11,14 @@ from weakref import WeakKeyDictionary
 
 from embedspace.prompt import PromptEmbeds
 from embedspace.safety.canonical import views
-from embedspace.space import EmbeddingSpace
-from embedspace.vocabulary_rows import read_back
+from embedspace.safety.verdict import Finding
+from embedspace.space import EmbeddingSpace, read_back
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from embedspace.vocabulary_rows import ReadBack
+    from embedspace.space import ReadBack
 
 WINDOW, STRIDE = 128, 64
 """Rows in a window over a prompt, and rows from one window to the next."""
@@ -121,3 +121,47 @@ def _template_stretches(space: EmbeddingSpace) -> frozenset[tuple[int, ...]]:
             }
         _TEMPLATES[space] = frozenset(found)
     return _TEMPLATES[space]
+
+
+def training_views(
+    safe: Sequence[Reading], unsafe: Sequence[Reading]
+) -> tuple[list[str], list[int], list[float]]:
+    """Canonical texts of labelled prompts, their labels (1 is unsafe), and weights that sum to 1 for each prompt.
+
+    Of a long prompt the first and the last window: an attack is not in all of them, and a few long texts are not to
+    outweigh many short ones.
+    """
+    texts, labels, weights = [], [], []
+    for number, reading in enumerate([*safe, *unsafe]):
+        ends = {0, len(reading.windows) - 1}
+        found = [view for window, view in reading.canonical if window in ends]
+        texts += found
+        labels += [int(number >= len(safe))] * len(found)
+        weights += [1 / len(found)] * len(found)
+    return texts, labels, weights
+
+
+def most(
+    readings: Sequence[Reading],
+    judge: Callable[[Sequence[str]], Sequence[tuple[float, str | None]]],
+    meaning: str,
+) -> list[Finding]:
+    """For each prompt the finding of the window whose canonical text has the highest probability.
+
+    All texts of all prompts are given in one call, equal ones once.
+
+    Args:
+        readings: the prompts.
+        judge: from texts to probabilities of an attack, each with the example that it is most like, or None.
+        meaning: of a high probability, for the reason.
+    """
+    texts = list(dict.fromkeys(view for reading in readings for _, view in reading.canonical))
+    known = dict(zip(texts, judge(texts), strict=True))
+    findings = []
+    for reading in readings:
+        worst, view = max(reading.canonical, key=lambda pair: known[pair[1]][0])
+        probability, reference = known[view]
+        findings.append(
+            Finding(probability, f"{meaning}: {probability:.2f}", reading.windows[worst], reference)
+        )
+    return findings

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from embedspace.engines.base import Completion, Sampling
+from embedspace.engines import Completion, Sampling
 
 GREEDY = Sampling(max_tokens=16, logprobs=2)
 NEAR_TIE = 0.26

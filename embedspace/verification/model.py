@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from embedspace.engines.transformers import TransformersEngine
-from embedspace.packaged import MANIFEST, file_digest
+from embedspace._util.files import file_digest
+from embedspace._util.provenance import package_versions
+from embedspace.engines import TransformersEngine
+from embedspace.models import MANIFEST
 from embedspace.prompt import PromptEmbeds
-from embedspace.provenance import package_versions
 from embedspace.space import EmbeddingSpace, content_fingerprint
 from embedspace.verification.certificate import GREEDY, Certificate, Check, compare_greedy
 from embedspace.verification.prompts import PARITY_PROMPTS

@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 
-from embedspace.engines.base import Completion, Sampling
-from embedspace.engines.vllm_client import VLLMClient
-from embedspace.engines.vllm_connection import ServerInfo
+from embedspace.engines import Completion, Sampling, VLLMClient
+from embedspace.engines.vllm.transport import ServerInfo
 from embedspace.errors import EngineError
 from embedspace.metrics import common_prefix
-from embedspace.prompt import PromptEmbeds
+from embedspace.prompt import PromptEmbeds, encode_prompt_embeds
 from embedspace.space import EmbeddingSpace
 from embedspace.verification.certificate import GREEDY, Check, compare_greedy
 from embedspace.verification.prompts import PARITY_PROMPTS
-from embedspace.wire import encode_prompt_embeds
 
 SAME_MODEL = 0.1
 """Nats by which the tokens' log-probabilities may differ on average between float32 here and bfloat16 there.

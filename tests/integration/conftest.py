@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedspace.engines.vllm_client import VLLMClient
-from embedspace.engines.vllm_server import VLLMServer
+from embedspace.engines.vllm.client import VLLMClient
+from embedspace.engines.vllm.server import VLLMServer
 
 
 @pytest.fixture(scope="session")

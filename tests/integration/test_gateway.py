@@ -17,7 +17,8 @@ from embedspace.engines import Sampling, VLLMClient, VLLMServer
 from embedspace.errors import PromptRefusedError, ServerStartError
 from embedspace.gateway import Gateway
 from embedspace.safety import SafetyFilter
-from tests.unit.gateway_setup import (
+from tests.unit.gateway.malformed import BODIES, CHAT, LIMITS, PAYLOADS, REQUESTS, chat, part, plain
+from tests.unit.gateway.setup import (
     ATTACK,
     BENIGN,
     SAFE_WORDS,
@@ -30,7 +31,6 @@ from tests.unit.gateway_setup import (
     sentence,
     workers,
 )
-from tests.unit.malformed import BODIES, CHAT, LIMITS, PAYLOADS, REQUESTS, chat, part, plain
 
 pytestmark = pytest.mark.server
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from embedspace import EmbeddingSpace
     from embedspace.gateway import Gateway
-    from tests.unit.gateway_setup import ModelServer, Setup
+    from tests.unit.gateway.setup import ModelServer, Setup
 
 
 @pytest.fixture(scope="session")
 def setup(smollm2: EmbeddingSpace, tmp_path_factory: pytest.TempPathFactory) -> Setup:
     """A filter for the packaged model, without the layers that need a second model."""
-    from tests.unit.gateway_setup import make_setup
+    from tests.unit.gateway.setup import make_setup
 
     return make_setup(smollm2, tmp_path_factory.mktemp("filter"))
 
@@ -26,7 +26,7 @@ def setup(smollm2: EmbeddingSpace, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def model_server(setup: Setup) -> Iterator[ModelServer]:
     """Answers as the packaged model's server would."""
-    from tests.unit.gateway_setup import ModelServer
+    from tests.unit.gateway.setup import ModelServer
 
     with ModelServer(setup.space) as server:
         yield server

@@ -1,0 +1,1 @@
+"""Mechanisms that several rooms need: files, progress, provenance, the background loop."""

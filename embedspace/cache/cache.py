@@ -1,0 +1,301 @@
+"""EmbeddingCache: prompts kept on disk under everything that decides them."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from embedspace.cache.check import CacheStats, Pruned, Verification, check_file, structure_problems
+from embedspace.cache.connection import CacheConnection
+from embedspace.cache.database import file_bytes, is_damage, transaction
+from embedspace.cache.entries import encoded_batches
+from embedspace.cache.rows import (
+    READ_TOGETHER,
+    make_room,
+    read_rows,
+    remove_nameless,
+    remove_rows,
+    shrink,
+    write_rows,
+)
+from embedspace.cache.uses import CacheUses
+from embedspace.prompt import require_key, transformed_key
+
+if TYPE_CHECKING:
+    from embedspace.prompt import PromptEmbeds, Recipe
+
+SMALLEST = 2**20
+DEFAULT_BYTES = 4 * 2**30
+WRITTEN_BYTES = 8 * 2**20  # in one transaction: the write-ahead log grows by as much
+
+
+class EmbeddingCache:
+    """Prompts on disk, shared by any number of threads and processes of one machine.
+
+    A SQLite file in WAL mode holds safetensors bytes with a checksum. What cannot be read is a miss and what
+    cannot be written is not kept, each with a warning: a cache never ends a run and never gives a wrong
+    vector. What :meth:`put` has reported as kept outlives the process, however it ends; after a power
+    failure the last entries may be missing.
+
+    Args:
+        path: the file; made where there is none. On a disk of this machine, not on a network share.
+        max_bytes: bound of the file. Beside it stands a write-ahead log of 8 to 16 MiB. What was used longest
+            ago gives way.
+
+    Raises:
+        ValueError: the path is a folder, another program's database or of a newer format, or ``max_bytes``
+            is under 1 MiB.
+        OSError: the file can be neither opened nor made.
+    """
+
+    def __init__(self, path: str | Path, max_bytes: int = DEFAULT_BYTES) -> None:
+        if max_bytes < SMALLEST:
+            raise ValueError(f"max_bytes must be at least {SMALLEST}, got {max_bytes}")
+        self.path = Path(path).expanduser().absolute()
+        self.max_bytes = max_bytes
+        self._file = CacheConnection(self.path)
+        self._lock = self._file.lock
+        self._closed = self._examined = False
+        self._uses = CacheUses()
+        self._told: set[str] = set()
+        self._hits = self._misses = self._damaged = 0
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        """Another process opens the file for itself."""
+        return type(self), (str(self.path), self.max_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def get(self, key: bytes) -> PromptEmbeds | None:
+        """The prompt kept under a key; None where there is none, or not a whole one."""
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[PromptEmbeds | None]:
+        """The prompts kept under keys, in the order of the keys; faster than one by one.
+
+        A key that is given twice gives the same object twice.
+
+        Raises:
+            TypeError: a key that is not bytes.
+            ValueError: a key of another length, or the cache is closed.
+        """
+        wanted = list(dict.fromkeys(require_key(key) for key in keys))
+        found: dict[bytes, PromptEmbeds] = {}
+        damaged: list[bytes] = []
+        with self._lock:
+            with self._forgiving("read"):
+                for key, prompt in read_rows(self._file.get(), wanted):
+                    if prompt is None:
+                        damaged.append(key)
+                    else:
+                        found[key] = prompt
+            self._hits += sum(key in found for key in keys)
+            self._misses += sum(key not in found for key in keys)
+            self._damaged += len(damaged)
+            self._note(found, damaged)
+        return [found.get(key) for key in keys]
+
+    def put(self, key: bytes, prompt: PromptEmbeds) -> bool:
+        """Keep a prompt; False where the cache could not, or where the prompt is larger than the whole cache.
+
+        Raises:
+            TypeError: a key that is not bytes, or vectors of a dtype that is not kept, such as float8.
+            ValueError: a key of another length, or the cache is closed.
+        """
+        return self.put_many([(key, prompt)]) == 1
+
+    def put_many(self, entries: Iterable[tuple[bytes, PromptEmbeds]]) -> int:
+        """Keep prompts, a few megabytes a transaction; returns how many were kept.
+
+        Raises:
+            TypeError, ValueError: as :meth:`put`.
+        """
+        kept = 0
+        for batch in encoded_batches(entries, min(WRITTEN_BYTES, self.max_bytes // 4)):
+            written = None
+            with self._lock, self._forgiving("written"):
+                written = self._write(batch)
+            if written is None:
+                break
+            kept += written
+        return kept
+
+    def get_or_make(self, keys: Sequence[bytes], make: Callable[[int], PromptEmbeds]) -> list[PromptEmbeds]:
+        """The prompts under keys, in order; those that are not kept are made and kept.
+
+        Args:
+            keys: all of them are asked for together.
+            make: called with the position of a key.
+
+        Raises:
+            TypeError, ValueError: as :meth:`put`; whatever ``make`` raises passes through.
+        """
+        found = self.get_many(keys)
+        made = {number: make(number) for number, prompt in enumerate(found) if prompt is None}
+        self.put_many((keys[number], prompt) for number, prompt in made.items())
+        return [made[number] if prompt is None else prompt for number, prompt in enumerate(found)]
+
+    def transformed(
+        self,
+        prompts: Iterable[PromptEmbeds],
+        step: Recipe,
+        transform: Callable[[PromptEmbeds], PromptEmbeds],
+        *,
+        batch_size: int = READ_TOGETHER,
+    ) -> Iterator[PromptEmbeds]:
+        """What a transformation makes of each prompt, in order, computed only where it is not kept.
+
+        Args:
+            prompts: read a batch at a time.
+            step: the transformation's name and everything that decides its result besides the prompt: all
+                parameters, digests of files, the model that it asks. What is left out here, and differs,
+                gives a wrong hit.
+            transform: called for what is not kept.
+            batch_size: how many are looked up and kept together.
+
+        Raises:
+            ValueError: the cache is closed; whatever ``transform`` raises passes through.
+        """
+        pending = iter(prompts)
+        while batch := list(itertools.islice(pending, batch_size)):
+            keys = [transformed_key(prompt, step) for prompt in batch]
+            made: dict[bytes, PromptEmbeds] = {}
+            for key, prompt, found in zip(keys, batch, self.get_many(keys), strict=True):
+                if found is not None:
+                    yield found
+                    continue
+                if key not in made:
+                    made[key] = transform(prompt)
+                    self.put(key, made[key])
+                yield made[key]
+
+    def stats(self) -> CacheStats:
+        """Counts and sizes.
+
+        Raises:
+            ValueError: the cache is closed.
+            OSError: the file cannot be read.
+        """
+        with self._lock, self._telling():
+            statement = "SELECT count(*), coalesce(sum(size), 0) FROM entries"
+            count, size = self._file.get().execute(statement).fetchone()
+            asked = (self._hits, self._misses, self._damaged)
+            return CacheStats(count, size, file_bytes(self.path), self.max_bytes, *asked)
+
+    def verify(self) -> Verification:
+        """Check every entry and the file's structure. Nothing is changed: :meth:`prune` drops what is damaged.
+
+        Raises:
+            ValueError: the cache is closed.
+            OSError: the file cannot be opened.
+        """
+        lost = tuple(f"an earlier file was set aside: {reason}" for reason in self._file.lost)
+        with self._lock, self._telling():
+            found = check_file(self._file.get())
+        return replace(found, problems=found.problems + lost)
+
+    def prune(self, max_bytes: int | None = None) -> Pruned:
+        """Drop damaged entries, evict down to a size, and give the room back to the disk.
+
+        Args:
+            max_bytes: by default the bound of the cache.
+
+        Raises:
+            ValueError: ``max_bytes`` is negative, or the cache is closed.
+            OSError: the file cannot be written.
+        """
+        bound = self.max_bytes if max_bytes is None else max_bytes
+        if bound < 0:
+            raise ValueError(f"max_bytes must be 0 or more, got {bound}")
+        with self._lock, self._telling():
+            before = file_bytes(self.path)
+            found = check_file(connection := self._file.get())
+            if found.problems:
+                self._file.set_aside("; ".join(found.problems))
+                return Pruned(found.entries, 0, before)
+            with transaction(connection):
+                self._uses.write(connection)
+                remove_rows(connection, found.damaged)
+                remove_nameless(connection)
+                evicted = make_room(connection, [], bound)
+            shrink(connection, 0)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return Pruned(len(found.damaged), evicted, before - file_bytes(self.path))
+
+    def close(self) -> None:
+        """Write what is noted and let go of the file; closing twice is no trouble."""
+        with self._lock:
+            if not self._closed:
+                with self._forgiving("written"):
+                    self._uses.flush(self._file.get())
+                self._file.close()
+                self._closed = True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"the cache {self.path} is closed; open it again with EmbeddingCache(path)")
+
+    def _write(self, batch: Sequence[tuple[bytes, bytes]]) -> int:
+        connection = self._file.get()
+        with transaction(connection):
+            self._uses.write(connection)
+            written = write_rows(connection, batch, self.max_bytes)
+        shrink(connection, self.max_bytes)
+        return written
+
+    def _note(self, found: Iterable[bytes], damaged: Sequence[bytes]) -> None:
+        """Remember what was used, and take out what is damaged."""
+        self._uses.note(found)
+        if damaged:
+            with self._forgiving("written"):
+                self._mend(damaged)
+        if self._uses.many:
+            with self._forgiving("written"):
+                self._uses.flush(self._file.get())
+
+    def _mend(self, damaged: Sequence[bytes]) -> None:
+        """Take damaged entries out; once, look whether the damage goes deeper, for then it would come again."""
+        connection = self._file.get()
+        if not self._examined:
+            self._examined = True
+            if problems := structure_problems(connection):
+                self._file.set_aside("; ".join(problems))
+                return
+        with transaction(connection):
+            remove_rows(connection, damaged)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """SQLite's errors as ours, which say which file it is."""
+        self._require_open()
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OSError(f"the cache {self.path} cannot be used: {error}") from error
+
+    @contextmanager
+    def _forgiving(self, what: str) -> Iterator[None]:
+        """Trouble with the file as a warning; a file that is damaged beyond reading is set aside."""
+        self._require_open()
+        try:
+            try:
+                yield
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                self._file.set_aside(str(error))
+        except (sqlite3.Error, OSError, MemoryError, ValueError) as error:
+            if (text := f"{type(error).__name__}: {error}") not in self._told:
+                self._told.add(text)
+                said = f"the cache {self.path} could not be {what} ({text}); going on without it"
+                warnings.warn(said, RuntimeWarning, stacklevel=4)

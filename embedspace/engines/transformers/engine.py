@@ -1,0 +1,330 @@
+"""The in-process engine: a transformers model in this very process, no server needed."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from embedspace.engines.base import Completion, Prompt, Sampling
+from embedspace.engines.padding import padded
+from embedspace.engines.transformers.sampling import Sampler, StopStrings
+from embedspace.engines.transformers.shared_prefix import SharedPrefix
+from embedspace.errors import EngineError
+from embedspace.models import resolve
+from embedspace.prompt import PromptEmbeds, preflight
+from embedspace.space import EmbeddingSpace
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+_Item = TypeVar("_Item")
+
+
+class TransformersEngine:
+    """Generates and scores with a transformers model in this process.
+
+    Embeddings and token ids take the same road after the embedding layer, so greedy answers to a prompt
+    and to its embeddings are the same. Sampling draws each prompt's random numbers from the seed and the
+    prompt itself: an answer depends neither on the batch nor on what was asked before. Rows with which the
+    prompts of a batch, or one prompt after another, begin alike are computed once; the last such rows are kept.
+
+    Args:
+        model: packaged name, local folder, hub id, or a space that is loaded already.
+        dtype: dtype to compute in, as torch names it; ``auto`` is float32 on a CPU and the
+            checkpoint's own elsewhere.
+        device: as torch names it; ``auto`` takes a GPU where there is one.
+        batch_size: most sequences that are generated together.
+
+    Raises:
+        ValueError: unknown model, dtype or device.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | EmbeddingSpace,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_size: int = 16,
+    ) -> None:
+        from transformers import AutoModelForCausalLM
+
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(model, EmbeddingSpace):
+            resolve(model)  # the whole model first: the space is then read from it, not fetched beside it
+        self.space = model if isinstance(model, EmbeddingSpace) else EmbeddingSpace.from_pretrained(model)
+        self.device = _device(device)
+        self.dtype = _dtype(dtype, self.device, self.space)
+        self.batch_size = batch_size
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            resolve(self.space.folder), dtype=self.dtype, local_files_only=True
+        )
+        self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
+        self._prefix = SharedPrefix(self.model)
+
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Completions in prompt order; a prompt that cannot be answered fails alone.
+
+        Raises:
+            EngineError: the device ran out of memory.
+        """
+        size = max(1, self.batch_size // sampling.n)
+        asked = ((prompt, self._sampling_that_fits(prompt, sampling)) for prompt in prompts)
+        for (is_ids, fitting), alike in itertools.groupby(
+            enumerate(asked), key=lambda item: (not isinstance(item[1][0], PromptEmbeds), item[1][1])
+        ):
+            while batch := [(position, prompt) for position, (prompt, _) in itertools.islice(alike, size)]:
+                yield from self._generate_batch(batch, fitting, is_ids=is_ids)
+
+    def score(self, prompt: Prompt, continuation: str | Sequence[int]) -> Float[Tensor, " tokens"]:
+        """Log-probabilities, in nats, of the tokens of a continuation after a prompt.
+
+        Raises:
+            ValueError: the continuation is empty, or the prompt is not fit for this model.
+        """
+        return self.score_many(prompt, [continuation])[0]
+
+    def score_many(
+        self, prompt: Prompt, continuations: Sequence[str | Sequence[int]]
+    ) -> list[Float[Tensor, " tokens"]]:
+        """:meth:`score` for several continuations of one prompt, which is computed once."""
+        return self.score_all([(prompt, continuations)])[0]
+
+    @torch.inference_mode()
+    def score_all(
+        self, asked: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]
+    ) -> list[list[Float[Tensor, " tokens"]]]:
+        """:meth:`score_many` for several prompts, those of like length together.
+
+        Raises:
+            ValueError: as for :meth:`score`, before anything is computed.
+        """
+        targets = [[self._continuation_ids(said) for said in continuations] for _, continuations in asked]
+        for (prompt, _), own in zip(asked, targets, strict=True):
+            self._check(prompt, room=max(map(len, own), default=0))
+
+        def kind(place: int) -> bool:
+            return isinstance(asked[place][0], PromptEmbeds)
+
+        found: dict[int, list[Tensor]] = {}
+        order = sorted(range(len(asked)), key=lambda place: (kind(place), len(asked[place][0])))
+        for _, alike in itertools.groupby(order, key=kind):
+            for places in _chunks(list(alike), self.batch_size):
+                batch = [asked[place][0] for place in places], [targets[place] for place in places]
+                found |= zip(places, self._score_batch(*batch), strict=True)
+        return [found[place] for place in range(len(asked))]
+
+    def describe(self) -> dict[str, str]:
+        """Kind, model, numeric dtype, device and versions, for records."""
+        return {
+            "engine": "transformers",
+            "model": self.space.name,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "transformers": importlib.metadata.version("transformers"),
+            "torch": torch.__version__,
+        }
+
+    def close(self) -> None:
+        """Let go of the model's memory."""
+        self.model = None
+        self._prefix = SharedPrefix(None)
+
+    def _sampling_that_fits(self, prompt: Prompt, sampling: Sampling) -> Sampling:
+        """With at most as many new tokens as the context has positions for after the prompt, as vLLM has it."""
+        room = (
+            sampling.max_tokens
+            if self.space.context_length is None
+            else self.space.context_length - len(prompt)
+        )
+        return sampling if room >= sampling.max_tokens or room < 1 else replace(sampling, max_tokens=room)
+
+    def _check(self, prompt: Prompt, *, room: int) -> None:
+        """Raise ``ValueError`` or ``TypeError`` where a prompt cannot be answered with ``room`` new tokens."""
+        limit = None if self.space.context_length is None else self.space.context_length - room
+        if isinstance(prompt, PromptEmbeds):
+            preflight(prompt, hidden_size=self.space.hidden_size, max_rows=limit)
+            self.space.require(prompt)
+        elif not len(prompt):
+            raise ValueError("the prompt has no token ids")
+        elif limit is not None and len(prompt) > limit:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens and at most {limit} fit beside the new tokens"
+            )
+        else:
+            self.space.lookup(prompt)
+
+    def _generate_batch(
+        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling, *, is_ids: bool
+    ) -> Iterator[Completion]:
+        failed: dict[int, str] = {}
+        for position, prompt in batch:
+            try:
+                self._check(prompt, room=1)
+            except (TypeError, ValueError) as error:
+                failed[position] = str(error)
+        good = [prompt for position, prompt in batch if position not in failed]
+        try:
+            answers = iter(self._answers(good, sampling, is_ids=is_ids) if good else [])
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"{self.device} ran out of memory with {len(good)} prompts of up to {max(map(len, good))} rows "
+                f"at a time; lower batch_size (now {self.batch_size})"
+            ) from error
+        for position, _ in batch:
+            if position in failed:
+                yield Completion.failed(position, failed[position])
+                continue
+            for index in range(sampling.n):
+                yield next(answers)(position, index)
+
+    @torch.inference_mode()
+    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling, *, is_ids: bool) -> list[Any]:
+        """One maker of a Completion, given prompt position and index, for each sequence of a batch."""
+        started = time.monotonic()
+        repeated = [prompt for prompt in prompts for _ in range(sampling.n)]
+        inputs = self._inputs(repeated, room=sampling.max_tokens)
+        # With embeddings, generate returns the new tokens only; with ids, the prompt before them.
+        skipped = inputs["input_ids"].shape[1] if is_ids else 0
+        sampler = Sampler(sampling, [_identity(prompt) for prompt in repeated], self.space.tokenizer)
+        stops = StopStrings(sampling.stop, self.space.tokenizer, skipped)
+        config = self._generation_config(sampling)
+        output = self.model.generate(
+            **inputs, generation_config=config, logits_processor=[sampler], stopping_criteria=[stops]
+        )
+        seconds = time.monotonic() - started
+        ended = {*config.eos_token_id, config.pad_token_id}
+        if len(repeated) == 1:
+            self._keep(repeated[0], output.past_key_values, room=sampling.max_tokens)
+        return [
+            sampler.completion(row, tokens, ended, seconds)
+            for row, tokens in enumerate(output.sequences[:, skipped:].tolist())
+        ]
+
+    def _generation_config(self, sampling: Sampling) -> Any:
+        """Plain decoding: nothing of the checkpoint's own sampling defaults but its end-of-sequence tokens."""
+        from transformers import GenerationConfig
+
+        own = self.model.generation_config
+        ends = own.eos_token_id if own.eos_token_id is not None else self.model.config.eos_token_id
+        ends = [ends] if isinstance(ends, int) else list(ends or [])
+        pad = own.pad_token_id if own.pad_token_id is not None else (ends or [0])[0]
+        return GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=pad,
+            return_dict_in_generate=True,
+        )
+
+    def _inputs(self, prompts: Sequence[Prompt], *, room: int) -> dict[str, Any]:
+        """A padded batch, all of embeddings or all of token ids, with its attention mask and shared prefix's cache."""
+        tensors = [self._tensor(prompt) for prompt in prompts]
+        shared = self._prefix.length(tensors, columns=max(map(len, tensors)) + room)
+        batch, mask = padded(tensors, shared)
+        name = "inputs_embeds" if batch.ndim == 3 else "input_ids"
+        inputs = {name: batch.to(self.device), "attention_mask": mask.to(self.device)}
+        return inputs | ({"past_key_values": self._prefix.cache(shared, len(tensors))} if shared else {})
+
+    def _keep(self, prompt: Prompt, cache: Any, *, room: int) -> None:
+        self._prefix.keep(self._tensor(prompt), cache, columns=len(prompt) + room)
+
+    def _tensor(self, prompt: Prompt) -> Tensor:
+        return (
+            prompt.vectors.detach().to("cpu", self.dtype)
+            if isinstance(prompt, PromptEmbeds)
+            else torch.tensor(prompt)
+        )
+
+    def _continuation_ids(self, continuation: str | Sequence[int]) -> list[int]:
+        ids = self.space.tokenize(continuation) if isinstance(continuation, str) else list(continuation)
+        if not ids:
+            raise ValueError(f"the continuation {continuation!r} has no tokens to score")
+        self.space.lookup(ids)
+        return ids
+
+    def _score_batch(
+        self, prompts: Sequence[Prompt], targets: Sequence[Sequence[list[int]]]
+    ) -> list[list[Tensor]]:
+        room = max((len(target) for own in targets for target in own), default=0)
+        inputs = self._inputs(prompts, room=room)
+        seen = inputs["attention_mask"]
+        if len(prompts) > 1:
+            inputs["position_ids"] = (seen.cumsum(dim=1) - 1).clamp_min(0)
+        if (known := inputs.get("past_key_values")) is not None:
+            for name in {"inputs_embeds", "input_ids", "position_ids"} & inputs.keys():
+                inputs[name] = inputs[name][:, known.get_seq_length() :]
+        start = self.model(**inputs, use_cache=True, logits_to_keep=1)
+        first = start.logits[:, -1].float().log_softmax(dim=-1)
+        wanted = [(row, target) for row, own in enumerate(targets) for target in own]
+        scores: list[list[Tensor]] = [[] for _ in prompts]
+        for chunk in _chunks(wanted, self.batch_size):
+            for (row, _), score in zip(
+                chunk, self._continued(chunk, first, start.past_key_values, seen), strict=True
+            ):
+                scores[row].append(score)
+        if len(prompts) == 1:
+            self._keep(prompts[0], start.past_key_values, room=room)
+        return scores
+
+    def _continued(
+        self, wanted: Sequence[tuple[int, list[int]]], first: Tensor, cache: Any, seen: Tensor
+    ) -> list[Tensor]:
+        """Scores of continuations, each with the row of the batch that it continues."""
+        rows = torch.tensor([row for row, _ in wanted], device=self.device)
+        longest = max(len(target) for _, target in wanted)
+        ids = torch.tensor([target + [0] * (longest - len(target)) for _, target in wanted]).to(self.device)
+        scores = first[rows].gather(1, ids[:, :1]).cpu()
+        if longest > 1:
+            copied = copy.deepcopy(cache)
+            copied.batch_select_indices(rows)
+            # Padding stands after the tokens that count, where causal attention does not look.
+            inputs = {}
+            if len(seen) > 1:  # the prompts have padding of their own before them
+                inputs = {
+                    "attention_mask": torch.cat([seen[rows], seen.new_ones(len(rows), longest - 1)], dim=1),
+                    "position_ids": seen[rows].sum(dim=1, keepdim=True) + torch.arange(longest - 1).to(rows),
+                }
+            logits = self.model(
+                input_ids=ids[:, :-1], past_key_values=copied, use_cache=True, **inputs
+            ).logits
+            rest = logits.float().log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0]
+            scores = torch.cat([scores, rest.cpu()], dim=1)
+        return [row[: len(target)].clone() for row, (_, target) in zip(scores, wanted, strict=True)]
+
+
+def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _identity(prompt: Prompt) -> str:
+    """What a prompt's random numbers hang on besides the seed."""
+    return prompt.recipe.digest if isinstance(prompt, PromptEmbeds) else repr(list(prompt))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
+
+
+def _dtype(name: str, device: torch.device, space: EmbeddingSpace) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else space.dtype
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"unknown dtype {name!r}; use 'auto', 'float32', 'bfloat16' or 'float16'")
+    return dtype

@@ -1,0 +1,119 @@
+"""Token choice for the in-process engine: greedy or sampled, reproducible prompt by prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from embedspace.engines.base import Completion, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedspace.space import Tokenizer
+
+
+class Sampler:
+    """A logits processor after which the highest score is the token to take.
+
+    Adding independent Gumbel noise to log-probabilities and taking the highest is drawing from the
+    distribution (Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030). Each sequence has a generator of
+    its own, seeded by the seed, the prompt and the completion's index, so that what else is in the
+    batch changes nothing. Log-probabilities are those of the model, before temperature and nucleus.
+    """
+
+    def __init__(self, sampling: Sampling, identities: Sequence[str], tokenizer: Tokenizer) -> None:
+        self._sampling = sampling
+        self._tokenizer = tokenizer
+        self._generators = [
+            _generator(f"{sampling.seed} {position % sampling.n} {identity}")
+            for position, identity in enumerate(identities)
+        ]
+        self._chosen: list[list[float]] = [[] for _ in identities]
+        self._likeliest: list[list[dict[str, float]]] = [[] for _ in identities]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+        noisy = scores = scores.float()
+        if self._sampling.temperature > 0:
+            noisy = TemperatureLogitsWarper(self._sampling.temperature)(input_ids, noisy)
+            if self._sampling.top_p < 1:
+                noisy = TopPLogitsWarper(self._sampling.top_p)(input_ids, noisy)
+            noise = [torch.rand(scores.shape[1], generator=generator) for generator in self._generators]
+            noisy = noisy - (-torch.stack(noise).clamp_min(1e-20).log()).log().to(noisy.device)
+        if self._sampling.logprobs is not None:
+            self._record(scores.log_softmax(dim=-1), noisy.argmax(dim=-1))
+        return noisy
+
+    def _record(self, logprobs: Tensor, tokens: Tensor) -> None:
+        chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+        values, ids = logprobs.topk(self._sampling.logprobs or 1, dim=1)
+        for row, value in enumerate(chosen):
+            self._chosen[row].append(value)
+            if self._sampling.logprobs:
+                names = [self._tokenizer.decode([token]) for token in ids[row].tolist()]
+                self._likeliest[row].append(dict(zip(names, values[row].tolist(), strict=True)))
+
+    def completion(
+        self, row: int, tokens: Sequence[int], ended: set[int], seconds: float
+    ) -> Callable[[int, int], Completion]:
+        """A maker of the Completion of one sequence, given its prompt's position and its index."""
+        taken, text, reason = self._cut(list(tokens), ended)
+
+        def make(prompt_index: int, index: int) -> Completion:
+            return Completion(
+                prompt_index,
+                index,
+                text,
+                tuple(taken),
+                reason,
+                seconds,
+                tuple(self._chosen[row][: len(taken)]),
+                tuple(self._likeliest[row][: len(taken)]),
+            )
+
+        return make
+
+    def _cut(self, tokens: list[int], ended: set[int]) -> tuple[list[int], str, str]:
+        """Tokens, text and finish reason of one sequence without what stands after its end."""
+        end = next((position for position, token in enumerate(tokens) if token in ended), None)
+        body = tokens[:end]
+        text = self._tokenizer.decode(body, skip_special_tokens=True)
+        stops = [text.index(stop) for stop in self._sampling.stop if stop in text]
+        if stops:
+            while len(body) > 1 and any(
+                stop in self._tokenizer.decode(body[:-1], skip_special_tokens=True)
+                for stop in self._sampling.stop
+            ):
+                body.pop()
+            return body, text[: min(stops)], "stop"
+        if end is None:
+            return body, text, "length"
+        return tokens[: end + 1], text, "stop"
+
+
+class StopStrings:
+    """A stopping criterion: sequences whose new text holds a stop string are done."""
+
+    def __init__(self, stop: Sequence[str], tokenizer: Tokenizer, skipped: int) -> None:
+        self._stop = stop
+        self._tokenizer = tokenizer
+        self._skipped = skipped
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        # Every token adds at least one byte, so the last of them that can be part of a stop string are few.
+        tail = max((len(stop.encode()) for stop in self._stop), default=0) + 1
+        done = [
+            any(stop in self._tokenizer.decode(row[-tail:], skip_special_tokens=True) for stop in self._stop)
+            for row in input_ids[:, self._skipped :].tolist()
+        ]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _generator(identity: str) -> torch.Generator:
+    seed = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") % 2**63
+    return torch.Generator().manual_seed(seed)

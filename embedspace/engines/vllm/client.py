@@ -1,0 +1,322 @@
+"""A client for vLLM servers: prompts go out as embeddings, several a request, and come back in order."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from operator import itemgetter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import torch
+
+from embedspace._util.background_loop import BackgroundLoop, in_order
+from embedspace.engines.base import Completion, Prompt, Sampling
+from embedspace.engines.batching import Batch, batches, check_prompt
+from embedspace.engines.guard import Guard, conversation_refusal, guarded
+from embedspace.engines.vllm.pool import ServerPool
+from embedspace.engines.vllm.protocol import (
+    chat_request,
+    completion_request,
+    embedded_parts,
+    read_completions,
+    read_piece,
+    require_content_alone,
+)
+from embedspace.engines.vllm.transport import Connection, ServerInfo
+from embedspace.errors import EngineError, EngineResponseError, PromptRefusedError, PromptRejectedError
+from embedspace.prompt import PromptEmbeds, encode_prompt_embeds, preflight
+
+if TYPE_CHECKING:
+    from embedspace.space import Message
+
+T = TypeVar("T")
+
+_REQUEST_BYTES = 32 * 2**20  # of vectors; together with max_concurrency it bounds the client's memory
+
+
+class VLLMClient:
+    """Generates on vLLM servers that were started with ``--enable-prompt-embeds``.
+
+    Prompts are read as they are needed and completions come in prompt order. A prompt that is not fit to be
+    sent, or that the server refuses, fails alone. Requests that meet 429, 5xx, a lost connection or an answer that
+    is no completion are sent again, after growing pauses, to whichever server is there; what still fails then
+    raises an :class:`~embedspace.errors.EngineError` that names the server, the prompts and the answer.
+
+    Args:
+        url: the server's address, e.g. ``http://127.0.0.1:8000``, or a list of them: all serve the same model.
+        model: the name it is served under; by default the only one there is.
+        api_key: sent to the server and shown nowhere; by default ``$VLLM_API_KEY``.
+        hidden_size: prompts of another one are refused before they are sent, where given.
+        timeout: seconds without an answer after which a request counts as lost and is sent again.
+        max_retries: how often one request is sent again.
+        patience: seconds for which requests wait where no server is there any more; at first all must be there.
+        prompts_per_request: most prompts in one request.
+        max_concurrency: most requests under way at each server.
+        dtype: of the embeddings on the wire; by default each prompt's own.
+        guard: screens embeddings before they are sent, such as a :class:`~embedspace.SafetyFilter`; a prompt that it
+            refuses fails alone. Token ids and text are not screened.
+
+    Raises:
+        ValueError: an address is not one or is there twice, there are none, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        model: str | None = None,
+        *,
+        api_key: str | None = None,
+        hidden_size: int | None = None,
+        timeout: float = 600.0,
+        max_retries: int = 3,
+        patience: float = 300.0,
+        prompts_per_request: int = 16,
+        max_concurrency: int = 4,
+        dtype: torch.dtype | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        if prompts_per_request < 1 or max_concurrency < 1:
+            raise ValueError(
+                "prompts_per_request and max_concurrency must be at least 1, "
+                f"got {prompts_per_request} and {max_concurrency}"
+            )
+        api_key = os.environ.get("VLLM_API_KEY") if api_key is None else api_key
+        urls = [url] if isinstance(url, str) else list(url)
+        self._servers = ServerPool(
+            [Connection(address, api_key=api_key, timeout=timeout) for address in urls],
+            slots=max_concurrency,
+            max_retries=max_retries,
+            patience=patience,
+        )
+        # Twice as many are read as are under way: one slow request does not idle the others' places.
+        self._window = 2 * max_concurrency * len(urls)
+        self._model = model
+        self._hidden_size = hidden_size
+        self._prompts_per_request = prompts_per_request
+        self._dtype = dtype
+        self._guard = guard
+        self._info: ServerInfo | None = None
+        self._loop = BackgroundLoop("embedspace-vllm-client")
+
+    def __repr__(self) -> str:
+        return f"VLLMClient({self._servers.url!r}, {self._model!r})"
+
+    @property
+    def info(self) -> ServerInfo:
+        """What the servers say of themselves, asked once; of several, ``url`` lists all.
+
+        Raises:
+            EngineError: one cannot be reached, leaves open which model is meant, or is not like the others.
+        """
+        if self._info is None:
+            self._info = self._open_loop().run(self._servers.info(self._model))
+        return self._info
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """How many requests were sent again so far, by what they met before: ``429``, ``broken off``, ..."""
+        return dict(self._servers.retries)
+
+    def check(self, hidden_size: int | None = None) -> ServerInfo:
+        """Ask every server anew what it serves and, where a hidden size is given, whether it takes embeddings.
+
+        Raises:
+            EngineError: as :attr:`info`; it was started without the flag, or its model has another hidden size.
+        """
+        self._info = None
+        hidden_size = self._hidden_size if hidden_size is None else hidden_size
+        if hidden_size is not None:
+            row = encode_prompt_embeds(torch.zeros(1, hidden_size), self._dtype)
+            body = {"model": self.info.model, "max_tokens": 1, "prompt_embeds": [row]}
+            probe = ("/v1/completions", body, "one row as a probe", itemgetter("choices"))
+            # A filter that refuses a row of zeros has read it.
+            with suppress(PromptRefusedError):
+                self._open_loop().run(self._servers.each(lambda server: server.post(*probe)))
+        return self.info
+
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Completions in prompt order, ``n`` for each prompt; abandoning the iterator cancels what is under way.
+
+        Raises:
+            TypeError: something is neither a PromptEmbeds nor token ids.
+            EngineError: the server failed.
+        """
+        info = self.info
+
+        async def answer(batch: Batch) -> list[Completion]:
+            return batch.in_order(await self._complete(info, batch.prompts, sampling))
+
+        work = batches(
+            prompts,
+            self._prompts_per_request,
+            hidden_size=self._hidden_size,
+            max_rows=_max_rows(info),
+            max_bytes=_REQUEST_BYTES,
+        )
+        if (guard := self._guard) is not None:
+            work = (guarded(batch, guard) for batch in work)
+        yield from self._flow(work, answer)
+
+    def generate_chat(
+        self, conversations: Iterable[Sequence[Message]], sampling: Sampling
+    ) -> Iterator[Completion]:
+        """Completions of conversations that the server templates, as :meth:`generate`; one for each request.
+
+        A message's content is text, a PromptEmbeds made by ``space.embed``, or a list of those. vLLM joins the
+        parts of a list with line breaks where the model's template takes text alone, as most do.
+
+        Raises:
+            TypeError: a content is something else.
+            ValueError: a PromptEmbeds has template rows, which the server would put around it once more.
+            EngineError: the server failed.
+        """
+        info = self.info
+
+        async def answer(item: tuple[int, Sequence[Message], str | None]) -> list[Completion]:
+            position, messages, refusal = item
+            if refusal:
+                return [Completion.failed(position, refusal)]
+            return await self._chat(info, position, messages, sampling)
+
+        work = (
+            (position, messages, self._refusal(embedded_parts(messages)))
+            for position, messages in enumerate(map(require_content_alone, conversations))
+        )
+        yield from self._flow(work, answer)
+
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
+        """The text of one completion, piece by piece as the server makes it.
+
+        Raises:
+            ValueError: ``sampling.n`` is not 1, or the prompt is not fit to be sent.
+            PromptRefusedError: the guard refused the prompt.
+            EngineError: the server failed, refused the prompt, or the stream ended before the completion did.
+        """
+        if sampling.n != 1:
+            raise ValueError(f"Sampling.n is {sampling.n}; one completion can be streamed at a time")
+        info = self.info
+        prompt = check_prompt(prompt, hidden_size=self._hidden_size, max_rows=_max_rows(info))
+        if refusal := self._refusal([prompt] if isinstance(prompt, PromptEmbeds) else []):
+            raise PromptRefusedError(refusal)
+        yield from self._open_loop().iterate(self._pieces(info, prompt, sampling))
+
+    def describe(self) -> dict[str, str]:
+        """Kind, address, model, dtype on the wire, and versions, for records."""
+        return {
+            "engine": "vllm",
+            "url": self.info.url,
+            "model": self.info.model,
+            "dtype": "the prompt's own" if self._dtype is None else str(self._dtype).removeprefix("torch."),
+            "vllm": self.info.version,
+            "openai": importlib.metadata.version("openai"),
+        }
+
+    def close(self) -> None:
+        """Cancel what is under way and close all connections; harmless when repeated."""
+        if not self._loop.closed:
+            self._loop.cancel()
+            self._loop.run(self._servers.close())
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _refusal(self, parts: Sequence[PromptEmbeds]) -> str | None:
+        return None if self._guard is None else conversation_refusal(self._guard, parts)
+
+    def _open_loop(self) -> BackgroundLoop:
+        if self._loop.closed:
+            raise EngineError(f"the client of {self._servers.url} is closed; make a new VLLMClient")
+        return self._loop
+
+    def _flow(
+        self, work: Iterable[T], answer: Callable[[T], Coroutine[Any, Any, list[Completion]]]
+    ) -> Iterator[Completion]:
+        loop = self._open_loop()
+        for completions in in_order(work, lambda item: loop.submit(answer(item)), self._window):
+            yield from completions
+
+    async def _complete(
+        self, info: ServerInfo, prompts: Sequence[tuple[int, Prompt]], sampling: Sampling
+    ) -> list[Completion]:
+        if not prompts:
+            return []
+        positions = [position for position, _ in prompts]
+        subject = (
+            f"prompt {positions[0]}" if len(prompts) == 1 else f"prompts {positions[0]} to {positions[-1]}"
+        )
+
+        async def ask(server: Connection) -> list[Completion]:
+            began = time.monotonic()
+            # Made anew for each attempt: only what is under way is held in its encoded form.
+            body = completion_request(info.model, [prompt for _, prompt in prompts], sampling, self._dtype)
+            return await server.post(
+                "/v1/completions",
+                body,
+                subject,
+                lambda answer: read_completions(answer, positions, sampling, time.monotonic() - began),
+            )
+
+        try:
+            return await self._servers.ask(ask)
+        except (PromptRejectedError, ValueError) as error:
+            if len(prompts) == 1:
+                return [Completion.failed(positions[0], str(error))]
+        # One refused prompt refuses the whole request: halve it until that prompt stands alone.
+        half = len(prompts) // 2
+        return [
+            *await self._complete(info, prompts[:half], sampling),
+            *await self._complete(info, prompts[half:], sampling),
+        ]
+
+    async def _chat(
+        self, info: ServerInfo, position: int, messages: Sequence[Message], sampling: Sampling
+    ) -> list[Completion]:
+        async def ask(server: Connection) -> list[Completion]:
+            began = time.monotonic()
+            return await server.post(
+                "/v1/chat/completions",
+                chat_request(info.model, messages, sampling, self._dtype),
+                f"conversation {position}",
+                lambda answer: read_completions(answer, [position], sampling, time.monotonic() - began),
+            )
+
+        try:
+            for part in embedded_parts(messages):
+                preflight(part, hidden_size=self._hidden_size, max_rows=_max_rows(info))
+            return await self._servers.ask(ask)
+        except (PromptRejectedError, ValueError) as error:
+            return [Completion.failed(position, str(error))]
+
+    async def _pieces(
+        self, info: ServerInfo, prompt: Prompt, sampling: Sampling
+    ) -> AsyncGenerator[str, None]:
+        body = completion_request(info.model, [prompt], sampling, self._dtype)
+        ended = False
+        events = self._servers.stream(
+            lambda server: server.stream("/v1/completions", body, "a stream", read_piece)
+        )
+        async with aclosing(events) as pieces:
+            async for text, last in pieces:
+                ended = ended or last
+                if text:
+                    yield text
+        if not ended:
+            raise EngineResponseError(
+                f"the vLLM server at {info.url} ended its stream before the completion was complete; "
+                "look into its log, it may have crashed"
+            )
+
+
+def _max_rows(info: ServerInfo) -> int | None:
+    """Most rows that leave room for one new token."""
+    return None if info.max_model_len is None else info.max_model_len - 1

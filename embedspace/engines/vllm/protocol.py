@@ -1,0 +1,171 @@
+"""The JSON that vLLM's OpenAI-compatible server reads and writes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from embedspace.engines.base import Completion, Prompt, Sampling
+from embedspace.prompt import PromptEmbeds, encode_prompt_embeds
+
+if TYPE_CHECKING:
+    import torch
+
+    from embedspace.space import Message
+
+Json = dict[str, Any]
+Scores = tuple[tuple[float, ...], tuple[dict[str, float], ...]]
+
+
+def completion_request(
+    model: str, prompts: Sequence[Prompt], sampling: Sampling, dtype: torch.dtype | None
+) -> Json:
+    """The body of a completions request for prompts that are all embeddings or all token ids.
+
+    Beside embeddings there is no ``prompt`` at all: an empty text would count as one more prompt.
+    """
+    body = {"model": model, **_sampling_fields(sampling)}
+    if sampling.logprobs is not None:
+        body["logprobs"] = sampling.logprobs
+    embedded = [prompt for prompt in prompts if isinstance(prompt, PromptEmbeds)]
+    if embedded:
+        body["prompt_embeds"] = [encode_prompt_embeds(prompt, dtype) for prompt in embedded]
+    else:
+        body["prompt"] = [list(prompt) for prompt in prompts if not isinstance(prompt, PromptEmbeds)]
+    return body
+
+
+def chat_request(
+    model: str, messages: Sequence[Message], sampling: Sampling, dtype: torch.dtype | None
+) -> Json:
+    """The body of a chat request; embedded content travels as ``prompt_embeds`` parts."""
+    body = {"model": model, **_sampling_fields(sampling)}
+    if sampling.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+    body["messages"] = [
+        {**message, "content": [_part(part, dtype) for part in _parts(message)]} for message in messages
+    ]
+    return body
+
+
+def embedded_parts(messages: Sequence[Message]) -> list[PromptEmbeds]:
+    """The embedded content of a conversation, in order.
+
+    Raises:
+        TypeError: a content is not text, embeddings or a list of those.
+    """
+    return [part for message in messages for part in _parts(message) if isinstance(part, PromptEmbeds)]
+
+
+def require_content_alone(messages: Sequence[Message]) -> Sequence[Message]:
+    """The conversation, if its embedded parts are content through and through.
+
+    Raises:
+        TypeError: a content is not text, embeddings or a list of those.
+        ValueError: embeddings with template rows, around which the server would put its template once more.
+    """
+    for part in embedded_parts(messages):
+        if not bool(part.content.all()):
+            raise ValueError(
+                f"a message's PromptEmbeds has {int((~part.content).sum())} template rows among its {len(part)}, "
+                "and the server would template it once more; pass space.embed(text), which makes content rows only"
+            )
+    return messages
+
+
+def read_completions(
+    answer: Any, prompt_indices: Sequence[int], sampling: Sampling, seconds: float
+) -> list[Completion]:
+    """The completions in an answer to a completions or chat request, by the choices' own indices.
+
+    Raises:
+        ValueError: other choices than were asked for.
+        LookupError, TypeError, AttributeError: an answer of another shape.
+    """
+    choices = {choice["index"]: choice for choice in answer["choices"]}
+    expected = len(prompt_indices) * sampling.n
+    if len(answer["choices"]) != expected or set(choices) != set(range(expected)):
+        raise ValueError(
+            f"{expected} choices were asked for ({sampling.n} for each of {len(prompt_indices)} prompts), "
+            f"the answer has {len(answer['choices'])} with indices {sorted(choices)}"
+        )
+    completions = []
+    for position in range(expected):
+        choice = choices[position]
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise ValueError(f"choice {position} ended with finish_reason {choice['finish_reason']!r}")
+        chosen, likeliest = _scores(choice, sampling.logprobs)
+        completions.append(
+            Completion(
+                prompt_indices[position // sampling.n],
+                position % sampling.n,
+                choice["text"] if "text" in choice else choice["message"]["content"] or "",
+                tuple(choice.get("token_ids") or ()),
+                choice["finish_reason"],
+                seconds,
+                chosen,
+                likeliest,
+            )
+        )
+    return completions
+
+
+def read_piece(event: Any) -> tuple[str, bool]:
+    """The new text in one event of a streamed completion, and whether it is the last of the completion.
+
+    Raises:
+        LookupError, TypeError: an event of another shape.
+    """
+    choices = event["choices"]  # an event may carry usage alone
+    return "".join(choice["text"] for choice in choices), any(choice["finish_reason"] for choice in choices)
+
+
+def _scores(choice: Json, count: int | None) -> Scores:
+    """Log-probabilities of the new tokens and, at each, of the ``count`` likeliest ones."""
+    if count is None:
+        return (), ()
+    scores = choice["logprobs"]
+    if "content" in scores:
+        chosen = tuple(token["logprob"] for token in scores["content"])
+        shown = [
+            {top["token"]: top["logprob"] for top in token["top_logprobs"]} for token in scores["content"]
+        ]
+    else:
+        chosen = tuple(scores["token_logprobs"])
+        shown = scores["top_logprobs"]
+    # The server lists the chosen token too, likely or not.
+    ranked = (sorted(top.items(), key=operator.itemgetter(1), reverse=True) for top in shown)
+    return chosen, tuple(dict(tokens[:count]) for tokens in ranked if count)
+
+
+def _sampling_fields(sampling: Sampling) -> Json:
+    fields: Json = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "n": sampling.n,
+        "seed": sampling.seed,
+        "return_token_ids": True,
+        # The server fills what is left out from the model's generation_config.json; these are neutral.
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+    }
+    return fields | ({"stop": list(sampling.stop)} if sampling.stop else {})
+
+
+def _part(part: str | PromptEmbeds, dtype: torch.dtype | None) -> Json:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "prompt_embeds", "data": encode_prompt_embeds(part, dtype)}
+
+
+def _parts(message: Message) -> Sequence[str | PromptEmbeds]:
+    content = message.get("content")
+    parts = [content] if isinstance(content, str | PromptEmbeds) else content
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str | PromptEmbeds) for part in parts):
+        raise TypeError(
+            f"a message's content must be a string, a PromptEmbeds or a list of those, got {content!r:.200}"
+        )
+    return parts

@@ -1,0 +1,9 @@
+"""Between prompts: interpolate, path and blend."""
+
+from embedspace.interpolation.methods import blend, interpolate, path
+
+__all__ = [
+    "blend",
+    "interpolate",
+    "path",
+]

@@ -1,0 +1,310 @@
+"""Between prompts: interpolate, path and blend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from embedspace.interpolation.alignment import ALIGNMENTS, Align
+from embedspace.prompt import (
+    PromptEmbeds,
+    Recipe,
+    Value,
+    in_blocks,
+    require_content,
+    require_finite,
+    require_same_space,
+)
+from embedspace.space import space_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from embedspace.space import EmbeddingSpace
+
+Method = Literal["lerp", "slerp"]
+Template = Literal["same", "first", "last"]
+
+
+def interpolate(
+    a: PromptEmbeds,
+    b: PromptEmbeds,
+    t: float,
+    *,
+    method: Method = "lerp",
+    align: Align = "resample",
+    template: Template = "same",
+    space: EmbeddingSpace | None = None,
+    match_norm: bool = False,
+) -> PromptEmbeds:
+    """The prompt at ``t`` of the way from a to b: content rows are blended, template rows kept.
+
+    ``t=0`` is a and ``t=1`` is b, bit for bit and with their lengths; ``interpolate(a, b, t)`` equals
+    ``interpolate(b, a, 1 - t)``. Messages (runs of content rows) are blended one with one.
+
+    Args:
+        a: prompt at ``t=0``.
+        b: prompt at ``t=1``, of the same space, dtype and number of messages.
+        t: interpolation parameter, 0 to 1.
+        method: ``lerp`` along the straight line; ``slerp`` (Shoemake 1985) along the arc about the
+            vocabulary's mean row, which keeps rows as far from that mean as the rows they come from.
+        align: ``resample``, the length moves from a's to b's and rows are repeated or left out evenly;
+            ``pad``, the longer length and rows of zeros at the end of the shorter; ``dtw``, the longer
+            length and rows laid on each other by dynamic time warping.
+        template: whose template rows are kept. ``same`` insists that they are equal in both.
+        space: the prompts' space, whose mean row ``slerp``, ``dtw`` and ``match_norm`` need; by default the one
+            in use that the prompts name.
+        match_norm: let ``lerp`` keep the rows' distance from the mean, as ``slerp`` does.
+
+    Raises:
+        ValueError: t outside [0, 1], an unknown option, prompts that do not fit together, without
+            content or not finite, or a ``space`` that is needed and not in use.
+    """
+    if not 0 <= t <= 1:
+        raise ValueError(f"t is {t!r}; it must be in [0, 1], where 0 is the first prompt and 1 the second")
+    _check_options(method, align, template)
+    mean = _needed_mean((a, b), space, needed=method == "slerp" or align == "dtw" or match_norm)
+    _check_fit((a, b), template)
+    parameters = {
+        "t": float(t),
+        "method": method,
+        "align": align,
+        "template": template,
+        "match_norm": match_norm,
+    }
+    recipe = Recipe.of("interpolate", parameters, a.recipe, b.recipe)
+    # Both calls that mean one point must compute the same numbers: the nearer prompt comes last, so that
+    # its weight w is at least 1/2 and 1 - w is exact.
+    far, near, weight = (a, b, float(t)) if t >= 0.5 else (b, a, 1 - float(t))
+    kept = {"same": near, "first": a, "last": b}[template]
+    if weight == 1:
+        return kept.with_runs(_runs(near), recipe)
+    weights = (1 - weight, weight)
+
+    def moved(x: Tensor, y: Tensor) -> Tensor:
+        piece = METHODS[method](x, y, weight, mean)
+        return _distance_matched(piece, (x, y), weights, mean) if match_norm else piece
+
+    # torch.lerp itself computes in float32 and rounds once.
+    plain = method == "lerp" and not match_norm and weight != 0.5
+    blended = []
+    for rows in zip(_runs(far), _runs(near), strict=True):
+        x, y = ALIGNMENTS[align](rows, weights, mean)
+        blended.append(torch.lerp(x, y, weight) if plain else in_blocks(moved, x, y))
+    return kept.with_runs(blended, recipe)
+
+
+def path(
+    a: PromptEmbeds,
+    b: PromptEmbeds,
+    steps: int,
+    *,
+    method: Method = "lerp",
+    align: Align = "resample",
+    template: Template = "same",
+    space: EmbeddingSpace | None = None,
+    match_norm: bool = False,
+) -> list[PromptEmbeds]:
+    """Prompts at ``steps`` evenly spaced points of the way from a to b, both ends included.
+
+    Takes the options of :func:`interpolate`.
+
+    Raises:
+        ValueError: fewer than two steps, or as :func:`interpolate`.
+    """
+    if steps < 2:
+        raise ValueError(f"steps is {steps}; a path has at least 2, its two ends")
+    return [
+        interpolate(
+            a,
+            b,
+            step / (steps - 1),
+            method=method,
+            align=align,
+            template=template,
+            space=space,
+            match_norm=match_norm,
+        )
+        for step in range(steps)
+    ]
+
+
+def blend(
+    prompts: Sequence[PromptEmbeds],
+    weights: Sequence[float],
+    *,
+    align: Align = "resample",
+    template: Template = "same",
+    space: EmbeddingSpace | None = None,
+    match_norm: bool = False,
+) -> PromptEmbeds:
+    """The weighted mean of several prompts' content rows; of two, what ``lerp`` gives.
+
+    A weight of 1 gives that prompt bit for bit. The other options are those of :func:`interpolate`.
+
+    Args:
+        prompts: of the same space, dtype and number of messages.
+        weights: one a prompt, none negative, with a sum of 1.
+
+    Raises:
+        ValueError: no prompts, weights that do not fit, or as :func:`interpolate`.
+    """
+    _check_weights(prompts, weights)
+    _check_options("lerp", align, template)
+    mean = _needed_mean(prompts, space, needed=align == "dtw" or match_norm)
+    _check_fit(prompts, template)
+    parameters: dict[str, Value] = {
+        "weights": ",".join(repr(float(weight)) for weight in weights),
+        "align": align,
+        "template": template,
+        "match_norm": match_norm,
+    }
+    recipe = Recipe.of("blend", parameters, *(prompt.recipe for prompt in prompts))
+    kept = prompts[-1] if template == "last" else prompts[0]
+    counted = [(prompt, float(weight)) for prompt, weight in zip(prompts, weights, strict=True) if weight]
+    shares = [weight for _, weight in counted]
+    if len(counted) == 1:
+        return kept.with_runs(_runs(counted[0][0]), recipe)
+    blended = []
+    for rows in zip(*(_runs(prompt) for prompt, _ in counted), strict=True):
+        aligned = ALIGNMENTS[align]([row.float() for row in rows], shares, mean)
+        total = sum(weight * row.double() for row, weight in zip(aligned, shares, strict=True))
+        piece = torch.as_tensor(total).float()
+        blended.append(_distance_matched(piece, aligned, shares, mean) if match_norm else piece)
+    return kept.with_runs(blended, recipe)
+
+
+def _lerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
+    # torch.lerp rounds towards y; half-way both orders must give the same numbers.
+    return (x + y) * 0.5 if weight == 0.5 else torch.lerp(x, y, weight)
+
+
+def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
+    assert mean is not None
+    x, y = x - mean, y - mean
+    # One number a row, in float64: the rows themselves are gone through as seldom as can be.
+    lengths = [rows.norm(dim=1, keepdim=True).double() for rows in (x, y)]
+    scales = [1 / length.clamp_min(1e-12) for length in lengths]
+    angle = _angle(x, y, scales)
+    sine = angle.sin()
+    # Rows that agree need no arc; rows that are opposite have none of their own.
+    straight = sine.abs() < 1e-6
+    wanted = lengths[0] * (1 - weight) + lengths[1] * weight
+    first, second = (
+        (torch.where(straight, share, (share * angle).sin() / sine) * wanted * scale).to(x)
+        for share, scale in zip((1 - weight, weight), scales, strict=True)
+    )
+    moved: Tensor = (x * first).add_(y * second).add_(mean)
+    return moved
+
+
+def _angle(x: Tensor, y: Tensor, scales: Sequence[Tensor]) -> Float[Tensor, "rows 1"]:
+    """Angle between the rows, whose lengths are the inverses of the scales."""
+    cosine = (x * y).sum(dim=1, keepdim=True).double() * (scales[0] * scales[1])
+    angle = cosine.clamp(-1, 1).acos()
+    ill = (cosine.abs() > 0.99).flatten()
+    if bool(ill.any()):
+        # Near 1 and -1 the cosine hardly tells the angle; the chords from one end to the other and to its opposite do.
+        ends = [rows[ill].double() * scale[ill] for rows, scale in zip((x, y), scales, strict=True)]
+        chords = [chord.norm(dim=1, keepdim=True) for chord in (ends[0] - ends[1], ends[0] + ends[1])]
+        angle[ill] = 2 * torch.atan2(*chords)
+    return angle
+
+
+METHODS: dict[Method, Callable[[Tensor, Tensor, float, Tensor | None], Tensor]] = {
+    "lerp": _lerp,
+    "slerp": _slerp,
+}
+TEMPLATES: tuple[Template, ...] = ("same", "first", "last")
+
+
+def _distance_matched(
+    rows: Tensor, sources: Sequence[Tensor], weights: Sequence[float], mean: Tensor | None
+) -> Tensor:
+    """Rows moved straight from or to the mean until they are as far from it as their sources are on average."""
+    assert mean is not None
+    distances = [(source - mean).norm(dim=1, keepdim=True) for source in sources]
+    wanted = torch.as_tensor(sum(weight * length for weight, length in zip(weights, distances, strict=True)))
+    centred = rows - mean
+    matched: Tensor = centred * (wanted / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)) + mean
+    return matched
+
+
+def _runs(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
+    return [prompt.vectors[run] for run in prompt.content_runs]
+
+
+def _gaps(prompt: PromptEmbeds) -> list[Float[Tensor, "rows hidden"]]:
+    edges = [0, *(edge for run in prompt.content_runs for edge in (run.start, run.stop)), len(prompt)]
+    gaps = zip(edges[::2], edges[1::2], strict=True)
+    return [prompt.vectors[start:stop] for start, stop in gaps if start < stop]
+
+
+def _check_options(method: str, align: str, template: str) -> None:
+    for name, value, allowed in (
+        ("method", method, tuple(METHODS)),
+        ("align", align, tuple(ALIGNMENTS)),
+        ("template", template, TEMPLATES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
+
+
+def _check_weights(prompts: Sequence[PromptEmbeds], weights: Sequence[float]) -> None:
+    if not prompts or len(prompts) != len(weights):
+        raise ValueError(
+            f"blend needs one weight for each prompt, got {len(weights)} for {len(prompts)} prompts"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"weights must be finite and not negative, got {list(weights)}")
+    if abs(math.fsum(weights) - 1) > 1e-6:
+        raise ValueError(
+            f"weights must sum to 1, {list(weights)} sum to {math.fsum(weights)}; divide by the sum"
+        )
+
+
+def _needed_mean(
+    prompts: Sequence[PromptEmbeds], space: EmbeddingSpace | None, *, needed: bool
+) -> Float[Tensor, " hidden"] | None:
+    if not needed:
+        return None
+    spaces = [
+        space_of(prompt, space, "slerp, dtw and match_norm work about the vocabulary's mean row")
+        for prompt in prompts
+    ]
+    return spaces[0].mean.to(prompts[0].vectors.device)
+
+
+def _check_fit(prompts: Sequence[PromptEmbeds], template: Template) -> None:
+    first = prompts[0]
+    for prompt in prompts:
+        require_same_space(first, prompt)
+        require_content(prompt, "a blend")
+        require_finite(prompt, "a blend")
+        if prompt.vectors.dtype != first.vectors.dtype:
+            raise ValueError(
+                f"prompts have different dtypes {first.vectors.dtype} and {prompt.vectors.dtype}; "
+                "cast them with .to(dtype)"
+            )
+        if len(prompt.content_runs) != len(first.content_runs):
+            raise ValueError(
+                f"prompts have {len(first.content_runs)} and {len(prompt.content_runs)} runs of content rows; "
+                "messages are blended one with one, so give conversations with as many messages"
+            )
+        if template == "same" and prompt is not first and not _same_template(first, prompt):
+            raise ValueError(
+                "the prompts' template rows differ; say whose to keep with template='first' or template='last'"
+            )
+
+
+def _same_template(a: PromptEmbeds, b: PromptEmbeds) -> bool:
+    ours, theirs = _gaps(a), _gaps(b)
+    return (
+        (a.content_runs[0].start == 0) == (b.content_runs[0].start == 0)
+        and len(ours) == len(theirs)
+        and all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+    )

@@ -1,0 +1,38 @@
+"""Numbers with intervals: paired measures, likelihoods, judges of texts, transitions, and control prompts."""
+
+from embedspace.metrics.controls import mean_rows, random_rows, shuffle_rows, zero_padded
+from embedspace.metrics.intervals import (
+    CONFIDENCE,
+    Condition,
+    Effect,
+    Interval,
+    Measure,
+    kept_share,
+    mean_interval,
+    share_interval,
+)
+from embedspace.metrics.judges import SentenceSimilarity, StyleJudge
+from embedspace.metrics.likelihood import Score, common_prefix, log_odds
+from embedspace.metrics.transition import STRAIGHT_WIDTH, Transition
+
+__all__ = [
+    "CONFIDENCE",
+    "STRAIGHT_WIDTH",
+    "Condition",
+    "Effect",
+    "Interval",
+    "Measure",
+    "Score",
+    "SentenceSimilarity",
+    "StyleJudge",
+    "Transition",
+    "common_prefix",
+    "kept_share",
+    "log_odds",
+    "mean_interval",
+    "mean_rows",
+    "random_rows",
+    "share_interval",
+    "shuffle_rows",
+    "zero_padded",
+]

@@ -1,0 +1,52 @@
+"""Controls: prompts that keep everything of another but what a claim is about."""
+
+from __future__ import annotations
+
+import torch
+
+from embedspace.prompt import PromptEmbeds, Recipe, require_same_space
+from embedspace.space import EmbeddingSpace
+
+
+def shuffle_rows(prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
+    """The prompt with its content rows in a random order."""
+    rows = prompt.content_vectors
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return prompt.with_content(rows[order], Recipe.of("shuffle_rows", {"seed": seed}, prompt.recipe))
+
+
+def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
+    """The prompt with its content replaced by as many random rows of the vocabulary."""
+    count = int(prompt.content.sum())
+    ids = torch.randint(space.vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
+    recipe = Recipe.of("random_rows", {"seed": seed}, prompt.recipe)
+    return prompt.with_content(space.lookup(ids.tolist()), recipe)
+
+
+def zero_padded(a: PromptEmbeds, b: PromptEmbeds, t: float) -> PromptEmbeds:
+    """What is often copied for blending: whole prompts, rows of zeros after the shorter one, a straight line between.
+
+    Template rows meet rows of other kinds wherever the lengths differ, and both ends keep their zeros. All rows
+    count as content.
+
+    Raises:
+        ValueError: prompts of different spaces.
+    """
+    require_same_space(a, b)
+    length = max(len(a), len(b))
+    x, y = (torch.nn.functional.pad(prompt.vectors, (0, 0, 0, length - len(prompt))) for prompt in (a, b))
+    recipe = Recipe.of("zero_padded", {"t": t}, a.recipe, b.recipe)
+    return PromptEmbeds((1 - t) * x + t * y, torch.ones(length, dtype=torch.bool), a.space, recipe)
+
+
+def mean_rows(space: EmbeddingSpace, rows: int) -> PromptEmbeds:
+    """The vocabulary's mean row, some times over, all content: rows that tell nothing.
+
+    Raises:
+        ValueError: fewer than one row.
+    """
+    if rows < 1:
+        raise ValueError(f"rows is {rows}; give 1 or more")
+    vectors = space.mean.repeat(rows, 1)
+    content = torch.ones(rows, dtype=torch.bool)
+    return PromptEmbeds(vectors, content, space.fingerprint, Recipe.of("mean_rows", {"rows": rows}))

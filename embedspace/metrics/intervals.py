@@ -1,0 +1,169 @@
+"""Numbers from records, each with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    pass
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95% confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+    items: int
+    """How many independent items (prompts, pairs) it rests on."""
+
+    def excludes(self, value: float) -> bool:
+        """Whether the whole interval lies on one side of a value."""
+        return not self.low <= value <= self.high
+
+    def __format__(self, spec: str) -> str:
+        """``f"{interval:.2f}"`` gives ``1.23 (0.98 to 1.51)``."""
+        return f"{self.estimate:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+Condition = tuple[str | float, ...]
+"""What was done to an item, e.g. ``("style", 2.0)``."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of many items (questions, pairs of prompts) under many conditions."""
+
+    values: Mapping[Condition, Mapping[int, float]]
+    """Condition -> item -> value."""
+
+    @classmethod
+    def of(cls, measured: Iterable[tuple[Condition, int, float]]) -> Self:
+        """From single values; their mean counts where an item has several under one condition."""
+        found: dict[Condition, dict[int, list[float]]] = {}
+        for condition, item, value in measured:
+            found.setdefault(condition, {}).setdefault(item, []).append(value)
+        return cls(
+            {
+                condition: {item: sum(values) / len(values) for item, values in items.items()}
+                for condition, items in found.items()
+            }
+        )
+
+    def __bool__(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self.values)
+
+    def mean(self, condition: Condition) -> Interval | None:
+        """Mean over the items; None where none was measured."""
+        found = self.values.get(condition)
+        return mean_interval(list(found.values())) if found else None
+
+    def change(self, before: Condition, after: Condition) -> Interval | None:
+        """Mean difference over the items that were measured under both conditions; None where none was."""
+        low, high = self.values.get(before, {}), self.values.get(after, {})
+        shared = sorted(low.keys() & high.keys())
+        return mean_interval([high[item] - low[item] for item in shared]) if shared else None
+
+    def effect(self, before: Condition, after: Condition) -> Effect | None:
+        """Size and p-value of :meth:`change`; None where fewer than two items were measured under both."""
+        from scipy.stats import wilcoxon
+
+        low, high = self.values.get(before, {}), self.values.get(after, {})
+        changes = [high[item] - low[item] for item in sorted(low.keys() & high.keys())]
+        if len(changes) < 2:
+            return None
+        mean = sum(changes) / len(changes)
+        spread = math.sqrt(sum((change - mean) ** 2 for change in changes) / (len(changes) - 1))
+        if spread == 0:
+            return Effect(0.0 if mean == 0 else math.copysign(math.inf, mean), 1.0 if mean == 0 else 0.0)
+        return Effect(mean / spread, float(wilcoxon(changes).pvalue))
+
+    def curve(self, places: Mapping[float, Condition]) -> dict[float, Interval]:
+        """Means along an axis: position -> condition becomes position -> mean, where there is one."""
+        means = {position: self.mean(condition) for position, condition in sorted(places.items())}
+        return {position: mean for position, mean in means.items() if mean is not None}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How large a paired difference is, and how likely as large a one by chance."""
+
+    size: float
+    """Mean over standard deviation of the differences (Cohen's d of paired samples)."""
+    p_value: float
+    """Of Wilcoxon's signed-rank test (1945), two-sided."""
+
+
+def kept_share(
+    measure: Measure, condition: Condition, *, nothing: Condition, everything: Condition, seed: int = 0
+) -> Interval | None:
+    """Share of the gain from ``nothing`` to ``everything`` that is left under a condition; None where unmeasured.
+
+    The ratio of mean gains, not the mean of ratios, which items that gain next to nothing would rule. The
+    interval is the percentile bootstrap's over items, all three values of an item drawn together.
+    """
+    import numpy as np
+
+    found = [measure.values.get(place, {}) for place in (condition, nothing, everything)]
+    shared = sorted(set.intersection(*map(set, found)))
+    if not shared:
+        return None
+    kept, none, full = (np.array([values[item] for item in shared]) for values in found)
+    gain = (full - none).mean()
+    if gain == 0:
+        return None
+    draws = np.random.default_rng(seed).integers(len(shared), size=(2000, len(shared)))
+    shares = (kept - none)[draws].mean(axis=1) / (full - none)[draws].mean(axis=1)
+    low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float((kept - none).mean() / gain), float(low), float(high), len(shared))
+
+
+def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean over items, with a bootstrap interval (bias-corrected and accelerated; Efron 1987).
+
+    Raises:
+        ValueError: no values.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    sample = np.asarray(values, dtype=float)
+    if not len(sample):
+        raise ValueError("a mean needs at least one value, got none")
+    mean = float(sample.mean())
+    if len(sample) < 2 or np.ptp(sample) < 1e-12:
+        return Interval(mean, mean, mean, len(sample))
+    bounds = bootstrap(
+        (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, method="BCa", rng=seed
+    ).confidence_interval
+    if not np.isfinite([bounds.low, bounds.high]).all():  # BCa has no answer for some samples of few values
+        bounds = bootstrap(
+            (sample,),
+            np.mean,
+            n_resamples=resamples,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=seed,
+        ).confidence_interval
+    return Interval(mean, float(bounds.low), float(bounds.high), len(sample))
+
+
+def share_interval(hits: int, items: int) -> Interval:
+    """Share of items, with Wilson's interval (1927), which is honest at 0 and 1 too.
+
+    Raises:
+        ValueError: no items.
+    """
+    from scipy.stats import binomtest
+
+    if not items:
+        raise ValueError("a share needs at least one item, got none")
+    bounds = binomtest(hits, items).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(hits / items, float(bounds.low), float(bounds.high), items)

@@ -1,0 +1,73 @@
+"""Judges of texts: similarity of meaning, and how far a text is in a style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from embedspace.encoders import sentence_encoder, sentence_vectors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+
+class SentenceSimilarity:
+    """Cosine similarity of texts' meaning under a sentence encoder, which is loaded when first needed.
+
+    Args:
+        encoder: packaged name, local folder or hub id of a sentence-transformers model.
+    """
+
+    def __init__(self, encoder: str = "all-minilm-l6-v2") -> None:
+        self.encoder = encoder
+        self._known: dict[str, ndarray] = {}
+
+    def vectors(self, texts: Sequence[str]) -> Float[ndarray, "texts features"]:
+        """Unit vectors of texts; equal texts are encoded once."""
+        import numpy as np
+
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            made = sentence_vectors(sentence_encoder(self.encoder), new)
+            self._known.update(zip(new, made.double().numpy(), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+    def cosines(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
+        """Cosine of each text of ``a`` with its partner in ``b``; an empty text is similar to none."""
+        if not a:
+            return []
+        products = (self.vectors(a) * self.vectors(b)).sum(axis=1)
+        return [float(cosine) if left.strip() and right.strip() else 0.0
+                for cosine, left, right in zip(products, a, b, strict=True)]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class StyleJudge:
+    """Says how far a text is in one style rather than its opposite: a logistic regression on sentence vectors."""
+
+    encoder: SentenceSimilarity
+    classifier: Any
+
+    @classmethod
+    def trained(cls, encoder: SentenceSimilarity, pairs: Sequence[Sequence[str]]) -> Self:
+        """Trained on pairs of texts of one meaning, the first in the style, the second in its opposite.
+
+        Raises:
+            ValueError: fewer than two pairs, or one that is none.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        if len(pairs) < 2 or any(len(pair) != 2 for pair in pairs):
+            raise ValueError(
+                f"a judge needs at least two pairs of texts, got {len(pairs)} entries: {list(pairs)[:2]}"
+            )
+        sides = [encoder.vectors([pair[side] for pair in pairs]) for side in (0, 1)]
+        return cls(encoder, LogisticRegression(C=10, max_iter=1000).fit(
+            [*sides[0], *sides[1]], [1] * len(pairs) + [0] * len(pairs)
+        ))  # fmt: skip
+
+    def log_odds(self, texts: Sequence[str]) -> list[float]:
+        """Log-odds of the style over its opposite for each text, in nats."""
+        return [float(value) for value in self.classifier.decision_function(self.encoder.vectors(texts))]

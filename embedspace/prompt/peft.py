@@ -1,0 +1,125 @@
+"""Soft prompts that PEFT trained: read from the adapter's folder, checked against a space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from embedspace._util.files import read_json_object
+from embedspace.prompt.recipe import Recipe
+from embedspace.prompt.rows import rows_not_finite, tensor_digest
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+CONFIG, WEIGHTS, TENSOR = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+
+_WHY_NOT = {
+    "LORA": "it changes the model's weights, and embeddings cannot carry that: serve it with --lora-modules",
+    "PREFIX_TUNING": "it writes keys and values into every layer, and a prompt only reaches the first",
+}
+
+
+class ModelSpace(Protocol):
+    """What has to be known of an embedding space to read an adapter for its model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self: ...
+
+
+def read_peft(
+    folder: str | Path, space: ModelSpace, *, base_model: str | None = None
+) -> tuple[Float[Tensor, "tokens hidden"], Recipe]:
+    """Rows and recipe of a PEFT prompt-tuning adapter; see :meth:`embedspace.PromptEmbeds.from_peft`."""
+    folder = Path(folder)
+    config = read_json_object(folder / CONFIG, f"{folder} is not a PEFT adapter: it has no {CONFIG}")
+    _check_kind(config, folder)
+    _check_base(config, folder, space, base_model)
+    vectors = _soft_prompt(folder, space)
+    if fault := rows_not_finite(vectors):
+        raise ValueError(f"the adapter in {folder} needs finite rows; {fault}")
+    parameters = {"folder": str(folder), "base_model": base_model, "vectors": tensor_digest(vectors)}
+    return vectors, Recipe.of("from_peft", parameters)
+
+
+def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
+    kind = config.get("peft_type")
+    if kind != "PROMPT_TUNING":
+        reason = _WHY_NOT.get(str(kind), "only its rows before the first layer could be taken over")
+        raise ValueError(
+            f"the adapter in {folder} is of the kind {kind!r}: {reason}. Only PROMPT_TUNING adapters are prompts"
+        )
+    task = config.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise ValueError(
+            f"the adapter in {folder} was trained for the task {task!r}; only CAUSAL_LM adapters prompt a "
+            "language model"
+        )
+
+
+def _check_base(config: Mapping[str, Any], folder: Path, space: ModelSpace, base_model: str | None) -> None:
+    own = read_json_object(space.folder / "config.json", f"{space.folder} has no config.json")
+    for name, ours in (
+        ("token_dim", space.hidden_size),
+        ("num_layers", own.get("num_hidden_layers")),
+        ("num_attention_heads", own.get("num_attention_heads")),
+    ):
+        theirs = config.get(name)
+        if None not in (theirs, ours) and theirs != ours:
+            raise ValueError(
+                f"the adapter in {folder} was trained for a model with {name} {theirs} "
+                f"({config.get('base_model_name_or_path')!r}), {space.name!r} has {ours}; "
+                "use the space of the adapter's own base model"
+            )
+    theirs = config.get("base_model_name_or_path")
+    if not theirs or theirs in (space.name, base_model) or _is_folder_of(str(theirs), space):
+        return
+    raise ValueError(
+        f"the adapter in {folder} was trained for the base model {theirs!r}, and that is not known to be "
+        f"{space.name!r}; use its own space, or pass base_model={theirs!r} if it is the same model by another name"
+    )
+
+
+def _is_folder_of(name: str, space: ModelSpace) -> bool:
+    """Whether a name is a local folder with the very table and tokenizer of a space."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return False
+    if folder.resolve() == space.folder.resolve():
+        return True
+    try:
+        return type(space).from_pretrained(folder).fingerprint == space.fingerprint
+    except ValueError:
+        return False
+
+
+def _soft_prompt(folder: Path, space: ModelSpace) -> Float[Tensor, "tokens hidden"]:
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            if TENSOR not in file.keys():  # noqa: SIM118
+                raise ValueError(f"{path} has no tensor {TENSOR!r}, it has {sorted(file.keys())}")
+            vectors: Tensor = file.get_tensor(TENSOR)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} has no {WEIGHTS}; save the adapter again with save_pretrained(folder, safe_serialization=True)"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}; save the adapter again") from error
+    if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != space.hidden_size:
+        raise ValueError(
+            f"{TENSOR} in {path} has shape {list(vectors.shape)}; {space.name!r} needs [tokens, {space.hidden_size}]"
+        )
+    return vectors

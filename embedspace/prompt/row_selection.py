@@ -1,0 +1,64 @@
+"""Which rows of a prompt a style vector moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from embedspace.prompt.prompt_embeds import PromptEmbeds, require_content
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+Rows = Literal["content", "last", "template", "all"]
+"""Kinds of rows; ``last`` is the last content row, in a question its mark."""
+
+
+def marked_rows(prompt: PromptEmbeds, rows: Rows | Bool[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
+    """The rows that are meant, at least one.
+
+    Args:
+        prompt: whose rows.
+        rows: their kind, or a boolean mask of one entry a row.
+
+    Raises:
+        ValueError: an unknown kind, a mask of another shape or dtype, or no rows.
+    """
+    if isinstance(rows, torch.Tensor):
+        if rows.dtype != torch.bool or rows.shape != prompt.content.shape:
+            raise ValueError(
+                f"rows must be a boolean mask with one entry for each of the {len(prompt)} rows, "
+                f"got {rows.dtype} of shape {list(rows.shape)}"
+            )
+        mask = rows.to(prompt.content.device)
+    elif rows in _ROWS:
+        mask = _ROWS[rows](prompt)
+    else:
+        raise ValueError(f"unknown rows {rows!r}; allowed are {', '.join(_ROWS)} or a boolean mask [tokens]")
+    if not bool(mask.any()):
+        if isinstance(rows, str) and rows in ("content", "last"):
+            require_content(prompt, "a style shift")
+        raise ValueError(f"no row of the prompt is marked in rows={rows!r}; mark at least one")
+    return mask
+
+
+def moved_rows(prompt: PromptEmbeds, vector: Tensor, rows: Rows) -> Float[Tensor, "tokens hidden"]:
+    """The prompt's rows, those that are meant moved by the vector, with gradients to it."""
+    return prompt.vectors.to(vector) + marked_rows(prompt, rows).to(vector)[:, None] * vector
+
+
+def _last(prompt: PromptEmbeds) -> Tensor:
+    mask = torch.zeros_like(prompt.content)
+    mask[prompt.content.nonzero()[-1:, 0]] = True
+    return mask
+
+
+_ROWS: dict[Rows, Callable[[PromptEmbeds], Tensor]] = {
+    "content": lambda prompt: prompt.content,
+    "last": _last,
+    "template": lambda prompt: ~prompt.content,
+    "all": lambda prompt: torch.ones_like(prompt.content),
+}

@@ -1,0 +1,22 @@
+"""Runs: cases, their execution, records, run folders, replay and comparison."""
+
+from embedspace.runs.cases import AnswerOf, Case
+from embedspace.runs.diff import differences
+from embedspace.runs.execution import execute
+from embedspace.runs.records import Record, Tag, by_tags, read_records
+from embedspace.runs.replayer import replay
+from embedspace.runs.run import UNIMPORTANT, Run
+
+__all__ = [
+    "UNIMPORTANT",
+    "AnswerOf",
+    "Case",
+    "Record",
+    "Run",
+    "Tag",
+    "by_tags",
+    "differences",
+    "execute",
+    "read_records",
+    "replay",
+]

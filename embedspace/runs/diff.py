@@ -1,0 +1,179 @@
+"""What differs between two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedspace.runs.records import Record, read_records
+from embedspace.runs.run import MANIFEST, RECORDS, UNIMPORTANT, covers, flattened, read_manifest
+
+ABSENT = "(absent)"
+SAME_NATS = 1e-3
+"""Likelihoods that differ by less are the same: batches of another size already move the last digits."""
+SHOWN = 5
+"""Most prompts and most completions that are shown one by one."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One line of the comparison."""
+
+    kind: str
+    """``configuration``, ``model``, ``versions``, ``git``, ``engine``, ``prompts`` or ``completions``."""
+    name: str
+    first: str
+    second: str
+
+
+def differences(first: str | Path, second: str | Path) -> list[Difference]:
+    """Everything in which the results of two run folders, or where they come from, differ.
+
+    Folders, addresses, times and machines do not count.
+
+    Raises:
+        ValueError: a folder holds no run, or a damaged one.
+    """
+    a, b = (_Side.of(Path(folder)) for folder in (first, second))
+    facts = [each for kind, read in _FACTS.items() for each in _facts(kind, read(a), read(b))]
+    return [*facts, *_prompts(a, b), *_completions(a, b)]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two runs."""
+
+    manifest: Mapping[str, Any]
+    records: Mapping[tuple[str, int], Record]
+
+    @classmethod
+    def of(cls, folder: Path) -> _Side:
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(f"{folder} is not the folder of a run: it has no {MANIFEST}")
+        path = folder / RECORDS
+        records = read_records(path) if path.is_file() else ()
+        return cls(read_manifest(folder) or {}, {(record.key, record.choice): record for record in records})
+
+
+def _configuration(run: _Side) -> dict[str, str]:
+    return {
+        name: repr(value)
+        for name, value in flattened(run.manifest["config"]).items()
+        if not covers(UNIMPORTANT, name)
+    }
+
+
+def _over_sittings(run: _Side, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> dict[str, str]:
+    """What the sittings of a run say; where they differ, everything that was said."""
+    said: dict[str, list[str]] = {}
+    for sitting in run.manifest["sittings"]:
+        for name, value in read(sitting).items():
+            said.setdefault(name, []).append(str(value))
+    return {name: ", ".join(dict.fromkeys(values)) for name, values in said.items()}
+
+
+def _engine(sitting: Mapping[str, Any]) -> Mapping[str, object]:
+    return {name: value for name, value in sitting.get("engine", {}).items() if name != "url"}
+
+
+_FACTS: dict[str, Callable[[_Side], dict[str, str]]] = {
+    "configuration": _configuration,
+    "model": lambda run: {"fingerprint": str(run.manifest["fingerprint"])},
+    "versions": lambda run: _over_sittings(
+        run, lambda sitting: {"python": sitting.get("python"), **sitting.get("packages", {})}
+    ),
+    "git": lambda run: _over_sittings(run, lambda sitting: sitting.get("git") or {}),
+    "engine": lambda run: _over_sittings(run, _engine),
+}
+
+
+def _facts(kind: str, first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[Difference]:
+    """Named values that are not the same on both sides."""
+    for name in sorted(first.keys() | second.keys()):
+        if first.get(name) != second.get(name):
+            yield Difference(kind, name, first.get(name, ABSENT), second.get(name, ABSENT))
+
+
+def _prompts(first: _Side, second: _Side) -> Iterator[Difference]:
+    """Cases that only one run has, and prompts that were made in another way or of other rows."""
+    ours, theirs = ({key: record for (key, _), record in run.records.items()} for run in (first, second))
+    for kind, here, there in (("only in the first", ours, theirs), ("only in the second", theirs, ours)):
+        if missing := [key for key in here if key not in there]:
+            told = _few(missing)
+            yield Difference("prompts", kind, *((told, ABSENT) if here is ours else (ABSENT, told)))
+    pairs = {key: (ours[key], theirs[key]) for key in ours if key in theirs}
+    made = [key for key, (a, b) in pairs.items() if a.recipe != b.recipe]
+    yield from _each(
+        "prompts", made, lambda key: (_short(pairs[key][0].recipe), _short(pairs[key][1].recipe))
+    )
+    rows = [key for key, pair in pairs.items() if _other_rows(*pair)]
+    yield from _each(
+        "prompts",
+        rows,
+        lambda key: (
+            f"same recipe, rows {pairs[key][0].prompt_sha256}",
+            f"rows {pairs[key][1].prompt_sha256}",
+        ),
+    )
+
+
+def _completions(first: _Side, second: _Side) -> Iterator[Difference]:
+    """Answers and likelihoods of the cases that both runs have."""
+    both = [place for place in first.records if place in second.records]
+    pairs = {place: (first.records[place], second.records[place]) for place in both}
+    other = [place for place, (a, b) in pairs.items() if _answer(a) != _answer(b)]
+    yield from _each("completions", other, lambda place: (_told(pairs[place][0]), _told(pairs[place][1])))
+    gaps = {place: _gap(*pair) for place, pair in pairs.items()}
+    if far := {place: gap for place, gap in gaps.items() if gap > SAME_NATS}:
+        place = max(far, key=lambda place: far[place])
+        yield Difference(
+            "completions",
+            f"likelihoods of {len(far)} of {len(both)} cases, most in {place[0]}",
+            *(
+                ", ".join(f"{name}: {score.logprob:.4f}" for name, score in record.scores.items())
+                for record in pairs[place]
+            ),
+        )
+
+
+def _other_rows(a: Record, b: Record) -> bool:
+    """Whether one recipe made two prompts; records of earlier versions cannot tell."""
+    known = a.prompt_sha256 is not None and b.prompt_sha256 is not None
+    return known and a.recipe == b.recipe and a.prompt_sha256 != b.prompt_sha256
+
+
+def _answer(record: Record) -> tuple[object, ...]:
+    return record.text, record.token_ids, record.finish_reason, record.error
+
+
+def _told(record: Record) -> str:
+    return (
+        f"error: {record.error}" if record.error else f"{_short(repr(record.text))} ({record.finish_reason})"
+    )
+
+
+def _short(told: object) -> str:
+    text = str(told)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _gap(a: Record, b: Record) -> float:
+    """Largest difference of a likelihood, in nats; infinite where only one of the two has it."""
+    if a.scores.keys() != b.scores.keys():
+        return float("inf")
+    return max((abs(a.scores[name].logprob - b.scores[name].logprob) for name in a.scores), default=0.0)
+
+
+def _each(kind: str, places: Sequence[Any], tell: Callable[[Any], tuple[str, str]]) -> Iterator[Difference]:
+    """The first few differences of a kind, and how many there are besides."""
+    for place in places[:SHOWN]:
+        name = place if isinstance(place, str) else f"{place[0]}, choice {place[1]}" if place[1] else place[0]
+        yield Difference(kind, name, *tell(place))
+    if len(places) > SHOWN:
+        yield Difference(kind, f"and {len(places) - SHOWN} more", "", "")
+
+
+def _few(keys: Sequence[str]) -> str:
+    return f"{len(keys)}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}"

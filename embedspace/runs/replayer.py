@@ -1,0 +1,292 @@
+"""Replay: a recorded prompt made once more from its recipe, and compared bit by bit."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedspace.compression import compress
+from embedspace.engines import Prompt
+from embedspace.interpolation import blend, interpolate
+from embedspace.metrics import mean_rows, random_rows, shuffle_rows, zero_padded
+from embedspace.prompt import PromptEmbeds, Recipe, tensor_digest
+from embedspace.runs.cases import prompt_sha256
+from embedspace.runs.records import Record, read_records
+from embedspace.runs.run import MANIFEST, read_manifest
+from embedspace.space import EmbeddingSpace
+from embedspace.style import StyleVector, examples, mask_from_text
+
+Given = Mapping[str, Any]
+"""Parameters of a step."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A record and the prompt that its recipe makes today."""
+
+    record: Record
+    prompt: Prompt
+    digest: str
+    """Of the prompt that was made now."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether the prompt is bit-identical to the recorded one."""
+        return self.digest == self.record.prompt_sha256
+
+
+def replay(
+    path: Path, index: int, *, model: str | None = None, vectors: Sequence[str | Path] = ()
+) -> Replayed:
+    """Make the prompt of a record once more.
+
+    Args:
+        path: record file of a run.
+        index: which record, counted from 0.
+        model: whose space to use; by default the one that the run's ``run.json`` names.
+        vectors: files of style vectors that cannot be fitted again from a recipe (``optimised`` ones).
+
+    Raises:
+        ValueError: no such file or record, a record without a digest, another model, or a recipe with a step
+            that is unknown or lacks something.
+    """
+    record = _record(path, index)
+    if record.prompt_sha256 is None:
+        raise ValueError(
+            f"record {index} of {path} was written by a version that kept no digest of the prompt, so there is nothing "
+            "to compare with; run the experiment again with fresh=true"
+        )
+    name = model or _model_of(path, record)
+    space = EmbeddingSpace.from_pretrained(name)
+    if space.fingerprint != record.space:
+        raise ValueError(
+            f"the recorded prompt lives in the space {record.space}, {name!r} is {space.fingerprint}: another model, "
+            "or its table, tokenizer or template has changed. Name the right one with --model"
+        )
+    known = [StyleVector.load(file, space) for file in vectors]
+    replayer = Replayer(space, {vector.digest: vector for vector in known})
+    prompt = replayer.ids(record.recipe) or replayer.prompt(record.recipe)
+    return Replayed(record, prompt, prompt_sha256(prompt))
+
+
+@dataclass(frozen=True)
+class Replayer:
+    """Makes prompts and style vectors from recipes."""
+
+    space: EmbeddingSpace
+    vectors: Mapping[str, StyleVector]
+    """Style vectors at hand, by digest."""
+
+    def ids(self, recipe: Recipe) -> list[int] | None:
+        """The token ids of a recipe that is nothing else; None for any other."""
+        if recipe.operation != "token_ids":
+            return None
+        return [int(token) for token in str(dict(recipe.parameters).get("ids", "")).split()]
+
+    def prompt(self, recipe: Recipe) -> PromptEmbeds:
+        """The prompt of a recipe.
+
+        Raises:
+            ValueError: a step is unknown or lacks something; the message names it.
+        """
+        made: PromptEmbeds = _followed(self, recipe, PROMPTS)
+        return made
+
+    def vector(self, recipe: Recipe) -> StyleVector:
+        """The style vector of a recipe.
+
+        Raises:
+            ValueError: as :meth:`prompt`.
+        """
+        made: StyleVector = _followed(self, recipe, VECTORS)
+        return made
+
+
+Step = Callable[[Replayer, Given, Sequence[Recipe]], Any]
+
+
+def _followed(replayer: Replayer, recipe: Recipe, steps: Mapping[str, Step]) -> Any:
+    step = steps.get(recipe.operation)
+    if step is None:
+        raise ValueError(
+            f"the recipe has the step {recipe.operation!r}, which cannot be replayed; known are {', '.join(steps)}. "
+            "Rows that were given by hand are in no recipe"
+        )
+    try:
+        return step(replayer, dict(recipe.parameters), recipe.inputs)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the step {recipe} lacks what is needed to repeat it ({error}); it was written by another version"
+        ) from error
+
+
+def _embed_chat(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    return replayer.space.embed_chat(json.loads(given["messages"]), given["add_generation_prompt"])
+
+
+def _to(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    import torch
+
+    return replayer.prompt(inputs[0]).to(getattr(torch, given["dtype"]))
+
+
+def _from_peft(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    soft = PromptEmbeds.from_peft(given["folder"], replayer.space, base_model=given["base_model"])
+    if tensor_digest(soft.vectors) != given["vectors"]:
+        raise ValueError(
+            f"the adapter in {given['folder']} is not the one that was used: its rows have changed"
+        )
+    return soft
+
+
+def _style(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    vector = replayer.vectors.get(given["vector"])
+    if vector is None:
+        vector = replayer.vector(inputs[1])
+        if vector.digest != given["vector"]:
+            raise ValueError(
+                f"the style vector made from its recipe is {vector.digest}, {given['vector']} was used; fitted "
+                "with other versions of the libraries? Give the file that StyleVector.save wrote (--vector FILE)"
+            )
+    mask = mask_from_text(given["rows"])
+    return vector.apply(
+        replayer.prompt(inputs[0]), given["alpha"], rows=given["rows"] if mask is None else mask
+    )
+
+
+def _interpolate(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    return interpolate(
+        replayer.prompt(inputs[0]),
+        replayer.prompt(inputs[1]),
+        given["t"],
+        method=given["method"],
+        align=given["align"],
+        template=given["template"],
+        match_norm=given["match_norm"],
+        space=replayer.space,
+    )
+
+
+def _blend(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    return blend(
+        [replayer.prompt(recipe) for recipe in inputs],
+        [float(weight) for weight in given["weights"].split(",")],
+        align=given["align"],
+        template=given["template"],
+        match_norm=given["match_norm"],
+        space=replayer.space,
+    )
+
+
+def _compress(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    from embedspace.engines import TransformersEngine
+
+    engine = None
+    if "engine" in given:
+        described = dict(ast.literal_eval(given["engine"]))
+        engine = TransformersEngine(described["model"], dtype=described["dtype"], device=described["device"])
+    chosen = {name: given[name] for name in ("information", "words", "opening", "fold") if name in given}
+    return compress(
+        replayer.prompt(inputs[0]),
+        length=given["length"],
+        method=given["method"],
+        match_norm=given["match_norm"],
+        space=replayer.space,
+        engine=engine,
+        **chosen,
+    )
+
+
+def _project(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    import torch
+
+    from embedspace.projector import Projector
+
+    if given["projector"] is None:
+        raise ValueError(
+            "the projector was never saved, so its soft tokens cannot be made again; save_pretrained keeps it"
+        )
+    projector = Projector.from_pretrained(given["projector"], space=replayer.space)
+    if projector.digest != given["digest"]:
+        raise ValueError(
+            f"the projector {given['projector']!r} is {projector.digest}, {given['digest']} was used"
+        )
+    values = torch.frombuffer(bytearray(base64.b64decode(given["vector"])), dtype=torch.float32)
+    return projector.project(given.get("text", values), replayer.space, vector=values)
+
+
+def _insert(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    from embedspace.projector.projector import insert
+
+    return insert(replayer.prompt(inputs[0]), replayer.prompt(inputs[1]), given["at"])
+
+
+def _fit_style(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> StyleVector:
+    positive, negative = examples(Recipe.of("fit_style", given, *inputs), replayer.prompt)
+    return StyleVector.fit(replayer.space, positive, negative, method=given["method"])
+
+
+PROMPTS: dict[str, Step] = {
+    "embed": lambda replayer, given, inputs: replayer.space.embed(given["text"]),
+    "embed_chat": _embed_chat,
+    "to": _to,
+    "concat": lambda replayer, given, inputs: PromptEmbeds.concat(
+        [replayer.prompt(recipe) for recipe in inputs]
+    ),
+    "only_run": lambda replayer, given, inputs: replayer.prompt(inputs[0]).only_run(given["number"]),
+    "first_rows": lambda replayer, given, inputs: replayer.prompt(inputs[0]).first_rows(given["rows"]),
+    "from_peft": _from_peft,
+    "style": _style,
+    "interpolate": _interpolate,
+    "blend": _blend,
+    "compress": _compress,
+    "project": _project,
+    "insert": _insert,
+    "shuffle_rows": lambda replayer, given, inputs: shuffle_rows(replayer.prompt(inputs[0]), given["seed"]),
+    "mean_rows": lambda replayer, given, inputs: mean_rows(replayer.space, given["rows"]),
+    "random_rows": lambda replayer, given, inputs: random_rows(
+        replayer.space, replayer.prompt(inputs[0]), given["seed"]
+    ),
+    "zero_padded": lambda replayer, given, inputs: zero_padded(
+        replayer.prompt(inputs[0]), replayer.prompt(inputs[1]), given["t"]
+    ),
+}
+"""How each step of a prompt's recipe is repeated."""
+
+VECTORS: dict[str, Step] = {
+    "fit_style": _fit_style,
+    "random_style": lambda replayer, given, inputs: StyleVector.random(
+        replayer.space, norm=given["norm"], seed=given["seed"]
+    ),
+    "negate": lambda replayer, given, inputs: -replayer.vector(inputs[0]),
+    "add": lambda replayer, given, inputs: replayer.vector(inputs[0]) + replayer.vector(inputs[1]),
+    "subtract": lambda replayer, given, inputs: replayer.vector(inputs[0]) - replayer.vector(inputs[1]),
+    "scale": lambda replayer, given, inputs: given["factor"] * replayer.vector(inputs[0]),
+    "divide": lambda replayer, given, inputs: replayer.vector(inputs[0]) / given["divisor"],
+}
+"""How each step of a style vector's recipe is repeated."""
+
+
+def _record(path: Path, index: int) -> Record:
+    if not path.is_file():
+        raise ValueError(f"there is no record file {path}; give the records.jsonl of a run")
+    if index < 0:
+        raise ValueError(f"index is {index}; records are counted from 0")
+    found = next(itertools.islice(read_records(path), index, None), None)
+    if found is None:
+        count = sum(1 for _ in read_records(path))
+        raise ValueError(f"{path} holds {count} records, counted from 0; there is no record {index}")
+    return found
+
+
+def _model_of(path: Path, record: Record) -> str:
+    manifest = read_manifest(path.parent) if (path.parent / MANIFEST).exists() else None
+    model = (manifest or {}).get("config", {}).get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    return str(name or record.engine.get("model", ""))

@@ -1,0 +1,1 @@
+"""The layers of a safety filter, one a file."""

@@ -1,0 +1,124 @@
+"""Chat templates: render a conversation and find the messages' own text in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from embedspace.prompt import Recipe
+
+Message = Mapping[str, object]
+"""``{"role": ..., "content": ...}`` and whatever else the template reads."""
+Render = Callable[[Sequence[Message]], str]
+Span = tuple[int, int]
+"""First character and the one after the last."""
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raise where a conversation is not a list of ``{"role": str, "content": str}``.
+
+    Raises:
+        TypeError: not a sequence of mappings, or a role or content that is not a string.
+        ValueError: no messages.
+    """
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
+        raise TypeError(
+            f"messages must be a list of {{'role': ..., 'content': ...}}, got a {type(messages).__name__}"
+        )
+    if not messages:
+        raise ValueError("messages is empty; a conversation needs at least one message")
+    for position, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise TypeError(f"messages[{position}] must be a mapping, got a {type(message).__name__}")
+        for field in ("role", "content"):
+            if not isinstance(message.get(field), str):
+                raise TypeError(
+                    f"messages[{position}][{field!r}] must be a string, got {message.get(field)!r}; "
+                    "join text parts into one string"
+                )
+
+
+def chat_recipe(messages: Sequence[Message], add_generation_prompt: bool) -> Recipe:
+    """The recipe of a conversation that went through the chat template."""
+    said = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
+    return Recipe.of("embed_chat", {"messages": said, "add_generation_prompt": add_generation_prompt})
+
+
+def render_with_spans(render: Render, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    """The rendered conversation and where in it the messages' own text stands.
+
+    The template is rendered twice: with the real messages, and with a marker in the place of each
+    message's text. The second gives the template's own pieces; the first must consist of exactly those
+    pieces with the messages' texts, stripped or not, between them. Nothing is searched for, so texts
+    that repeat each other or quote the template are no trouble.
+
+    Raises:
+        ValueError: the template changes the messages' text in another way than stripping it, so that
+            it cannot be known which part of the result is theirs.
+    """
+    rendered = render(messages)
+    markers = _markers(rendered, len(messages))
+    marked = render(
+        [{**message, "content": marker} if message["content"] else message
+         for message, marker in zip(messages, markers, strict=True)]
+    )  # fmt: skip
+    pattern = "|".join(map(re.escape, markers))
+    pieces = re.split(pattern, marked)
+    owners = [markers.index(found) for found in re.findall(pattern, marked)]
+    texts = [str(messages[owner]["content"]) for owner in owners]
+    spans = _fit(rendered, pieces, texts)
+    if spans is None:
+        raise ValueError(
+            "the chat template rewrites the messages' text (more than stripping white space), so it cannot be "
+            "known which rows are theirs. Give the text in the form in which the template leaves it, or build "
+            "the prompt from space.tokenize and space.lookup with a content mask of your own"
+        )
+    return rendered, spans
+
+
+def _markers(rendered: str, count: int) -> list[str]:
+    """Strings of private-use characters that no message and no template contains."""
+    fence = "\ue000"
+    while fence in rendered:
+        fence += "\ue001"
+    return [f"{fence}{position}\ue002" for position in range(count)]
+
+
+def _fit(rendered: str, pieces: Sequence[str], texts: Sequence[str]) -> list[Span] | None:
+    """Spans of ``texts`` such that ``rendered`` is the pieces with the texts between them."""
+    if not rendered.startswith(pieces[0]):
+        return None
+    ends: dict[int, list[Span]] = {len(pieces[0]): []}
+    for text, piece in zip(texts, pieces[1:], strict=True):
+        reached: dict[int, list[Span]] = {}
+        for start, spans in ends.items():
+            for form in dict.fromkeys((text, text.strip(), text.rstrip(), text.lstrip())):
+                stop = start + len(form)
+                if rendered.startswith(form, start) and rendered.startswith(piece, stop):
+                    reached.setdefault(stop + len(piece), [*spans, (start, stop)])
+        ends = reached
+    return ends.get(len(rendered))
+
+
+def content_mask(text: str, spans: Sequence[Span], offsets: Sequence[Span]) -> list[bool]:
+    """Which tokens carry the messages' own text.
+
+    A token may straddle the seam between template and text. It counts as text where everything visible
+    in it is the message's (``" hello"`` whose space is the template's); a token of white space only
+    counts as text where all of it is (the ``"\\n\\n"`` that ends a header and begins a text is template).
+
+    Args:
+        text: the rendered conversation.
+        spans: where the messages' text stands in it.
+        offsets: first and after-last character of each token.
+    """
+    own = bytearray(len(text))
+    for start, stop in spans:
+        own[start:stop] = b"\x01" * (stop - start)
+
+    def is_content(start: int, stop: int) -> bool:
+        visible = [own[i] for i in range(start, stop) if not text[i].isspace()]
+        return all(visible) if visible else start < stop and all(own[start:stop])
+
+    return [is_content(start, stop) for start, stop in offsets]

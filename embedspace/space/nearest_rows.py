@@ -1,0 +1,118 @@
+"""From rows back to the tokens that they are: at once for rows of the table, by similarity for all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+
+from embedspace.space.embedding_space import EmbeddingSpace
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+_HASHED_COLUMNS = 16
+_SKETCH_COLUMNS, _CANDIDATES = 128, 128
+"""Columns of the first pass over the table, and rows that the second one compares in full."""
+
+_HASHES: WeakKeyDictionary[EmbeddingSpace, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+_SKETCHES: WeakKeyDictionary[EmbeddingSpace, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class ReadBack:
+    """Rows read as tokens."""
+
+    ids: Int[Tensor, " rows"]
+    """The token whose embedding a row is, or else the nearest one's."""
+    exact: Bool[Tensor, " rows"]
+    """Whether the row is the token's own, up to rounding to bfloat16."""
+
+
+def token_ids(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
+    """The token of each row: the one whose embedding it is, or else the nearest by centred cosine."""
+    return read_back(space, vectors).ids
+
+
+def read_back(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> ReadBack:
+    """The token of each row, and whether the row is exactly that token's.
+
+    Rows of the table, also when cast to bfloat16, are found by a hash in log(vocabulary) each; only the others are
+    compared with the vocabulary, by :func:`nearest_tokens`.
+    """
+    rows = vectors.detach().cpu().bfloat16()
+    hashes, owners = _hashed_table(space)
+    found = torch.searchsorted(hashes, _hash(rows)).clamp_max(len(hashes) - 1)
+    ids = owners[found]
+    exact = (space.table.lookup(ids.tolist()).bfloat16() == rows).all(dim=1)
+    if not bool(exact.all()):
+        ids[~exact] = nearest_tokens(space, vectors[~exact.to(vectors.device)])
+    return ReadBack(ids, exact)
+
+
+def nearest_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
+    """The token of highest centred cosine to each row, almost always: found in two passes.
+
+    The first compares random projections of all rows of the table (Johnson and Lindenstrauss 1984) and keeps a few
+    candidates for each vector; the second compares those in full. ``EmbeddingSpace.nearest`` does it exactly, in a
+    product with the whole table.
+    """
+    projection, sketch = _sketched_table(space)
+    found = []
+    for chunk in vectors.detach().cpu().float().split(256):
+        queries = torch.nn.functional.normalize(chunk - space.mean, dim=1)
+        candidates = (queries @ projection @ sketch.T).topk(min(_CANDIDATES, len(sketch)), dim=1).indices
+        rows = space.table.lookup(candidates.flatten()).float() - space.mean
+        rows = torch.nn.functional.normalize(rows, dim=1).view(*candidates.shape, -1)
+        best = (rows @ queries[:, :, None]).squeeze(2).argmax(dim=1, keepdim=True)
+        found.append(candidates.gather(1, best).flatten())
+    return torch.cat(found)
+
+
+def _sketched_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
+    """A random projection, and the table's centred rows of length 1 under it; made once for each space."""
+    if space not in _SKETCHES:
+        generator = torch.Generator().manual_seed(0)
+        columns = min(_SKETCH_COLUMNS, space.hidden_size)
+        projection, _ = torch.linalg.qr(torch.randn(space.hidden_size, columns, generator=generator))
+        parts = [
+            torch.nn.functional.normalize(chunk - space.mean, dim=1) @ projection
+            for chunk in space.table.chunks()
+        ]
+        _SKETCHES[space] = projection, torch.cat(parts)
+    return _SKETCHES[space]
+
+
+def distances(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Float[Tensor, " rows"]:
+    """Euclidean distance of each row to the nearest row of the vocabulary; 0 for rows of the vocabulary."""
+    rows = vectors.detach().cpu().float()
+    least = rows.new_full((len(rows),), torch.inf)
+    ids = torch.zeros(len(rows), dtype=torch.long)
+    start = 0
+    for chunk in space.table.chunks():
+        # The squared distance but for the row's own square, which is the same for the whole vocabulary.
+        value, index = (chunk.square().sum(dim=1) - 2 * rows @ chunk.T).min(dim=1)
+        ids = torch.where(value < least, index + start, ids)
+        least = torch.minimum(least, value)
+        start += len(chunk)
+    away: Tensor = (rows - space.table.lookup(ids).float()).norm(dim=1)
+    return away
+
+
+def _hashed_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
+    """Sorted hashes of the table's rows and the tokens they belong to, made once for each space."""
+    if space not in _HASHES:
+        hashes = torch.cat([_hash(chunk.bfloat16()) for chunk in space.table.chunks()])
+        order = hashes.argsort(stable=True)
+        _HASHES[space] = hashes[order], order
+    return _HASHES[space]
+
+
+def _hash(rows: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
+    bits = rows[:, :_HASHED_COLUMNS].contiguous().view(torch.int16).long()
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator)
+    return (bits * factors).sum(dim=1)  # 64-bit integers wrap around, as a hash may

@@ -1,0 +1,204 @@
+"""The input embedding table of a model folder: found, memory-mapped, read by the row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from embedspace._util.files import read_json_object
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+Config = Mapping[str, Any]
+
+
+def _unscaled(config: Config) -> float:
+    return 1.0
+
+
+def _root_of_hidden_size(config: Config) -> float:
+    return math.sqrt(config["hidden_size"])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an architecture keeps its table, and what its embedding module does to a row."""
+
+    tensor: str = "model.embed_tokens.weight"
+    scale: Callable[[Config], float] = _unscaled
+
+
+_PLAIN = Layout()
+_SCALED = Layout(scale=_root_of_hidden_size)
+_GPT2 = Layout("transformer.wte.weight")
+
+# Only architectures whose embedding module alone makes the rows that the first layer (or the learned
+# positions before it) receives. Models that take the token ids a second time (per-layer embeddings) or
+# route other modalities through them cannot be driven by embeddings alone.
+LAYOUTS = {
+    **dict.fromkeys(
+        (
+            "llama", "mistral", "ministral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3",
+            "olmo", "olmo2", "olmo3", "olmoe", "smollm3", "stablelm", "starcoder2", "granite", "granitemoe",
+            "cohere", "cohere2", "glm", "glm4", "exaone4", "ernie4_5", "deepseek_v2", "deepseek_v3", "gpt_oss",
+            "seed_oss",
+        ),
+        _PLAIN,
+    ),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _SCALED),
+    "gpt2": _GPT2,
+    "gpt_neox": Layout("gpt_neox.embed_in.weight"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingTable:
+    """All rows of a vocabulary, memory-mapped from a safetensors file.
+
+    Only the pages of rows that are read come into memory, and never the rest of the model.
+    """
+
+    rows: Float[Tensor, "vocabulary hidden"]
+    """As stored in the checkpoint."""
+    scale: float
+    """What the model's embedding module multiplies a row by."""
+    path: Path
+    """The safetensors file."""
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, tensor: str | None = None) -> EmbeddingTable:
+        """The table of a model folder, sharded or not.
+
+        Args:
+            folder: holds ``config.json`` and safetensors files.
+            tensor: name of the table's tensor. It vouches that the model feeds the rows of this tensor
+                to its layers unchanged, for architectures that are not known here.
+
+        Raises:
+            ValueError: no configuration, no safetensors, no such tensor, a damaged file, or an
+                architecture that nobody has vouched for.
+        """
+        config = read_config(folder)
+        layout = _layout(config, folder, tensor)
+        path, name = _find(folder, table_names(config, folder, tensor))
+        rows = _memory_mapped(path, name)
+        if rows.ndim != 2 or not rows.is_floating_point():
+            raise ValueError(
+                f"{name} in {path} has shape {list(rows.shape)} and dtype {rows.dtype}; a table of floating-point "
+                "rows is needed (a quantised checkpoint must be dequantised first)"
+            )
+        return cls(rows, layout.scale(config), path)
+
+    def lookup(self, ids: list[int] | Int[Tensor, " tokens"]) -> Float[Tensor, "tokens hidden"]:
+        """Rows as the model's own embedding module returns them, in new memory."""
+        return self._scaled(self.rows[ids])
+
+    def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "rows hidden"]]:
+        """The whole table piece by piece, in float32, scaled."""
+        for chunk in self.rows.split(size):
+            yield self._scaled(chunk).float()
+
+    def _scaled(self, rows: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
+        if self.scale == 1.0:
+            return rows
+        # As the model does it: the factor is rounded to the table's dtype before it multiplies.
+        return rows * torch.tensor(self.scale).to(rows.dtype)
+
+    def digest(self) -> bytes:
+        """Hash of shape, dtype, scale and every byte of the rows."""
+        digest = hashlib.blake2b(f"{list(self.rows.shape)} {self.rows.dtype} {self.scale!r} ".encode())
+        for chunk in self.rows.split(8192):
+            digest.update(chunk.contiguous().view(torch.uint8).numpy().data)
+        return digest.digest()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder.
+
+    Raises:
+        ValueError: there is none, or it is not JSON.
+    """
+    return read_json_object(folder / "config.json", f"{folder} is not a model folder: it has no config.json")
+
+
+def table_names(config: Config, source: Path | str, tensor: str | None = None) -> list[str]:
+    """The names under which a checkpoint may hold its table, likeliest first.
+
+    Args:
+        config: the model's configuration.
+        source: folder or hub id, for the message.
+        tensor: the name that the caller vouches for.
+
+    Raises:
+        ValueError: an architecture that nobody has vouched for.
+    """
+    layout = _layout(config, source, tensor)
+    names = [layout.tensor, layout.tensor.split(".", 1)[-1]]
+    if tensor is None and config.get("tie_word_embeddings"):
+        names.append("lm_head.weight")
+    return names
+
+
+def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
+    if tensor is not None:
+        return Layout(tensor)
+    kind = config.get("model_type")
+    if kind not in LAYOUTS:
+        raise ValueError(
+            f"the architecture {kind!r} of {source} is not known to take plain embedding rows; known are "
+            f"{', '.join(sorted(LAYOUTS))}. If its layers receive the rows of one table unchanged, vouch for it "
+            "with EmbeddingSpace.from_pretrained(..., table='name.of.the.tensor') and check with `embedspace verify`"
+        )
+    return LAYOUTS[kind]
+
+
+def _find(folder: Path, names: list[str]) -> tuple[Path, str]:
+    """The safetensors file and the name under which it holds the table."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = json.loads(index.read_text())["weight_map"]
+        for name in names:
+            if name in shards:
+                return folder / shards[name], name
+        raise ValueError(
+            f"none of {names} is listed in {index}; is this the checkpoint of another architecture?"
+        )
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
+        raise ValueError(
+            f"{folder} has no embedding table: model.safetensors (or its index) is missing, there is {found}. "
+            "Convert other weight formats with transformers: model.save_pretrained(folder)"
+        )
+    with _opened(path) as file:
+        stored = set(file.keys())
+    for name in names:
+        if name in stored:
+            return path, name
+    raise ValueError(f"none of {names} is in {path}; is this the checkpoint of another architecture?")
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged or cut short: {error}; fetch or convert the model again"
+        ) from error
+
+
+def _memory_mapped(path: Path, name: str) -> Tensor:
+    with _opened(path) as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor

@@ -1,0 +1,174 @@
+"""The model's tokenizer exactly as transformers sets it up, without the cost of transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedspace._util.files import read_memo, write_memo
+from embedspace.models import cache_folder
+from embedspace.space.chat_template import Message, Span
+
+if TYPE_CHECKING:
+    import tokenizers
+
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to token ids and back, and the chat template.
+
+    ``AutoTokenizer`` may change what ``tokenizer.json`` says, so it alone knows the pipeline that the
+    model and a server use. Importing it takes seconds: its result is kept in the cache folder, under a
+    hash of the tokenizer's files and the version of transformers, and read back by the bare
+    ``tokenizers`` library.
+    """
+
+    pipeline: str
+    """The whole pipeline in the format of ``tokenizer.json``, without padding, truncation and post-processing."""
+    chat_template: str | None
+    special_tokens: dict[str, Any]
+    """Names and texts of the special tokens, as chat templates read them."""
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """The tokenizer of a model folder.
+
+        Raises:
+            ValueError: the folder has none, or one that only exists as slow Python code.
+        """
+        memo = cache_folder() / "tokenizers" / f"{_memo_key(folder)}.json"
+        fields = read_memo(memo)
+        if fields is None:
+            fields = _through_transformers(folder)
+            write_memo(memo, fields)
+        return cls(**fields)
+
+    @cached_property
+    def _backend(self) -> tokenizers.Tokenizer:
+        import tokenizers
+
+        return tokenizers.Tokenizer.from_str(self.pipeline)
+
+    @cached_property
+    def added_tokens(self) -> dict[int, tokenizers.AddedToken]:
+        """Tokens that are looked for in a text before anything else, by id: special tokens and the like."""
+        return dict(self._backend.get_added_tokens_decoder())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens around it."""
+        return list(self._backend.encode(_checked(text), add_special_tokens=False).ids)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[Span]]:
+        """Token ids, and for each token its first character and the one after its last."""
+        encoding = self._backend.encode(_checked(text), add_special_tokens=False)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        """:meth:`encode_with_offsets` of many texts, on all cores."""
+        encodings = self._backend.encode_batch([_checked(text) for text in texts], add_special_tokens=False)
+        return [(list(encoding.ids), list(encoding.offsets)) for encoding in encodings]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """:meth:`encode` of many texts, on all cores; faster than :meth:`encode_batch`, which also tells offsets."""
+        encodings = self._backend.encode_batch_fast(
+            [_checked(text) for text in texts], add_special_tokens=False
+        )
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Text of token ids."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """A conversation as the chat template writes it.
+
+        Raises:
+            ValueError: there is no template, or it refuses the conversation.
+        """
+        if self.chat_template is None:
+            raise ValueError(
+                "the model's folder has no chat template; use embed(text) for plain text, or put the "
+                "template into chat_template.jinja beside tokenizer.json"
+            )
+        import jinja2.exceptions
+
+        from embedspace.space.template import render_template
+
+        try:
+            return render_template(
+                self.chat_template, messages, self.special_tokens, prompt=add_generation_prompt
+            )
+        except jinja2.exceptions.TemplateError as error:
+            roles = [message["role"] for message in messages]
+            raise ValueError(f"the chat template refuses the roles {roles}: {error}") from error
+
+
+def _checked(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text has half of a surrogate pair at position {error.start}, which no tokenizer can read; "
+            "clean it with text.encode('utf-8', 'replace').decode()"
+        ) from error
+    return text
+
+
+def _memo_key(folder: Path) -> str:
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        raise ValueError(
+            f"{folder} has no tokenizer; expected tokenizer.json (or vocabulary files that transformers "
+            "can convert). Save one there with AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+        )
+    key = hashlib.blake2b(importlib.metadata.version("transformers").encode(), digest_size=16)
+    key.update(tokenizer_digest(folder))
+    key.update((folder / "config.json").read_bytes())  # its model type decides on the tokenizer's class
+    return key.hexdigest()
+
+
+def tokenizer_digest(folder: Path) -> bytes:
+    """Hash of all tokenizer files of a model folder, names and lengths included."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in TOKENIZER_FILES:
+        path = folder / name
+        if path.is_file():
+            data = path.read_bytes()
+            digest.update(f"{name} {len(data)} ".encode() + data)
+    return digest.digest()
+
+
+def _through_transformers(folder: Path) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        pipeline = json.loads(loaded.backend_tokenizer.to_str())
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise ValueError(
+            f"the tokenizer in {folder} cannot be loaded as a fast tokenizer: {error}. "
+            "Convert it with transformers and save tokenizer.json beside the model"
+        ) from error
+    # A post-processor would trim white space from the offsets and add nothing that is used here.
+    pipeline.update(padding=None, truncation=None, post_processor=None)
+    return {
+        "pipeline": json.dumps(pipeline, ensure_ascii=False),
+        "chat_template": loaded.get_chat_template() if loaded.chat_template else None,
+        "special_tokens": loaded.special_tokens_map,
+    }

@@ -1,0 +1,12 @@
+"""StyleVector: one direction in embedding space that moves a prompt's style."""
+
+from embedspace.style.directions import Direction
+from embedspace.style.recipe import examples, mask_from_text
+from embedspace.style.vector import StyleVector
+
+__all__ = [
+    "Direction",
+    "StyleVector",
+    "examples",
+    "mask_from_text",
+]

@@ -1,0 +1,123 @@
+"""Directions from one set of examples to another: the untrained methods behind StyleVector.fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from embedspace.prompt import PromptEmbeds, require_content, require_finite
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from embedspace.space import EmbeddingSpace
+
+Direction = Literal["mean_difference", "pca", "logistic"]
+
+
+def example_rows(
+    space: EmbeddingSpace, examples: Sequence[str | PromptEmbeds], side: str
+) -> Float[Tensor, "examples hidden"]:
+    """Mean content row of every example, float64.
+
+    Raises:
+        TypeError: an example that is neither a string nor a prompt, or a bare string in place of the list.
+        ValueError: fewer than two examples, or an empty, infinite or foreign one.
+    """
+    if isinstance(examples, str):
+        raise TypeError(
+            f"{side} must be a list of examples, got the string {examples[:40]!r}; put it into a list"
+        )
+    if len(examples) < 2:
+        raise ValueError(
+            f"{side} has {len(examples)} examples and at least 2 are needed: with one, what it says "
+            "cannot be told from how it says it"
+        )
+    return torch.stack([_mean_row(space, example, f"{side}[{n}]") for n, example in enumerate(examples)])
+
+
+def fit_direction(
+    positive: Float[Tensor, "positive hidden"], negative: Float[Tensor, "negative hidden"], method: Direction
+) -> Float[Tensor, " hidden"]:
+    """The direction from negative to positive rows, float32, of the norm of their mean difference.
+
+    The methods see the examples in an order of their own, and the sides in an order of their own: neither
+    the order of the examples nor which side is called positive can change more than the sign.
+
+    Raises:
+        ValueError: the means of the two sides are equal.
+    """
+    swapped = sorted(map(_key, positive)) < sorted(map(_key, negative))
+    low, high = (positive, negative) if swapped else (negative, positive)
+    difference = _mean_difference(high, low)
+    if not bool(difference.float().any()):
+        raise ValueError(
+            "the positive and the negative examples have the same mean, so no direction leads from one to the "
+            "other; give examples that differ in style"
+        )
+    direction = DIRECTIONS[method](high, low)
+    scaled: Tensor = direction * (difference.norm() / direction.norm())
+    return (-scaled if swapped else scaled).float()
+
+
+def ordered(rows: Float[Tensor, "examples hidden"]) -> Float[Tensor, "examples hidden"]:
+    """The rows in an order that only their values decide."""
+    return rows[sorted(range(len(rows)), key=lambda row: _key(rows[row]))]
+
+
+def _mean_difference(high: Tensor, low: Tensor) -> Tensor:
+    return _mean(high) - _mean(low)
+
+
+def _first_principal(high: Tensor, low: Tensor) -> Tensor:
+    difference = _mean_difference(high, low)
+    if len(high) == len(low):
+        pairs = sorted(range(len(high)), key=lambda pair: (_key(high[pair]), _key(low[pair])))
+        rows = high[pairs] - low[pairs]
+    else:
+        rows = ordered(torch.cat([high, low]))
+        rows = rows - _mean(rows)
+    direction: Tensor = torch.linalg.svd(rows, full_matrices=False).Vh[0]
+    return direction if direction @ difference >= 0 else -direction
+
+
+def _separating(high: Tensor, low: Tensor) -> Tensor:
+    from sklearn.linear_model import LogisticRegression
+
+    rows = torch.cat([ordered(high), ordered(low)])
+    labels = [1] * len(high) + [0] * len(low)
+    spread = rows.std()
+    standardised = (rows - _mean(rows)) / spread
+    model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(standardised.numpy(), labels)
+    return torch.from_numpy(model.coef_[0])
+
+
+DIRECTIONS: dict[Direction, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean_difference": _mean_difference,
+    "pca": _first_principal,
+    "logistic": _separating,
+}
+
+
+def _mean_row(space: EmbeddingSpace, example: str | PromptEmbeds, name: str) -> Tensor:
+    if not isinstance(example, str | PromptEmbeds):
+        raise TypeError(f"{name} must be a string or a PromptEmbeds, got a {type(example).__name__}")
+    if isinstance(example, str) and not example.strip():
+        raise ValueError(f"{name} is an empty text; leave it out")
+    prompt = space.embed(example) if isinstance(example, str) else example
+    space.require(prompt)
+    require_content(prompt, name)
+    require_finite(prompt, name)
+    return prompt.content_vectors.cpu().double().mean(dim=0)
+
+
+def _mean(rows: Tensor) -> Tensor:
+    """Mean over rows whose bits do not depend on the rows' order: the summands are sorted first."""
+    return rows.sort(dim=0).values.sum(dim=0) / len(rows)
+
+
+def _key(row: Tensor) -> bytes:
+    return row.numpy().tobytes()

@@ -1,0 +1,278 @@
+"""StyleVector: one direction in embedding space that moves a prompt's style."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from embedspace.prompt import (
+    PromptEmbeds,
+    Recipe,
+    Rows,
+    Value,
+    in_blocks,
+    marked_rows,
+    require_finite,
+    tensor_digest,
+)
+from embedspace.style.directions import DIRECTIONS, Direction, example_rows, fit_direction
+from embedspace.style.recipe import fit_recipe, mask_as_text
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from embedspace.distillation import Optimisation
+    from embedspace.space import EmbeddingSpace
+
+Method = Direction | Literal["optimised"]
+Example = str | PromptEmbeds
+
+FILE_FORMAT = "embedspace.style_vector.v1"
+
+
+@dataclass(frozen=True, eq=False)
+class StyleVector:
+    """A direction that, added to a prompt's content rows, moves its style and keeps its length.
+
+    Vectors are values: they add, subtract, scale and compare, and an experiment reads like algebra.
+
+    Raises:
+        TypeError: ``vector`` is not a float32 tensor.
+        ValueError: ``vector`` is not of shape ``[hidden]`` or not finite.
+    """
+
+    vector: Float[Tensor, " hidden"]
+    """The direction, float32; its norm is what ``alpha=1`` moves a row by."""
+    space: str
+    """Fingerprint of the :class:`~embedspace.EmbeddingSpace` that it was made in."""
+    method: str
+    """How it was found: a method of :meth:`fit`, ``random``, or ``algebra``."""
+    recipe: Recipe
+    """The method's parameters and the examples."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.vector, torch.Tensor) or self.vector.dtype != torch.float32:
+            kind = getattr(self.vector, "dtype", type(self.vector).__name__)
+            raise TypeError(f"vector must be a float32 tensor [hidden], got {kind}")
+        if self.vector.ndim != 1 or not len(self.vector):
+            raise ValueError(f"vector must have shape [hidden], got {list(self.vector.shape)}")
+        if not bool(self.vector.isfinite().all()):
+            raise ValueError("a style vector must be finite, got NaN or infinity")
+
+    @classmethod
+    def fit(
+        cls,
+        space: EmbeddingSpace,
+        positive: Sequence[Example],
+        negative: Sequence[Example],
+        *,
+        method: Method = "mean_difference",
+        optimisation: Optimisation | None = None,
+    ) -> StyleVector:
+        """Find the direction from negative to positive examples.
+
+        The result does not depend on the order of the examples (for ``pca`` of pairs: of the pairs), and
+        swapping the sides negates it exactly. Each example counts the same, however long it is. All
+        methods but ``optimised`` return a vector of the mean difference's norm, so alpha means the same.
+
+        Args:
+            space: where the examples are embedded.
+            positive: at least two texts (or embedded prompts) in the style.
+            negative: at least two texts without it; any number, any lengths.
+            method: ``mean_difference`` of the examples' mean rows (Subramani et al. 2022, Turner et al.
+                2023); ``pca``, the first principal direction of the paired differences where the lists have
+                equal lengths and of the pooled examples otherwise (Zou et al. 2023); ``logistic``, the
+                normal of the plane that separates the sides; ``optimised``, found by gradient through the
+                frozen model, where the examples are answers: see :class:`~embedspace.distillation.Optimisation`.
+            optimisation: the engine, the prompts and the settings of ``optimised``.
+
+        Raises:
+            TypeError: an example that is neither a string nor a prompt.
+            ValueError: fewer than two examples on a side, an empty, infinite or foreign one, an unknown
+                method, or sides whose means are equal.
+        """
+        if method != "optimised" and method not in DIRECTIONS:
+            raise ValueError(
+                f"unknown method {method!r}; allowed are {', '.join([*DIRECTIONS, 'optimised'])}"
+            )
+        if (method == "optimised") != (optimisation is not None):
+            raise ValueError(
+                "method='optimised' needs optimisation=Optimisation(engine, prompts, ...), and only it takes one; "
+                f"got method={method!r} and optimisation={optimisation!r}"
+            )
+        if optimisation is not None:
+            from embedspace.distillation import optimise
+
+            found, recipe = optimise(space, positive, negative, optimisation)
+            return cls(found, space.fingerprint, method, recipe)
+        assert method != "optimised"
+        high, low = example_rows(space, positive, "positive"), example_rows(space, negative, "negative")
+        recipe = fit_recipe(method, positive, negative)
+        return cls(fit_direction(high, low, method), space.fingerprint, method, recipe)
+
+    @classmethod
+    def random(cls, space: EmbeddingSpace, *, norm: float, seed: int) -> StyleVector:
+        """A vector of random direction and given norm: the control beside every style curve.
+
+        Raises:
+            ValueError: the norm is not positive and finite.
+        """
+        if not (math.isfinite(norm) and norm > 0):
+            raise ValueError(
+                f"norm must be positive and finite, got {norm!r}; take the norm of the fitted vector"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(space.hidden_size, generator=generator, dtype=torch.float64)
+        recipe = Recipe.of("random_style", {"norm": norm, "seed": seed})
+        return cls((norm * drawn / drawn.norm()).float(), space.fingerprint, "random", recipe)
+
+    @property
+    def norm(self) -> float:
+        """Euclidean length: how far ``alpha=1`` moves a row."""
+        return float(self.vector.double().norm())
+
+    @cached_property
+    def digest(self) -> str:
+        """Content hash of the direction."""
+        return tensor_digest(self.vector)
+
+    def __repr__(self) -> str:
+        return f"StyleVector({self.method}, hidden {len(self.vector)}, norm {self.norm:.3f}, {self.recipe})"
+
+    def apply(
+        self, prompt: PromptEmbeds, alpha: float = 1.0, *, rows: Rows | Bool[Tensor, " tokens"] = "content"
+    ) -> PromptEmbeds:
+        """The prompt with ``alpha`` times the vector added to its rows; all other rows stay bit-identical.
+
+        Args:
+            prompt: lives in the vector's space.
+            alpha: steering strength; 0 changes nothing, negative moves the other way.
+            rows: the content rows by default, ``last`` (the last of them), ``template``, ``all``, or a boolean
+                mask of one entry a row.
+
+        Raises:
+            ValueError: another space, alpha or rows of the prompt not finite, or no rows to move.
+        """
+        if prompt.space != self.space:
+            raise ValueError(
+                f"the prompt lives in the space {prompt.space}, the style vector in {self.space}; "
+                "fit the vector in the space of the model that answers"
+            )
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha must be a finite number, got {alpha!r}")
+        mask = marked_rows(prompt, rows)
+        require_finite(prompt, "a style shift")
+        shift = alpha * self.vector
+        vectors = prompt.vectors
+        if bool(shift.any()):  # adding 0.0 would still turn -0.0 into 0.0
+            shift = shift.to(vectors.device)
+            # Blocks of another dtype are copies already, which can be added to in place.
+            add = torch.Tensor.add if vectors.dtype == torch.float32 else torch.Tensor.add_
+            moved = in_blocks(lambda rows: add(rows, shift), vectors)
+            vectors = moved if bool(mask.all()) else torch.where(mask[:, None], moved, vectors)
+        parameters: dict[str, Value] = {
+            "method": self.method,
+            "vector": self.digest,
+            "alpha": float(alpha),
+            "rows": rows if isinstance(rows, str) else mask_as_text(rows),
+        }
+        recipe = Recipe.of("style", parameters, prompt.recipe, self.recipe)
+        return PromptEmbeds(vectors, prompt.content, prompt.space, recipe)
+
+    def similarity(self, other: StyleVector) -> float:
+        """Cosine of the angle to another vector of the same space, -1 to 1.
+
+        Raises:
+            ValueError: another space, or a vector of norm zero.
+        """
+        self._require_same_space(other)
+        norms = self.norm * other.norm
+        if norms == 0:
+            raise ValueError("similarity with a zero vector is not defined; one of the two has norm 0")
+        return float(self.vector.double() @ other.vector.double()) / norms
+
+    def __neg__(self) -> StyleVector:
+        return self._made(-self.vector, "negate", {})
+
+    def __add__(self, other: StyleVector) -> StyleVector:
+        if not isinstance(other, StyleVector):
+            return NotImplemented
+        self._require_same_space(other)
+        return self._made(self.vector + other.vector, "add", {}, other)
+
+    def __sub__(self, other: StyleVector) -> StyleVector:
+        if not isinstance(other, StyleVector):
+            return NotImplemented
+        self._require_same_space(other)
+        return self._made(self.vector - other.vector, "subtract", {}, other)
+
+    def __mul__(self, factor: float) -> StyleVector:
+        if not isinstance(factor, int | float):
+            return NotImplemented
+        _require_finite_factor(factor)
+        return self._made(factor * self.vector, "scale", {"factor": float(factor)})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> StyleVector:
+        if not isinstance(divisor, int | float):
+            return NotImplemented
+        _require_finite_factor(divisor)
+        if divisor == 0:
+            raise ValueError("a style vector cannot be divided by 0")
+        return self._made(self.vector / divisor, "divide", {"divisor": float(divisor)})
+
+    def save(self, path: str | Path) -> None:
+        """Write the vector as safetensors, with space, method and recipe in the metadata."""
+        from safetensors.torch import save_file
+
+        metadata = {
+            "format": FILE_FORMAT,
+            "space": self.space,
+            "method": self.method,
+            "recipe": json.dumps(self.recipe.to_dict(), ensure_ascii=False),
+        }
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file({"vector": self.vector.detach().cpu().clone()}, str(path), metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, space: EmbeddingSpace) -> StyleVector:
+        """Read a vector that :meth:`save` wrote.
+
+        Raises:
+            ValueError: no such file, a damaged one or one of another kind, or a vector of another space.
+        """
+        from embedspace.style.file import read_style
+
+        vector, metadata, recipe = read_style(Path(path), FILE_FORMAT)
+        if metadata["space"] != space.fingerprint or len(vector) != space.hidden_size:
+            raise ValueError(
+                f"{path} holds a style vector of the space {metadata['space']} (hidden {len(vector)}), not of "
+                f"{space.name!r} ({space.fingerprint}, hidden {space.hidden_size}); fit it again in this space"
+            )
+        return cls(vector, metadata["space"], metadata["method"], recipe)
+
+    def _require_same_space(self, other: StyleVector) -> None:
+        if self.space != other.space:
+            raise ValueError(
+                f"style vectors of different embedding spaces cannot be mixed: {self.space} and {other.space}"
+            )
+
+    def _made(
+        self, vector: Tensor, operation: str, parameters: dict[str, float], *others: StyleVector
+    ) -> StyleVector:
+        recipe = Recipe.of(operation, parameters, self.recipe, *(other.recipe for other in others))
+        return StyleVector(vector, self.space, "algebra", recipe)
+
+
+def _require_finite_factor(factor: float) -> None:
+    if not math.isfinite(factor):
+        raise ValueError(f"a style vector can only be scaled by a finite number, got {factor!r}")

@@ -1,0 +1,144 @@
+"""Questions about a real knowledge base: the documents of a bank that the package inspect-evals ships (MIT)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from experiments.compression.experiment import Item
+
+Split = Literal["development", "test"]
+
+_LONGEST = 700
+"""Characters of a document that are asked about: whole lines from its beginning."""
+_VALUE = re.compile(r"\$?\d[\d,]*(?:\.\d+)?%?")
+_FEWEST_WORDS = 3
+"""Before a value, so that what leads to it can be recognised."""
+_SHORTEST_WORD = 5
+"""Letters of a word that is asked for."""
+RECALL, WORDS = "recall", "recall of words"
+
+
+class Document(TypedDict):
+    """One page of the knowledge base."""
+
+    id: str
+    title: str
+    content: str
+
+
+def items(split: Split, recall: int, words: int, gist: int) -> list[Item]:
+    """Questions about the documents of one split.
+
+    A question of recall has the model repeat a line of the document up to a number, which it has to give, or,
+    where words are recalled, up to the line's last word; a question of gist has it give the document's title.
+    Whole products (accounts, cards) belong to one split, so that no two documents of a product are in both.
+
+    Args:
+        split: ``development`` was used for choosing methods and their settings, ``test`` for nothing but reports.
+        recall: how many questions of recall of numbers.
+        words: how many of recall of words.
+        gist: how many of gist.
+
+    Raises:
+        ValueError: inspect-evals is not installed, or the split has fewer documents.
+    """
+    pages = [page for page in sorted(documents(), key=order_of) if split_of(page) == split]
+    kinds = {
+        RECALL: [item for page in pages if (item := _recall(page, RECALL)) is not None][:recall],
+        WORDS: [item for page in pages if (item := _recall(page, WORDS)) is not None][:words],
+        "gist": [_gist(page) for page in pages][:gist],
+    }
+    for kind, wanted in ((RECALL, recall), (WORDS, words), ("gist", gist)):
+        if len(kinds[kind]) < wanted:
+            raise ValueError(
+                f"the split {split!r} has {len(kinds[kind])} questions of {kind}, {wanted} were asked for"
+            )
+    return [item for found in kinds.values() for item in found]
+
+
+@cache
+def documents() -> tuple[Document, ...]:
+    """All pages.
+
+    Raises:
+        ValueError: inspect-evals is not installed.
+    """
+    spec = importlib.util.find_spec("inspect_evals")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "the knowledge base comes with the package inspect-evals; install it with "
+            "`pip install --no-deps inspect-evals==0.26.0` (its own dependencies are not needed)"
+        )
+    path = Path(spec.origin).parent / "tau2/data/domains/banking_knowledge/documents.json.gz"
+    return tuple(json.loads(gzip.decompress(path.read_bytes())))
+
+
+def _product(page: Document) -> str:
+    return re.sub(r"_\d+$", "", page["id"])
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+def split_of(page: Document) -> Split:
+    """The split that a page's product belongs to."""
+    return "development" if _number(_product(page)) % 3 == 0 else "test"
+
+
+def order_of(page: Document) -> int:
+    """A number by which pages stand in no order of theirs."""
+    return _number(page["id"])
+
+
+def _text(page: Document) -> str:
+    content = page["content"]
+    return content if len(content) <= _LONGEST else content[:_LONGEST].rsplit("\n", 1)[0].strip()
+
+
+def _recall(page: Document, task: str) -> Item | None:
+    found = list(values_in(_text(page)) if task == RECALL else last_words_in(_text(page)))
+    if not found:
+        return None
+    beginning, value = found[_number(page["id"]) % len(found)]
+    return Item(
+        text=_text(page),
+        question="Repeat a line of the text word by word.",
+        beginning=beginning,
+        answer=f" {value}",
+        task=task,
+    )
+
+
+def values_in(text: str) -> Iterator[tuple[str, str]]:
+    """Every number in the text, with what stands before it in its line."""
+    for line in text.splitlines():
+        line = line.strip("- ")
+        for match in _VALUE.finditer(line):
+            before = line[: match.start()].strip()
+            if len(before.split()) >= _FEWEST_WORDS:
+                yield before, match[0]
+
+
+def last_words_in(text: str) -> Iterator[tuple[str, str]]:
+    """Every last word of a line that is none of the commonest and no number, with what stands before it."""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        *before, last = line.strip("- ").split() or [""]
+        word = last.rstrip(".,:;!?)*")
+        if len(before) >= _FEWEST_WORDS and len(word) >= _SHORTEST_WORD and word.isalpha():
+            yield " ".join(before), word
+
+
+def _gist(page: Document) -> Item:
+    title = page["title"].split(": ", 1)[-1]
+    return Item(text=_text(page), question="Give a title for the text.", answer=title, task="gist")

@@ -1,0 +1,98 @@
+"""The soak: kills, faults, damage and long streams, each made to happen a known number of times, and counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from embedspace._util.progress import progress
+from embedspace._util.provenance import provenance, told
+from experiments.reliability.cache import cache_rows
+from experiments.reliability.faults import fault_rows
+from experiments.reliability.kills import kill_rows
+from experiments.reliability.memory import memory_rows
+from experiments.reliability.rows import Row
+
+Part = Literal["faults", "kills", "cache", "memory"]
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What is made to happen, and how often."""
+
+    model: str
+    prompts: int
+    """Through the fault proxy."""
+    faults: int
+    """Of each kind; a quarter as many of those that hit every request under way."""
+    kills: int
+    """Of an experiment's process."""
+    questions: int
+    """Of that experiment."""
+    cache_kills: int
+    """Of processes that write to a cache."""
+    damaged_files: int
+    """Copies of a cache's file, each damaged at one place."""
+    streamed: int
+    """Prompts through ``embed_many`` and ``generate`` while memory is watched."""
+    most_growth_mb: float
+    """Growth of the resident memory that still counts as flat."""
+    page: str
+    """File that gets the table."""
+    parts: Sequence[Part]
+    """What is done."""
+
+    def run(self, folder: Path) -> str:
+        """Do everything, write the counts into ``folder`` and the table into ``page``.
+
+        Raises:
+            ValueError: a claim does not hold; the table is written all the same.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        ways: Mapping[Part, Callable[[], Iterator[Row]]] = {
+            "faults": lambda: fault_rows(folder / "faults", self.prompts, self.faults),
+            "kills": lambda: kill_rows(folder / "kills", self.model, self.kills, self.questions),
+            "cache": lambda: cache_rows(folder / "cache", self.cache_kills, self.damaged_files),
+            "memory": lambda: memory_rows(self.model, self.streamed, self.most_growth_mb),
+        }
+        rows: list[Row] = []
+        with progress("soak", len(self.parts)) as advance:
+            for part in self.parts:
+                rows += ways[part]()
+                advance()
+        origin = provenance()
+        lines = [{"row": asdict(row), **origin} for row in rows]
+        (folder / "counts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        table = as_markdown(rows)
+        Path(self.page).write_text(as_page(table, origin, self))
+        if broken := [row.what for row in rows if not row.holds]:
+            raise ValueError(f"{len(broken)} claims do not hold: {'; '.join(broken)}. See {self.page}")
+        return f"{table}\nwritten to {self.page} and {folder / 'counts.jsonl'}"
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A table of counts."""
+    lines = ["| what was made to happen | what came out | holds | in detail |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {row.what} | {row.counted} | {'yes' if row.holds else '**no**'} | {row.detail} |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
+    """The page of ``docs/`` that shows the table and where it comes from."""
+    return (
+        "# Reliability\n\n"
+        "Kills, faults, damaged files and long streams, each made to happen a known number of times in one run, and "
+        "what came out of it. Records are compared one by one with what they have to be: right means that it is there "
+        "once and says the right thing. Faults are made by a proxy before a small HTTP server that answers each prompt "
+        "with a digest of it, since a real model's server cannot be asked to fail; the experiment that is killed is a "
+        "real one and asks the same server. Entries of a cache are compared bit for bit with the same prompts made "
+        "anew: a damaged file may miss entries or be refused, and may never answer with a wrong one. "
+        f"Made by `make soak` ({', '.join(soak.parts)}) with `{soak.model}`, Python {origin['python']} and openai "
+        f"{origin['packages']['openai']}: {told(origin)}. The single counts are in `runs/`, in `counts.jsonl`.\n\n"
+        f"{table}"
+    )

@@ -1,0 +1,123 @@
+"""Readers of benign texts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from experiments.safety.packages import long_texts, pieces, rows_of, strings_in
+
+
+def documents(folder: Path) -> Iterator[str]:
+    """Pages of a bank's knowledge base."""
+    for row in rows_of(folder / "tau2/data/domains/banking_knowledge/documents.json.gz"):
+        yield f"{row['title']}\n{row['content']}"
+
+
+def tickets(folder: Path) -> Iterator[str]:
+    """Requests to a support desk."""
+    for row in rows_of(folder / "gdm_stealth/solver/strategic_rule_breaking/tickets.json"):
+        yield f"{row['subject']}\n{row['description']}"
+
+
+def roles(folder: Path) -> Iterator[str]:
+    """Role descriptions for simulated customers: who they are and how they must behave."""
+    for domain in ("retail", "airline"):
+        for row in rows_of(folder / f"tau2/data/domains/{domain}/tasks.json"):
+            told = row["user_scenario"]["instructions"]
+            yield told if isinstance(told, str) else "\n".join(str(value) for value in told.values() if value)
+
+
+def system_prompts(folder: Path) -> Iterator[str]:
+    """System prompts of applications, many of which warn of injections."""
+    for path in sorted((folder / "b3/data/threat_snapshots").rglob("*.json")):
+        yield from pieces(json.loads(path.read_text())["system_prompt"])
+
+
+ON_ATTACKS = frozenset({
+    "agentdojo", "agentharm", "agent_threat_bench", "agentic_misalignment", "b3", "coconot", "cyberseceval_2",
+    "cyberseceval_3", "cyberseceval_4", "fortress", "ipi_coding_agent", "make_me_pay", "makemesay", "mask", "sosbench",
+    "strong_reject", "xstest",
+})  # fmt: skip
+
+
+def handbooks(folder: Path, on_attacks: bool, half: int | None = None) -> Iterator[str]:
+    """Pages that describe evaluations: those on attacks and refusals, or all others; of these every second or all."""
+    for number, name in enumerate(_names(folder, on_attacks)):
+        if half in (None, number % 2):
+            text = (folder / name / "README.md").read_text()
+            yield from pieces(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
+
+
+def prompts_in_code(folder: Path, half: int) -> Iterator[str]:
+    """Long strings in the code of evaluations that are not on attacks, of every second one: prompts, rules, notes."""
+    for number, name in enumerate(_names(folder, on_attacks=False)):
+        if number % 2 == half:
+            for path in sorted((folder / name).rglob("*.py")):
+                yield from (text for text in strings_in(path) if len(text.split()) > 12)
+
+
+def descriptions(folder: Path) -> Iterator[str]:
+    """What the modules, classes and functions of a scanner say of the attacks that they make and detect."""
+    for path in sorted(
+        [*folder.glob("probes/*.py"), *folder.glob("detectors/*.py"), *folder.glob("buffs/*.py")]
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+                text := ast.get_docstring(node)
+            ):
+                yield text
+
+
+def policies(folder: Path) -> Iterator[str]:
+    """Rules and manuals of agents that serve customers."""
+    for domain in ("telecom", "banking_knowledge", "mock"):
+        for path in sorted((folder / "tau2/data/domains" / domain).glob("*.*")):
+            if path.suffix in (".md", ".txt"):
+                yield from pieces(path.read_text(), 500)
+
+
+def offices(folder: Path) -> Iterator[str]:
+    """E-mails, files, messages and reviews of simulated offices, the places for injections left empty."""
+    for path in sorted((folder / "agentdojo/data/suites").rglob("*.yaml")):
+        content = path.read_text()
+        if "injection_vectors" not in path.name and "!include" not in content:
+            for text in long_texts(yaml.load(content, yaml.CSafeLoader)):
+                yield re.sub(r"\{\w*injection\w*\}", "", text)
+
+
+def tasks(folder: Path) -> Iterator[str]:
+    """What a simulated company asks its agent to do, passwords and all."""
+    for path in sorted((folder / "theagentcompany/tasks").glob("*/eval.yaml")):
+        for variant in yaml.load(path.read_text(), yaml.CSafeLoader)["variants"].values():
+            yield variant["prompt"]
+
+
+def excerpts(folder: Path) -> Iterator[str]:
+    """Pieces of the documents, tickets and e-mails in which instructions are planted, as they are without."""
+    for text in [*documents(folder), *offices(folder)]:
+        yield from (piece.strip() for piece in pieces(text, 350) if 60 < len(piece) < 700)
+
+
+def judges(folder: Path) -> Iterator[str]:
+    """Prompts that tell a model how to compare answers."""
+    for path in sorted((folder / "evaluators_configs").rglob("*.txt")):
+        yield path.read_text()
+
+
+def talk(folder: Path, languages: Sequence[str]) -> Iterator[str]:
+    """Exchanges of small talk."""
+    for language in languages:
+        for path in sorted((folder / "data" / language).glob("*.yml")):
+            for turns in yaml.load(path.read_text(), yaml.CSafeLoader).get("conversations") or []:
+                yield " ".join(map(str, turns)) if isinstance(turns, list) else str(turns)
+
+
+def _names(folder: Path, on_attacks: bool) -> list[str]:
+    names = [path.parent.name for path in sorted(folder.glob("*/README.md"))]
+    return [name for name in names if (name in ON_ATTACKS) == on_attacks]

@@ -1,0 +1,93 @@
+"""The shipped filter: fitted on the training texts, calibrated on benign texts of other sources, saved with a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from embedspace import EmbeddingSpace, SafetyFilter
+from embedspace.safety.filter import LayerName
+from experiments.safety.data import Example, examples, sources, training
+from experiments.safety.packages import PINS
+
+SEALED = (
+    "Whole sources were set aside before any figure was looked at; no choice of features, weights or patterns was made "
+    "on them, and training texts that are near duplicates of theirs were left out. Earlier filters were measured on "
+    "most of them, some sources twice: what was changed since was chosen on other sources alone, but with the sealed "
+    "sources' names and the earlier totals known, and own benign patterns on shells, security reports and customers' "
+    "roles were written in that knowledge. Four sealed sources were added before this filter was made, and are looked "
+    "at for the first time."
+)
+LIMITS = (
+    "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads rows by the "
+    "nearest token, so an attacker who knows it can search for rows and wordings that it allows. Attacks that stand "
+    "politely in documents and tool results are often missed; languages other than English are covered thinly."
+)
+
+
+@dataclass(frozen=True)
+class ShippedFilter:
+    """Makes the filter that comes with the package."""
+
+    model: str
+    layers: Sequence[LayerName]
+    rate: float
+    """Share of benign prompts that may be refused."""
+    own: bool
+    """Whether this project's own patterns are among the training texts."""
+    target: str
+    """Folder that gets the filter."""
+
+    def run(self, folder: Path) -> str:
+        """Fit, calibrate, save into ``target``.
+
+        Raises:
+            ValueError: a package with texts is not installed.
+        """
+        space = EmbeddingSpace.from_pretrained(self.model)
+        texts = [example for example in training() if self.own or example.source.package != "none"]
+        guard = fitted(space, texts, self.layers)
+        guard = guard.calibrate([example.text for example in thresholding()], self.rate)
+        guard = replace(guard, card=self.card(texts))
+        guard.save(self.target)
+        size = sum(path.stat().st_size for path in Path(self.target).iterdir())
+        return f"{self.target}: {size / 2**20:.1f} MiB, threshold {guard.threshold:.3f}, {guard.calibration}"
+
+    def card(self, texts: Sequence[Example]) -> Mapping[str, Any]:
+        """What the filter was made from."""
+        return {
+            "purpose": "tells prompts that try to take over an assistant (jailbreaks, injections) from benign ones",
+            "model": self.model,
+            "made_by": "make guard",
+            "packages": {name: version for name, (_, version) in PINS.items()},
+            "sources": [
+                {
+                    key: value
+                    for key, value in asdict(source).items()
+                    if key not in ("read", "options", "most", "looks", "doubtful")
+                }
+                | {"texts": sum(example.source == source for example in texts) or None}
+                for source in sources()
+            ],
+            "split": SEALED,
+            "figures": "docs/safety-evidence.md, by experiment=safety",
+            "limits": LIMITS,
+        }
+
+
+def fitted(space: EmbeddingSpace, training: Sequence[Example], layers: Sequence[LayerName]) -> SafetyFilter:
+    """A filter of the training texts."""
+    sides = {side: [e.text for e in training if e.source.side == side] for side in ("benign", "attack")}
+    return SafetyFilter.fit(space, sides["benign"], sides["attack"], layers=layers)
+
+
+def thresholding() -> list[Example]:
+    """The half of the calibration texts that the threshold is found on; the order has nothing to do with the texts."""
+    return list(examples("calibration"))[::2]
+
+
+def fresh() -> list[Example]:
+    """The other half, which measures the rate that the threshold gives."""
+    return list(examples("calibration"))[1::2]

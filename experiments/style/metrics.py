@@ -1,0 +1,213 @@
+"""What the records of moved questions say: style, fluency, topic and length of answers, and how long they last."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from embedspace.metrics import Condition, Effect, Interval, Measure, SentenceSimilarity, StyleJudge, log_odds
+from embedspace.runs import Record
+
+PLAIN, INSTRUCTION, FLUENCY = "plain", "instruction", "fluency"
+"""The question as it is; with the instruction before it; and the plain question after which answers are scored."""
+UNMOVED: Condition = (PLAIN, 0.0)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an answer must keep of the unmoved one's to count as alive; shares and ratios of means."""
+
+    perplexity: float
+    """Most times the unmoved answers' perplexity."""
+    topic: float
+    """Least share of the unmoved answers' share that is nearest to its own question."""
+    variety: float
+    """Least share of the unmoved answers' share of different word pairs."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measures by (condition, alpha) and question."""
+
+    odds: Measure
+    """Log-odds of the positive openings over the negative ones, in nats."""
+    lean: Measure
+    """Log-odds, by an independent judge, that an answer is in the positive style, in nats."""
+    nats: Measure
+    """How unlikely the model, unmoved, finds the answer after the plain question, nats a token."""
+    topic: Measure
+    """1 where the answer is nearer in meaning to its own question than to every other one, else 0."""
+    nearness: Measure
+    """Likeness in meaning of an answer to its question, less that to the other questions."""
+    variety: Measure
+    """Different pairs of neighbouring words over all pairs: a loop has few."""
+    length: Measure
+    """Tokens of the answer, at most as many as were allowed."""
+    rows: Measure
+    """Length of the prompt."""
+
+    @classmethod
+    def of(
+        cls,
+        records: Sequence[Record],
+        questions: Sequence[str],
+        openings: tuple[Sequence[str], Sequence[str]],
+        judge: Sequence[Sequence[str]],
+    ) -> Self:
+        """The measures of an experiment's records; what was not asked is left out."""
+        asked = [record for record in records if record.tags["condition"] != FLUENCY]
+        odds = Measure.of(
+            (*_place(record), log_odds(record.scores, *openings)) for record in asked if record.scores
+        )
+        told = [record for record in asked if record.text.strip()]
+        encoder, texts = SentenceSimilarity(), [record.text for record in told]
+        leans = StyleJudge.trained(encoder, judge).log_odds(texts) if told else []
+        likeness = encoder.vectors(texts) @ encoder.vectors(questions).T if told else np.zeros((0, 0))
+        own = [row[_place(record)[1]] for record, row in zip(told, likeness, strict=True)]
+
+        def measured(values: Iterable[float]) -> Measure:
+            return Measure.of((*_place(record), float(v)) for record, v in zip(told, values, strict=True))
+
+        return cls(
+            odds,
+            measured(leans),
+            Measure.of(_nats(records)),
+            measured(value == row.max() for value, row in zip(own, likeness, strict=True)),
+            measured(value - _others(value, row) for value, row in zip(own, likeness, strict=True)),
+            measured(map(variety, texts)),
+            measured(len(record.token_ids) or len(record.text.split()) for record in told),
+            Measure.of((*_place(record), float(record.rows)) for record in asked),
+        )
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Every condition and strength that was measured."""
+        return list({**dict.fromkeys(self.odds.values), **dict.fromkeys(self.lean.values)})
+
+    def perplexity_ratio(self, before: Condition, after: Condition) -> Interval | None:
+        """How many times as surprising the answers under one condition are as those under another."""
+        change = self.nats.change(before, after)
+        if change is None:
+            return None
+        return Interval(math.exp(change.estimate), math.exp(change.low), math.exp(change.high), change.items)
+
+    def pooled(self, names: Mapping[str, str]) -> Measured:
+        """With conditions under the names that are given for them: those of one name become one, their mean."""
+        fields = {name: _pooled(measure, names) for name, measure in vars(self).items()}
+        return replace(self, **fields)
+
+    def alive(self, place: Condition, limits: Limits) -> bool:
+        """Whether the answers are still fluent, about their questions, and no loops."""
+        ratio = self.perplexity_ratio(UNMOVED, place)
+        if ratio is not None and ratio.estimate > limits.perplexity:
+            return False
+        for measure, least in ((self.topic, limits.topic), (self.variety, limits.variety)):
+            kept, whole = measure.mean(place), measure.mean(UNMOVED)
+            if kept is None or whole is None or kept.estimate < least * whole.estimate:
+                return False
+        return True
+
+    def survival(self, path: Mapping[float, Condition], limits: Limits) -> tuple[float, float]:
+        """How far down and up a path of strengths all answers before are alive: lowest and highest alpha."""
+        ends = []
+        for sign in (-1, 1):
+            last = 0.0
+            for alpha in sorted((alpha for alpha in path if sign * alpha > 0), key=abs):
+                if path[alpha] not in self.lean.values:
+                    continue
+                if not self.alive(path[alpha], limits):
+                    break
+                last = alpha
+            ends.append(last)
+        return ends[0], ends[1]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A vector against the instruction, on one side of a style; strength is the judge's log-odds of that side."""
+
+    side: str
+    vector: Interval
+    instruction: Interval
+    unmoved: Interval
+    difference: Interval
+    """Of paired questions, vector less instruction."""
+    effect: Effect | None
+    fluency: Interval | None
+    """Perplexity of the vector's answers over that of the unmoved ones."""
+    fluency_asked: Interval | None
+    """The same over that of the instruction's answers."""
+    topic: Interval | None
+    topic_asked: Interval | None
+    topic_unmoved: Interval | None
+    rows: float
+    """Rows that the vector adds to the prompt."""
+    rows_asked: float
+    """Rows that the instruction adds to the prompt."""
+
+    @classmethod
+    def of(cls, measured: Measured, place: Condition, sign: float, side: str) -> Self | None:
+        """The contest of a condition; None where too little was answered."""
+        asked = (INSTRUCTION, sign)
+        lean = Measure(
+            {c: {i: sign * v for i, v in items.items()} for c, items in measured.lean.values.items()}
+        )
+        means = [lean.mean(where) for where in (place, asked, UNMOVED)]
+        difference = lean.change(asked, place)
+        added = [measured.rows.change(UNMOVED, where) for where in (place, asked)]
+        if any(value is None for value in (*means, difference, *added)):
+            return None
+        vector, instruction, unmoved = (mean for mean in means if mean is not None)
+        assert difference is not None
+        rows = [change.estimate for change in added if change is not None]
+        return cls(
+            side, vector, instruction, unmoved, difference, lean.effect(asked, place),
+            measured.perplexity_ratio(UNMOVED, place), measured.perplexity_ratio(asked, place),
+            measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNMOVED), *rows,
+        )  # fmt: skip
+
+    @property
+    def as_strong(self) -> bool:
+        """Whether the interval of the difference includes or exceeds zero."""
+        return self.difference.high >= 0
+
+
+def variety(text: str) -> float:
+    """Different pairs of neighbouring words over all pairs; 1 for a text of fewer than two words."""
+    words = text.lower().split()
+    pairs = list(itertools.pairwise(words))
+    return len(set(pairs)) / len(pairs) if pairs else 1.0
+
+
+def fluency_name(condition: str, alpha: float) -> str:
+    """Name under which the answer of a condition is scored after the plain question."""
+    return f"{condition}/{alpha:+g}"
+
+
+def _nats(records: Iterable[Record]) -> Iterable[tuple[Condition, int, float]]:
+    for record in records:
+        if record.tags["condition"] == FLUENCY:
+            for name, score in record.scores.items():
+                condition, alpha = name.rsplit("/", 1)
+                yield (condition, float(alpha)), int(record.tags["question"]), -score.per_token
+
+
+def _others(value: float, row: np.ndarray) -> float:
+    return float((row.sum() - value) / (len(row) - 1)) if len(row) > 1 else 0.0
+
+
+def _pooled(measure: Measure, names: Mapping[str, str]) -> Measure:
+    return Measure.of(
+        ((names.get(str(condition[0]), condition[0]), *condition[1:]), item, value)
+        for condition, items in measure.values.items()
+        for item, value in items.items()
+    )
+
+
+def _place(record: Record) -> tuple[Condition, int]:
+    return (str(record.tags["condition"]), float(record.tags["alpha"])), int(record.tags["question"])

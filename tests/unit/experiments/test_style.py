@@ -1,0 +1,236 @@
+"""The style experiment asks what it says, and finds in records what was put there."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from embedspace import EmbeddingSpace
+from embedspace.engines.base import Sampling
+from embedspace.metrics.likelihood import Score
+from embedspace.runs.cases import AnswerOf
+from embedspace.runs.records import Record
+from experiments.style.experiment import Style
+from experiments.style.metrics import FLUENCY, INSTRUCTION, PLAIN, Limits, Measured, fluency_name, variety
+from experiments.style.vectors import RANDOM, SHUFFLED, TAUGHT, Teaching, chat, shuffled
+from tests.checkpoints import make_tiny_checkpoint
+from tests.unit.test_configs import composed
+
+QUESTIONS = [
+    "How do I boil an egg?", "Why is the sea salty?", "What is a mortgage?", "How do magnets work?",
+    "How do bees make honey?", "Why do we dream?",
+]  # fmt: skip
+FORMAL = "It is recommended that one should kindly consider the matter: {} One is most respectfully advised."
+CASUAL = "Hey, yeah, so {} No worries, dude, super easy, lol!"
+
+
+def experiment(**changes):
+    config = composed("experiment=style", "data=everyday", "out=unused").experiment
+    values = {
+        "questions": QUESTIONS, "optimised": None, "alphas": [-2.0, -1.0, 1.0, 2.0],
+        "answered_alphas": [-2.0, -1.0, 1.0, 2.0], "control_seeds": [0, 1], "control_alphas": [-1.0, 1.0],
+        "norm": 1.2, "answered_control_alphas": [1.0], "scored_questions": 2, "methods": ["mean_difference", "pca"],
+        "answered_methods": ["mean_difference", "pca"], "rows": "content",
+    }  # fmt: skip
+    for name, value in {**values, **changes}.items():
+        config[name] = value
+    return instantiate(config)
+
+
+def recorded(cases, styled, *, nats=lambda place: 0.7, loops=()):
+    """Records of a model that is formal (1), casual (-1) or neither at a condition and strength."""
+    for case in cases:
+        tags, scores, text = case.tags, {}, ""
+        place = (tags["condition"], tags["alpha"])
+        if place[0] == FLUENCY:
+            for name in case.continuations:
+                condition, alpha = name.rsplit("/", 1)
+                wobble = 0.01 * int(tags["question"])
+                scores[name] = Score(-10 * (nats((condition, float(alpha))) + wobble), 10)
+        else:
+            scores = {
+                name: Score(-5.0 + styled(place) * (1 if name.startswith("I") else -1), 3)
+                for name in case.continuations
+            }
+        if case.answered:
+            topic = QUESTIONS[tags["question"]]
+            text = {1: FORMAL, -1: CASUAL, 0: "{}"}[styled(place)].format(topic)
+            text = "so it is and " * 12 if place in loops else text
+        yield Record(
+            key=case.key, choice=0, tags=tags, recipe=case.recipe, rows=len(case.prompt), sampling=Sampling(),
+            space="", engine={}, text=text, token_ids=(1, 2, 3), finish_reason="stop", seconds=0.0, scores=scores,
+        )  # fmt: skip
+
+
+def obeys(place):
+    """A model that follows the instruction and the mean difference, and nothing else."""
+    return int(place[1] > 0) - int(place[1] < 0) if place[0] in (INSTRUCTION, "mean_difference") else 0
+
+
+@pytest.fixture(scope="module")
+def cases(smollm2):
+    return list(experiment().cases(smollm2))
+
+
+def section(cases, styled=obeys, **options):
+    (found,) = experiment().analyse(list(recorded(cases, styled, **options))).sections
+    return found
+
+
+def test_keys_are_unique_and_scored_answers_come_before_their_scores(cases):
+    seen = set()
+    for case in cases:
+        assert case.key not in seen
+        needed = {target.key for target in case.continuations.values() if isinstance(target, AnswerOf)}
+        assert needed <= seen
+        seen.add(case.key)
+    assert sum(case.tags["condition"] == FLUENCY for case in cases) == len(QUESTIONS)
+
+
+def test_every_answer_is_scored_after_the_unmoved_question(cases):
+    answered = {fluency_name(c.tags["condition"], c.tags["alpha"]) for c in cases if c.answered}
+    for case in cases:
+        if case.tags["condition"] == FLUENCY:
+            plain = next(c for c in cases if c.key == f"{PLAIN}/alpha=+0/q{case.tags['question']:02d}")
+            assert torch.equal(case.prompt.vectors, plain.prompt.vectors)
+            assert set(case.continuations) == answered
+
+
+def test_what_is_answered_comes_first_and_controls_have_the_vectors_norm(cases, smollm2):
+    answered = [case.answered for case in cases]
+    assert answered == sorted(answered, reverse=True)
+    plain = chat(smollm2, QUESTIONS[0])
+    for case in cases:
+        kind, alpha = case.tags["condition"], case.tags["alpha"]
+        if kind.startswith((RANDOM, SHUFFLED, "mean", "pca")) and case.tags["question"] == 0:
+            moved = (case.prompt.vectors - plain.vectors)[plain.content].norm(dim=1)
+            assert moved.allclose(torch.full_like(moved, 1.2 * abs(alpha)), atol=1e-3)
+            assert len(case.prompt) == len(plain)
+
+
+def test_a_vector_as_strong_as_the_instruction_is_called_so(cases):
+    finding = section(cases).finding
+    assert "Towards formal, the mean_difference vector is as strong as the instruction" in finding
+    assert "paired difference +0.00 (+0.00 to +0.00)" in finding
+    assert "0 rows more" in finding
+
+
+def test_a_vector_that_does_nothing_is_called_weaker(cases):
+    finding = section(cases, lambda place: obeys(place) if place[0] == INSTRUCTION else 0).finding
+    assert finding.count("is weaker than the instruction") == 2
+
+
+def test_the_first_questions_alone_can_be_asked(smollm2):
+    few = experiment(asked_questions=2)
+    assert {case.tags["question"] for case in few.cases(smollm2)} == {0, 1}
+
+
+def test_of_other_methods_and_controls_one_strength_can_answer(smollm2):
+    found = experiment(answered_methods=[], methods=["pca", "logistic"], answered_control_alphas=[1.0])
+    answered = {
+        (case.tags["condition"], case.tags["alpha"]) for case in found.cases(smollm2) if case.answered
+    }
+    assert {alpha for name, alpha in answered if name == "pca"} == {-2.0, -1.0, 1.0, 2.0}
+    assert {alpha for name, alpha in answered if name in ("logistic", f"{RANDOM} 0")} == {1.0}
+
+
+def test_the_strength_up_to_which_answers_last_is_found(cases):
+    def nats(place):
+        return 3.0 if place == ("mean_difference", -2.0) else 0.7
+
+    found = section(cases, nats=nats, loops=[("mean_difference", 2.0)])
+    assert "alive from alpha \u22121.0 to +1.0" in found.finding
+    survival = next(table for table in found.tables if table.columns[0] == "Vector")
+    assert {row[0]: row[1:] for row in survival.rows}["pca"] == ["\u22122.0", "+2.0"]
+
+
+def test_a_strength_counts_only_where_all_weaker_ones_are_alive(cases):
+    measured = experiment_measures(cases, loops=[("pca", 1.0)])
+    path = {alpha: ("pca", alpha) for alpha in (-2.0, -1.0, 1.0, 2.0)}
+    assert measured.survival(path, Limits(1.5, 0.8, 0.8)) == (-2.0, 0.0)
+
+
+def test_perplexity_is_the_exponential_of_paired_nats(cases):
+    measured = experiment_measures(cases, nats=lambda place: 1.2 if place[0] == INSTRUCTION else 0.7)
+    ratio = measured.perplexity_ratio((PLAIN, 0.0), (INSTRUCTION, 1.0))
+    assert ratio.estimate == pytest.approx(2.718**0.5, abs=1e-3)
+    assert ratio.items == len(QUESTIONS)
+
+
+def experiment_measures(cases, **options):
+    style = experiment()
+    records = list(recorded(cases, obeys, **options))
+    return Measured.of(records, QUESTIONS, (style.positive_openings, style.negative_openings), style.judge)
+
+
+def test_without_likelihoods_or_answers_the_page_still_says_what_is_known(cases):
+    records = [record for record in recorded(cases, obeys) if record.text]
+    for record in records:
+        record.scores.clear()
+    (found,) = experiment().analyse(records).sections
+    assert "perplexity" not in found.finding
+    assert len(found.figures) == 2
+    (found,) = experiment().analyse([]).sections
+    assert "Too few answers" in found.finding
+
+
+def test_four_figures_carry_the_controls(cases):
+    figures = section(cases).figures
+    assert len(figures) == 4
+    for figure in figures:
+        assert "random vectors" in figure.svg
+        assert "instruction: formal" in figure.svg
+
+
+def test_a_loop_has_little_variety():
+    assert variety("one two three four") == 1.0
+    assert variety("no no no no no") == 0.25
+    assert variety("alone") == 1.0
+
+
+def test_labels_dealt_by_chance_give_another_direction_with_each_seed(smollm2):
+    style = experiment()
+    vectors = [shuffled(smollm2, style.positive, style.negative, norm=2.0, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(vectors[0].vector, vectors[1].vector)
+    assert vectors[0].similarity(vectors[2]) < 0.9
+    assert vectors[2].norm == pytest.approx(2.0, abs=1e-5)
+
+
+def test_an_optimised_vector_is_learnt_once_and_kept(tmp_path, monkeypatch):
+    space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path / "tiny"))
+    monkeypatch.setenv("EMBEDSPACE_CACHE", str(tmp_path / "cache"))
+    style = experiment(
+        optimised={"epochs": 9, "norm": 2.0, "answer_tokens": 3, "learning_rate": 0.02, "batch_size": 2},
+        learnt_on=["What is rain?", "Who are you?", "Tell me a story."],
+    )
+    cases = list(style.cases(space))
+    files = sorted((tmp_path / "cache" / "styles").iterdir())
+    assert len(files) == 2
+    assert [case.recipe.digest for case in style.cases(space)] == [case.recipe.digest for case in cases]
+    assert sorted((tmp_path / "cache" / "styles").iterdir()) == files
+    up, down = (style.teachings[sign].vector(space) for sign in (1.0, -1.0))
+    by_key = {case.key: case.prompt for case in cases}
+    plain = by_key[f"{PLAIN}/alpha=+0/q00"]
+    assert torch.equal(by_key[f"{TAUGHT}/alpha=+2/q00"].vectors, up.apply(plain, 2.0).vectors)
+    assert torch.equal(by_key[f"{TAUGHT}/alpha=-2/q00"].vectors, down.apply(plain, 2.0).vectors)
+
+
+def test_what_decides_a_vector_decides_its_file(smollm2):
+    shown = [("Why?", "Because.")]
+    teaching = Teaching(["One?", "Two?"], "Be brief.", shown, {"epochs": 2})
+    others = [
+        Teaching(["One?", "Three?"], "Be brief.", shown, {"epochs": 2}),
+        Teaching(["One?", "Two?"], "Be long.", shown, {"epochs": 2}),
+        Teaching(["One?", "Two?"], "Be brief.", [("Why?", "For fun.")], {"epochs": 2}),
+        Teaching(["One?", "Two?"], "Be brief.", shown, {"epochs": 3}),
+    ]
+    assert len({other.path(smollm2) for other in (teaching, *others)}) == 5
+
+
+def test_no_question_is_asked_twice_or_learnt_on():
+    sets = [
+        composed("experiment=style", f"data/style_questions={name}", "out=unused").data.style_questions
+        for name in ("development", "held_out")
+    ]
+    questions = [*sets[0].training, *(question for found in sets for question in found.asked)]
+    assert len(set(questions)) == len(questions)
+    assert isinstance(instantiate(composed("experiment=style", "out=unused").experiment), Style)

@@ -1,0 +1,183 @@
+"""Reports: one page that needs nothing but itself, shows every record, and trusts no text of a model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from embedspace import Recipe
+from embedspace.engines import Sampling
+from embedspace.metrics.intervals import Interval
+from embedspace.metrics.likelihood import Score
+from embedspace.reporting.figures import Figure, Line, dot_figure, line_figure
+from embedspace.reporting.report import Answer, Comparison, Report, Section, Table, write_report
+from embedspace.runs.records import Record
+from embedspace.runs.run import Run
+
+ROOT = Path(__file__).parents[3]
+ATTACK = (
+    """<script>alert(1)</script><img src=x onerror="alert(1)"> " ' & </style> {{ 7 * 7 }} {% include 'x' %}"""
+)
+TEXTS = ["plain", ATTACK, "zwei\nZeilen 東京 🎉", "x" * 900, "", "a lone surrogate \ud800"]
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+
+
+def curve() -> Figure:
+    points = {x: Interval(x, x - 1, x + 1, 5) for x in (-1.0, 0.0, 2.0)}
+    lines = [Line("moved", points), Line("<random> & more", points, control=True)]
+    levels = {"level": Interval(0.5, 0.2, 0.8, 5)}
+    return line_figure(lines, x_label="alpha", y_label="nats", caption='A "curve" <b>', levels=levels)
+
+
+def record(number: int, text: str, error: str | None = None) -> Record:
+    return Record(
+        key=f"case {number}",
+        choice=0,
+        tags={"alpha": 0.5},
+        recipe=Recipe.of("embed", {"text": text[:10]}),
+        rows=3,
+        sampling=Sampling(),
+        space="abc",
+        engine={"engine": "none"},
+        text=text,
+        token_ids=(1,),
+        finish_reason="error" if error else "length",
+        seconds=0.1,
+        scores={"yes": Score(-1.25, 2)},
+        error=error,
+    )
+
+
+def report() -> Report:
+    answers = [Answer.of(f"way {number} <i>", record(number, text)) for number, text in enumerate(TEXTS)]
+    table = Table(
+        ("What", "Value"), [("rate <u>", Interval(-0.5, -0.75, -0.25, 9)), ("count", 3)], "A table."
+    )
+    section = Section("A section", f"It was found. {ATTACK}", "One.\n\nTwo.", [curve()], [table],
+                      [Comparison(f"What is {ATTACK}?", answers)] * 5)  # fmt: skip
+    return Report("A title & more", "", [section, section])
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    with Run.open(tmp_path, {"seed": 3}, fingerprint="abc") as run:
+        run.log.append([record(-1, "", error="too <long>")])
+        for number, text in enumerate(TEXTS):
+            run.log.append([record(number, text)])
+        return write_report(report(), run).read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text of a page, and whether its tags are balanced."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.style: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.style if self.open and self.open[-1] == "style" else self.words).append(data)
+
+
+def test_the_page_makes_no_request(page: str) -> None:
+    parsed = Page(page)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "image"} & {
+        tag for tag, _ in parsed.tags
+    }
+    for tag, attributes in parsed.tags:
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+    css = "".join(parsed.style) + "".join(attributes.get("style") or "" for _, attributes in parsed.tags)
+    assert "@import" not in css
+    assert not re.findall(r"url\((?!#)", page)
+    assert not re.search(r"xmlns|https?://www\.w3", page)
+
+
+def test_tags_are_balanced_and_ids_are_unique_or_equal_drawings(page: str) -> None:
+    parsed = Page(page)
+    assert not parsed.open
+    sections = [attributes["id"] for tag, attributes in parsed.tags if tag == "section"]
+    assert len(sections) == len(set(sections))
+    targets = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
+    links = {(attributes["href"] or "#")[1:] for tag, attributes in parsed.tags if tag == "a"}
+    assert links <= targets
+
+
+def test_what_a_model_wrote_is_text_and_nothing_else(page: str) -> None:
+    assert "<script" not in page
+    assert "onerror=&#34;" in page
+    assert ATTACK in "".join(Page(page).words)
+
+
+def test_every_record_is_on_the_page(page: str) -> None:
+    words = "".join(Page(page).words)
+    for number, text in enumerate(TEXTS):
+        assert f"case {number}" in words
+        assert text.replace("\ud800", "") in words.replace("\ufffd", "")
+    assert "too <long>" in words
+    assert "1 of 7 records are errors" in words
+    assert "−0.50" in words
+    assert "−0.75 to −0.25" in words
+
+
+def test_light_dark_phone_and_paper_have_rules_of_their_own(page: str) -> None:
+    css = "".join(Page(page).style)
+    for rule in (r"prefers-color-scheme: dark", r"max-width: \d+px", r"@media print"):
+        assert re.search(rule, css)
+    used = set(re.findall(r"var\((--[\w-]+)\)", page))
+    light = css[: css.index("@media (prefers-color-scheme: dark)")]
+    assert used <= set(re.findall(r"(--[\w-]+):", light))
+
+
+def test_colours_of_a_drawing_are_the_pages_own() -> None:
+    for figure in (curve(), dot_figure({"a": Interval(0.5, 0.4, 0.7, 3)}, x_label="share", caption="Dots.")):
+        assert "var(--ink)" in figure.svg
+        assert not re.findall(r"#[0-9a-fA-F]{6}\b", figure.svg)
+        assert "font-family" not in figure.svg
+
+
+def test_a_drawing_is_the_same_in_every_process() -> None:
+    code = "from tests.unit.reporting.test_report import curve; print(curve().svg)"
+    drawn = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1] == curve().svg + "\n"
+
+
+def test_the_page_says_what_was_sent_again_in_all_sittings(tmp_path: Path) -> None:
+    for retries in ({"429": 2}, {"429": 1, "broken off": 4}):
+        with Run.open(tmp_path, {}, fingerprint="abc") as run:
+            run.note({"retries": retries})
+            page = write_report(report(), run).read_text()
+    assert "429 3, broken off 4" in page
+
+
+def test_a_report_can_be_written_again(tmp_path: Path) -> None:
+    with Run.open(tmp_path, {}, fingerprint="abc") as run:
+        run.log.append([record(0, "text")])
+        first = write_report(report(), run).read_text()
+        assert write_report(report(), run).read_text() == first
+    assert not list(tmp_path.glob("*.draft"))
