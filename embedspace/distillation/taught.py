@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from embedspace.distillation.optimisation import Optimisation, Task
+    from embedspace.distillation.settings import Optimisation, Task
     from embedspace.engines import TransformersEngine
 
 CANDIDATES = 64
@@ -42,7 +42,7 @@ def taught_task(
     positive: Sequence[str | PromptEmbeds], negative: Sequence[str | PromptEmbeds], settings: Optimisation
 ) -> Task:
     """Learning to answer the settings' prompts as the model answers the positive ones."""
-    from embedspace.distillation.optimisation import Task, split
+    from embedspace.distillation.settings import Task, split
 
     sides = [[prompt for prompt in side if isinstance(prompt, PromptEmbeds)] for side in (positive, negative)]
     triples = sorted(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from embedspace.distillation.optimisation import Optimisation, Task
+    from embedspace.distillation.settings import Optimisation, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ def told_task(
     positive: Sequence[str | PromptEmbeds], negative: Sequence[str | PromptEmbeds], settings: Optimisation
 ) -> Task:
     """Learning from texts: openings that fit every prompt, of which one a prompt is drawn, or whole answers."""
-    from embedspace.distillation.optimisation import Task, split
+    from embedspace.distillation.settings import Task, split
 
     better, worse = ([str(text) for text in side] for side in (positive, negative))
     ids = settings.engine.space.tokenize

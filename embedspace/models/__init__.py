@@ -1,7 +1,8 @@
 """From a model's name to a local folder: packaged models, hub ids, and single tensors by byte range."""
 
 from embedspace.models.hub import http_error, patiently, refusal, whole_model
-from embedspace.models.registry import MANIFEST, PACKAGED, cache_folder, hub_id, local_folder, resolve
+from embedspace.models.packaged import MANIFEST, PACKAGED
+from embedspace.models.registry import cache_folder, hub_id, local_folder, resolve
 from embedspace.models.remote_tensor import ChangedError, RemoteFile, RemoteTensor
 
 __all__ = [

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from embedspace.models.registry import PACKAGED
+from embedspace.models.packaged import PACKAGED
 
 # fnmatch's * crosses folders: what lies in the folders of other formats has to be ignored by name.
 WEIGHT_FILES = ["model*.safetensors", "[0-9]_*/*.safetensors"]

@@ -42,10 +42,8 @@ class ProjectorConfig:
     """What was measured with these weights."""
 
     def __post_init__(self) -> None:
-        from embedspace.projector.heads import HEADS
-
-        if self.head not in HEADS:
-            raise ValueError(f"unknown head {self.head!r}; the heads are {', '.join(HEADS)}")
+        if self.head not in get_args(HeadName):
+            raise ValueError(f"unknown head {self.head!r}; the heads are {', '.join(get_args(HeadName))}")
         sizes = {name: getattr(self, name) for name in ("tokens", "features", "hidden_size")} | dict(
             self.options
         )

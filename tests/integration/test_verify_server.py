@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from embedspace import EmbeddingSpace
 from embedspace.engines import VLLMServer
-from embedspace.models.registry import MANIFEST
+from embedspace.models.packaged import MANIFEST
 from embedspace.verification import verify
 from embedspace.verification.certificate import Certificate
 

@@ -5,7 +5,7 @@ import torch
 
 from embedspace import EmbeddingSpace, StyleVector
 from embedspace.distillation.likelihood import answer_nats
-from embedspace.distillation.optimisation import Optimisation
+from embedspace.distillation.settings import Optimisation
 from embedspace.engines import TransformersEngine
 from tests.checkpoints import make_tiny_checkpoint
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from embedspace import EmbeddingSpace, StyleVector
-from embedspace.distillation.optimisation import Optimisation
+from embedspace.distillation.settings import Optimisation
 from embedspace.distillation.taught import CANDIDATES, lesson_nats, lessons
 from embedspace.engines import Sampling, TransformersEngine
 from tests.checkpoints import make_tiny_checkpoint

@@ -12,7 +12,7 @@ import pytest
 
 from embedspace import models
 from embedspace._util.files import file_digest
-from embedspace.models.registry import MANIFEST, PACKAGED, PackagedModel
+from embedspace.models.packaged import MANIFEST, PACKAGED, PackagedModel
 
 WORKER = """
 import sys, time

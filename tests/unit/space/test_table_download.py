@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from embedspace import EmbeddingSpace, models
 from embedspace.models import hub
-from embedspace.models.registry import MANIFEST
+from embedspace.models.packaged import MANIFEST
 from embedspace.models.remote_tensor import RemoteFile, RemoteTensor
 from embedspace.space.hub_table import table_folder
 from tests.checkpoints import make_tiny_checkpoint
