@@ -33,16 +33,17 @@ test: $(TEST) ## run every test, those with a real vLLM server included
 check: lint ## ruff, mypy and the fast tests
 	$(RUN) -m pytest tests/unit
 
-lint: $(TEST) ## ruff and mypy
+lint: $(TEST) ## ruff, mypy and the order of imports
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(TEST) ## run the benchmarks
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=benchmark
 
-soak: $(TEST) ## kill, disturb and flood it, and count what comes out
+soak: $(TEST) ## inject crashes, network faults and corrupt files, and count what comes out
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=soak fresh=true
 
