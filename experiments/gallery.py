@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 
-from embedspace._util.provenance import provenance, told
+from embedspace._util.provenance import describe_origin, provenance
 from embedspace.errors import EngineError
 from experiments.run import RunFailed, run_experiment
 
@@ -129,7 +129,7 @@ def as_page(notes: Mapping[str, Any]) -> str:
             "",
             f"## {name}",
             "",
-            f"`{note['command']}`: {note['seconds'] / 60:.1f} minutes; {told(note)}.",
+            f"`{note['command']}`: {note['seconds'] / 60:.1f} minutes; {describe_origin(note)}.",
         ]
         for file, caption in note["figures"].items():
             lines += ["", f"![{caption}]({file})", "", caption]

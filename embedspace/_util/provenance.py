@@ -46,7 +46,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def told(origin: Mapping[str, Any]) -> str:
+def describe_origin(origin: Mapping[str, Any]) -> str:
     """The machine, the versions and the commit of a :func:`provenance`, in one line of a page."""
     machine, packages, git = origin["machine"], origin["packages"], origin["git"]
     versions = ", ".join(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedspace._util.files import read_memo, write_memo
+from embedspace._util.files import read_cached_json, write_cached_json
 from embedspace.models import cache_folder, hub_id, local_folder
 from embedspace.prompt import PromptEmbeds, Recipe
 from embedspace.space.chat_template import (
@@ -306,11 +306,11 @@ def _fingerprint(folder: Path, table: EmbeddingTable) -> str:
     }
     key = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
     path = cache_folder() / "fingerprints" / f"{key}.json"
-    memo = read_memo(path)
+    memo = read_cached_json(path)
     if memo is not None:
         return str(memo["fingerprint"])
     fingerprint = content_fingerprint(folder, table)
-    write_memo(path, {"fingerprint": fingerprint})
+    write_cached_json(path, {"fingerprint": fingerprint})
     return fingerprint
 
 

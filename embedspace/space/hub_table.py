@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from embedspace._util.files import read_json_object, read_memo, write_memo
+from embedspace._util.files import read_cached_json, read_json_object, write_cached_json
 from embedspace.models import MANIFEST, cache_folder, http_error, patiently, refusal
 from embedspace.space.table_download import CONFIG, INDEX, WEIGHTS, TableDownload
 from embedspace.space.tokenizer import TOKENIZER_FILES, VOCABULARY_FILES
@@ -62,7 +62,7 @@ def table_folder(
         commit, files = patiently(lambda: _listing(api, asked), reconnect=False)
     except (http_error(), OSError) as error:
         return _without_hub(asked, error)
-    write_memo(asked.reference, {"commit": commit})
+    write_cached_json(asked.reference, {"commit": commit})
     if kept := asked.kept(commit, [name for name in (CONFIG, *TOKENIZER_FILES) if name in files]):
         return kept
     from filelock import FileLock
@@ -142,7 +142,7 @@ def _without_hub(asked: _Asked, error: Exception) -> Path:
     """What was fetched before, where the hub cannot be asked."""
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
 
-    known = read_memo(asked.reference)
+    known = read_cached_json(asked.reference)
     commit = asked.revision if known is None else str(known["commit"])
     kept = asked.kept(commit) or asked.kept(asked.revision)
     if kept is None or isinstance(error, RevisionNotFoundError):

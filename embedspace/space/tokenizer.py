@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedspace._util.files import read_memo, write_memo
+from embedspace._util.files import read_cached_json, write_cached_json
 from embedspace.models import cache_folder
 from embedspace.space.chat_template import Message, Span
 
@@ -54,10 +54,10 @@ class Tokenizer:
             ValueError: the folder has none, or one that only exists as slow Python code.
         """
         memo = cache_folder() / "tokenizers" / f"{_memo_key(folder)}.json"
-        fields = read_memo(memo)
+        fields = read_cached_json(memo)
         if fields is None:
             fields = _through_transformers(folder)
-            write_memo(memo, fields)
+            write_cached_json(memo, fields)
         return cls(**fields)
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from embedspace._util.provenance import told
+from embedspace._util.provenance import describe_origin
 from embedspace.metrics import Interval, Measure, share_interval
 from embedspace.reporting import Cell, Section, Table
 from embedspace.runs import Record
@@ -107,7 +107,9 @@ def refusal_table(found: Outcomes, attacks: Sequence[str]) -> Table:
 def as_page(section: Section, origin: Mapping[str, Any]) -> str:
     """The section of a report in Markdown, for ``docs/``, with a provenance."""
     tables = "\n".join(f"{_markdown(table)}\n{table.caption}\n" for table in section.tables)
-    return PAGE.format(finding=section.finding, text=section.text, tables=tables, origin=told(origin))
+    return PAGE.format(
+        finding=section.finding, text=section.text, tables=tables, origin=describe_origin(origin)
+    )
 
 
 def _markdown(table: Table) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from embedspace._util.provenance import told
+from embedspace._util.provenance import describe_origin
 
 if TYPE_CHECKING:
     from experiments.benchmarks.experiment import Measurement, Part
@@ -56,7 +56,7 @@ def updated(
     }
     sections = {part: body.strip() for part, body in known.items()}
     for part, rows in measured.items():
-        made = f"Part `{part}`: {told(origin)}; `{model}`.\n\n{as_markdown(rows)}"
+        made = f"Part `{part}`: {describe_origin(origin)}; `{model}`.\n\n{as_markdown(rows)}"
         sections[part] = f"{made}\n{FIGURES[part]}" if part in FIGURES else made.strip()
     shown = [f"## {title}\n\n{sections[part]}" for part, title in TITLES.items() if part in sections]
     return "\n\n".join([HEADER, *shown]) + "\n"

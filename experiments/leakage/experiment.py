@@ -12,7 +12,7 @@ import torch
 
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector, compress, interpolate
 from embedspace._util.progress import progress
-from embedspace._util.provenance import provenance, told
+from embedspace._util.provenance import describe_origin, provenance
 from embedspace.compression import Method, averaged, token_texts
 from embedspace.metrics import Interval, mean_interval
 from embedspace.projector.projector import Projector
@@ -129,7 +129,7 @@ class Leakage:
                 model=self.model,
                 instruction=INSTRUCTION,
                 table=table,
-                origin=told(origin),
+                origin=describe_origin(origin),
             )
         )
         return f"{table}\nwritten to {self.page} and {folder / 'measurements.jsonl'}"

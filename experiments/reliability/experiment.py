@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedspace._util.progress import progress
-from embedspace._util.provenance import provenance, told
+from embedspace._util.provenance import describe_origin, provenance
 from experiments.reliability.cache import cache_rows
 from experiments.reliability.faults import fault_rows
 from experiments.reliability.kills import kill_rows
@@ -93,6 +93,7 @@ def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
         "real one and asks the same server. Entries of a cache are compared bit for bit with the same prompts made "
         "anew: a damaged file may miss entries or be refused, and may never answer with a wrong one. "
         f"Made by `make soak` ({', '.join(soak.parts)}) with `{soak.model}`, Python {origin['python']} and openai "
-        f"{origin['packages']['openai']}: {told(origin)}. The single counts are in `runs/`, in `counts.jsonl`.\n\n"
+        f"{origin['packages']['openai']}: {describe_origin(origin)}. "
+        "The single counts are in `runs/`, in `counts.jsonl`.\n\n"
         f"{table}"
     )

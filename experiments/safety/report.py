@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from embedspace._util.provenance import told
+from embedspace._util.provenance import describe_origin
 from embedspace.metrics import Interval, share_interval
 from experiments.safety.data import sources
 from experiments.safety.metrics import SHIPPED, Measured
@@ -121,7 +121,8 @@ def as_page(tables: str, origin: Mapping[str, object]) -> str:
     return (
         "# What the shipped filter refuses\n\n"
         f"`smollm2-injection` on texts of sealed sources. {SEALED} Made by "
-        f"`python experiments/run.py experiment=safety`: {told(origin)}. Brackets are 95% intervals. {LIMITS}\n\n"
+        f"`python experiments/run.py experiment=safety`: {describe_origin(origin)}. "
+        f"Brackets are 95% intervals. {LIMITS}\n\n"
         f"{tables}"
     )
 
