@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from embedspace._util.markdown import markdown_table
 from embedspace.metrics import Interval
 from embedspace.runs import Record, Tag
 
@@ -65,6 +66,20 @@ class Table:
         kept = [column for column in range(len(self.columns)) if any(row[column] != "" for row in self.rows)]
         rows = [[row[column] for column in kept] for row in self.rows]
         return replace(self, columns=[self.columns[column] for column in kept], rows=rows)
+
+    def to_markdown(self) -> str:
+        """The table as Markdown, without its caption; an interval is shown as ``estimate (low to high)``.
+
+        >>> print(Table(["method", "recall"], [["average", 0.9]], "Recall at ratio 4.").to_markdown(), end="")
+        | method | recall |
+        | --- | --- |
+        | average | 0.90 |
+        """
+        shown = [
+            [f"{cell:.{self.digits}f}" if isinstance(cell, Interval | float) else cell for cell in row]
+            for row in self.rows
+        ]
+        return markdown_table(self.columns, shown)
 
 
 @dataclass(frozen=True)

@@ -181,3 +181,16 @@ def test_a_report_can_be_written_again(tmp_path: Path) -> None:
         first = write_report(report(), run).read_text()
         assert write_report(report(), run).read_text() == first
     assert not list(tmp_path.glob("*.draft"))
+
+
+def test_a_table_in_markdown_has_a_line_for_each_row_and_keeps_its_columns_whatever_a_cell_holds() -> None:
+    table = Table(("What", "a|b"), [("rate", Interval(-0.5, -0.75, -0.25, 9)), ("count", 3), ("", 0.25)], "")
+    assert table.to_markdown().splitlines() == [
+        "| What | a\\|b |",
+        "| --- | --- |",
+        "| rate | -0.50 (-0.75 to -0.25) |",
+        "| count | 3 |",
+        "|  | 0.25 |",
+    ]
+    with pytest.raises(ValueError, match=r"2 columns and a row of 1 cells"):
+        Table(("What", "Value"), [("rate",)], "").to_markdown()
