@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from embedspace import EmbeddingSpace, PromptEmbeds
+from embedspace import EmbeddingSpace
+from embedspace.engines import Prompt
 from embedspace.metrics import Interval, common_prefix, mean_interval, share_interval, shuffle_rows
 from embedspace.reporting import (
     Answer,
@@ -18,7 +20,7 @@ from embedspace.reporting import (
     dot_figure,
     line_figure,
 )
-from embedspace.runs import Case, Record, Tag, by_tags
+from embedspace.runs import Case, Record, by_tags
 
 CONDITIONS = {"ids": "Token ids", "embeddings": "Embeddings", "shuffled": "Shuffled rows"}
 
@@ -37,17 +39,19 @@ class Baseline:
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
         """All questions in one condition after another, so that an engine can batch what is alike."""
         for condition in CONDITIONS:
-            for number, question in enumerate(self.questions):
-                messages = [{"role": "user", "content": question}]
-                prompt: PromptEmbeds | list[int]
-                if condition == "ids":
-                    prompt = space.chat_ids(messages)
-                else:
-                    prompt = space.embed_chat(messages)
-                    if condition == "shuffled":
-                        prompt = shuffle_rows(prompt, self.seed + number)
-                tags: dict[str, Tag] = {"condition": condition, "question": number}
-                yield Case(f"{condition}/q{number:02d}", prompt, tags)
+            for number in range(len(self.questions)):
+                yield Case(
+                    f"{condition}/q{number:02d}",
+                    partial(self._prompt, space, condition, number),
+                    {"condition": condition, "question": number},
+                )
+
+    def _prompt(self, space: EmbeddingSpace, condition: str, number: int) -> Prompt:
+        messages = [{"role": "user", "content": self.questions[number]}]
+        if condition == "ids":
+            return space.chat_ids(messages)
+        prompt = space.embed_chat(messages)
+        return shuffle_rows(prompt, self.seed + number) if condition == "shuffled" else prompt
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """How often the answers agree, as a whole and token by token."""

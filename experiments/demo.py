@@ -22,7 +22,7 @@ class Demo:
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
         """The parts' cases: what is answered comes first, so that an engine can batch it across parts."""
-        cases = [case.under(name) for name, part in self.parts.items() for case in part.cases(space)]
+        cases = [case.prefixed(name) for name, part in self.parts.items() for case in part.cases(space)]
         yield from sorted(cases, key=lambda case: not case.answered)
 
     def analyse(self, records: Sequence[Record]) -> Report:

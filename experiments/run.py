@@ -63,7 +63,7 @@ def run_experiment(config: DictConfig, folder: Path) -> Report | None:
         outcome = execute(
             run,
             partial(instantiate, config.engine),
-            partial(experiment.cases, space),
+            experiment.cases(space),
             sampling,
             title=folder.name,
         )

@@ -126,7 +126,7 @@ def _render(report: Report, run: Run) -> str:
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("embedspace"),
+        loader=jinja2.PackageLoader("embedspace.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -11,9 +11,9 @@ from embedspace.runs.records import Record, read_records
 from embedspace.runs.run import MANIFEST, RECORDS, UNIMPORTANT, covers, flattened, read_manifest
 
 ABSENT = "(absent)"
-SAME_NATS = 1e-3
+NLL_TOLERANCE = 1e-3
 """Likelihoods that differ by less are the same: batches of another size already move the last digits."""
-SHOWN = 5
+MAX_SHOWN = 5
 """Most prompts and most completions that are shown one by one."""
 
 
@@ -66,12 +66,12 @@ def _configuration(run: _Side) -> dict[str, str]:
 
 
 def _over_sittings(run: _Side, read: Callable[[Mapping[str, Any]], Mapping[str, object]]) -> dict[str, str]:
-    """What the sittings of a run say; where they differ, everything that was said."""
-    said: dict[str, list[str]] = {}
+    """Values of a run's sittings by name; where sittings differ, all their values."""
+    found: dict[str, list[str]] = {}
     for sitting in run.manifest["sittings"]:
         for name, value in read(sitting).items():
-            said.setdefault(name, []).append(str(value))
-    return {name: ", ".join(dict.fromkeys(values)) for name, values in said.items()}
+            found.setdefault(name, []).append(str(value))
+    return {name: ", ".join(dict.fromkeys(values)) for name, values in found.items()}
 
 
 def _engine(sitting: Mapping[str, Any]) -> Mapping[str, object]:
@@ -101,8 +101,8 @@ def _prompts(first: _Side, second: _Side) -> Iterator[Difference]:
     ours, theirs = ({key: record for (key, _), record in run.records.items()} for run in (first, second))
     for kind, here, there in (("only in the first", ours, theirs), ("only in the second", theirs, ours)):
         if missing := [key for key in here if key not in there]:
-            told = _few(missing)
-            yield Difference("prompts", kind, *((told, ABSENT) if here is ours else (ABSENT, told)))
+            keys = _few(missing)
+            yield Difference("prompts", kind, *((keys, ABSENT) if here is ours else (ABSENT, keys)))
     pairs = {key: (ours[key], theirs[key]) for key in ours if key in theirs}
     made = [key for key, (a, b) in pairs.items() if a.recipe != b.recipe]
     yield from _each(
@@ -124,9 +124,13 @@ def _completions(first: _Side, second: _Side) -> Iterator[Difference]:
     both = [place for place in first.records if place in second.records]
     pairs = {place: (first.records[place], second.records[place]) for place in both}
     other = [place for place, (a, b) in pairs.items() if _answer(a) != _answer(b)]
-    yield from _each("completions", other, lambda place: (_told(pairs[place][0]), _told(pairs[place][1])))
+    yield from _each(
+        "completions",
+        other,
+        lambda place: (_describe_answer(pairs[place][0]), _describe_answer(pairs[place][1])),
+    )
     gaps = {place: _gap(*pair) for place, pair in pairs.items()}
-    if far := {place: gap for place, gap in gaps.items() if gap > SAME_NATS}:
+    if far := {place: gap for place, gap in gaps.items() if gap > NLL_TOLERANCE}:
         place = max(far, key=lambda place: far[place])
         yield Difference(
             "completions",
@@ -139,7 +143,7 @@ def _completions(first: _Side, second: _Side) -> Iterator[Difference]:
 
 
 def _other_rows(a: Record, b: Record) -> bool:
-    """Whether one recipe made two prompts; records of earlier versions cannot tell."""
+    """Whether one recipe made two prompts; False for records of earlier versions, which have no hash."""
     known = a.prompt_sha256 is not None and b.prompt_sha256 is not None
     return known and a.recipe == b.recipe and a.prompt_sha256 != b.prompt_sha256
 
@@ -148,14 +152,14 @@ def _answer(record: Record) -> tuple[object, ...]:
     return record.text, record.token_ids, record.finish_reason, record.error
 
 
-def _told(record: Record) -> str:
+def _describe_answer(record: Record) -> str:
     return (
         f"error: {record.error}" if record.error else f"{_short(repr(record.text))} ({record.finish_reason})"
     )
 
 
-def _short(told: object) -> str:
-    text = str(told)
+def _short(value: object) -> str:
+    text = str(value)
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
@@ -166,14 +170,14 @@ def _gap(a: Record, b: Record) -> float:
     return max((abs(a.scores[name].logprob - b.scores[name].logprob) for name in a.scores), default=0.0)
 
 
-def _each(kind: str, places: Sequence[Any], tell: Callable[[Any], tuple[str, str]]) -> Iterator[Difference]:
+def _each(kind: str, places: Sequence[Any], show: Callable[[Any], tuple[str, str]]) -> Iterator[Difference]:
     """The first few differences of a kind, and how many there are besides."""
-    for place in places[:SHOWN]:
+    for place in places[:MAX_SHOWN]:
         name = place if isinstance(place, str) else f"{place[0]}, choice {place[1]}" if place[1] else place[0]
-        yield Difference(kind, name, *tell(place))
-    if len(places) > SHOWN:
-        yield Difference(kind, f"and {len(places) - SHOWN} more", "", "")
+        yield Difference(kind, name, *show(place))
+    if len(places) > MAX_SHOWN:
+        yield Difference(kind, f"and {len(places) - MAX_SHOWN} more", "", "")
 
 
 def _few(keys: Sequence[str]) -> str:
-    return f"{len(keys)}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}"
+    return f"{len(keys)}: {', '.join(keys[:MAX_SHOWN])}{', ...' if len(keys) > MAX_SHOWN else ''}"

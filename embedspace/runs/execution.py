@@ -1,4 +1,4 @@
-"""Execution of cases: each one asked once, recorded as soon as it is answered."""
+"""Execution of cases: each is asked once and recorded as soon as it is answered."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from embedspace.runs.cases import AnswerOf, Case, Continuation, prompt_sha256
 from embedspace.runs.records import SCORED, Record
 from embedspace.runs.run import Run
 
-SCORED_TOGETHER = 64
+SCORE_BATCH_SIZE = 64
 """Cases without an answer that the engine scores together; those of like length share a batch."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of the cases."""
+class RunSummary:
+    """How many cases were recorded, failed and skipped."""
 
     cases: int
     """All cases of the experiment, those of earlier sittings included."""
@@ -32,25 +32,21 @@ class Outcome:
     failed: int
     """Recorded with an error."""
     skipped: int
-    """Left out because they ask for likelihoods that the engine cannot tell."""
+    """Left out because they ask for likelihoods that the engine cannot compute."""
     retries: Mapping[str, int] = field(default_factory=dict)
-    """Requests that the engine sent again, by what they met before."""
+    """Requests that the engine sent again, by the reason for it."""
 
 
 def execute(
-    run: Run,
-    open_engine: Callable[[], Engine],
-    cases: Callable[[], Iterable[Case]],
-    sampling: Sampling,
-    *,
-    title: str,
-) -> Outcome:
+    run: Run, open_engine: Callable[[], Engine], cases: Iterable[Case], sampling: Sampling, *, title: str
+) -> RunSummary:
     """Ask everything that the run has not recorded yet.
 
     Args:
         run: where the records go.
         open_engine: starts the engine; not called where nothing is left to ask.
-        cases: gives the same cases each time it is called.
+        cases: of the experiment; each prompt is made once: that of a recorded case to compare its recipe with the
+            record, that of any other case when the engine takes it.
         sampling: how to generate.
         title: of the progress bar.
 
@@ -59,19 +55,20 @@ def execute(
         EngineError: the engine stopped working or left prompts unanswered; what was recorded is kept.
         OSError: the records cannot be written.
     """
-    plan = _Plan.of(run, cases())
+    plan = _Plan.of(run, cases)
     if not plan.pending:
-        return Outcome(plan.total, 0, 0, plan.total - len(run.log.completed))
+        return RunSummary(plan.total, 0, 0, plan.total - len(run.log.completed))
     with closing(open_engine()) as engine:
         scores = isinstance(engine, Scorer)
         run.note({"engine": engine.describe(), "engine_scores": scores})
-        left = (case for case in cases() if case.key in plan.pending and (case.answered or scores))
-        asked = plan.pending if scores else plan.pending - plan.only_scored
-        skipped = len(plan.pending) - len(asked)
+        before = plan.total - len(plan.pending)
+        skipped = 0 if scores else sum(not case.answered for case in plan.pending)
+        left = (case for case in _drained(plan.pending) if case.answered or scores)
+        recorded = len(plan.pending) - skipped
         failed = 0
         retries: Mapping[str, int] = {}
         try:
-            with progress(title, plan.total - skipped, plan.total - len(plan.pending)) as advance:
+            with progress(title, plan.total - skipped, before) as advance:
                 for records in _recorded(run, engine, left, sampling, plan.referred):
                     failed += any(record.error is not None for record in records)
                     advance()
@@ -79,7 +76,7 @@ def execute(
             if isinstance(engine, Resending):
                 # The run writes it when it is closed, also where the engine failed.
                 retries = run.sitting["retries"] = dict(engine.retries)
-    return Outcome(plan.total, len(asked), failed, skipped, retries)
+    return RunSummary(plan.total, recorded, failed, skipped, retries)
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,8 @@ class _Plan:
     """What is left to do."""
 
     total: int
-    pending: frozenset[str]
-    """Keys of the cases that are not recorded."""
-    only_scored: frozenset[str]
-    """Keys of those that ask for likelihoods alone."""
+    pending: deque[Case]
+    """The cases that are not recorded."""
     referred: frozenset[str]
     """Keys of cases whose answers others refer to."""
 
@@ -98,8 +93,7 @@ class _Plan:
     def of(cls, run: Run, cases: Iterable[Case]) -> _Plan:
         done = run.log.completed
         seen: set[str] = set()
-        pending: set[str] = set()
-        only_scored: set[str] = set()
+        pending: deque[Case] = deque()
         referred: set[str] = set()
         for case in cases:
             if case.key in seen:
@@ -109,17 +103,22 @@ class _Plan:
                 raise ValueError(
                     f"case {case.key!r} refers to answers of later or unknown cases: {needed - seen}"
                 )
-            if done.get(case.key, case.recipe.digest) != case.recipe.digest:
-                raise ValueError(_other_prompts(run, case.key))
             seen.add(case.key)
             referred |= needed
-            if not case.answered:
-                only_scored.add(case.key)
-            if case.key not in done and (case.answered or run.engine_scores is not False):
-                pending.add(case.key)
+            if case.key in done:
+                if done[case.key] != case.recipe.digest:
+                    raise ValueError(_other_prompts(run, case.key))
+            elif case.answered or run.engine_scores is not False:
+                pending.append(case)
         if unknown := done.keys() - seen:
             raise ValueError(_other_prompts(run, min(unknown)))
-        return cls(len(seen), frozenset(pending), frozenset(only_scored), frozenset(referred))
+        return cls(len(seen), pending, frozenset(referred))
+
+
+def _drained(pending: deque[Case]) -> Iterator[Case]:
+    """The cases in order; none is kept, and no prompt with it."""
+    while pending:
+        yield pending.popleft()
 
 
 def _other_prompts(run: Run, key: str) -> str:
@@ -136,13 +135,13 @@ def _recorded(
     answers = {
         record.key: record for record in run.records() if record.choice == 0 and record.key in referred
     }
-    asked = _Asked(sampling, run.fingerprint, engine.describe())
+    context = RecordContext(sampling, run.fingerprint, engine.describe())
     for kind, alike in itertools.groupby(cases, key=_kind):
-        answered = _ways(engine, sampling)[kind](alike)
-        while some := list(itertools.islice(answered, SCORED_TOGETHER if kind == "scored" else 1)):
-            told = _scores(engine, [case for case, _ in some], answers)
-            for (case, completions), (scores, problem) in zip(some, told, strict=True):
-                records = [asked.record(case, made, scores, problem) for made in completions]
+        answered = _strategies(engine, sampling)[kind](alike)
+        while some := list(itertools.islice(answered, SCORE_BATCH_SIZE if kind == "scored" else 1)):
+            scored = _scores(engine, [case for case, _ in some], answers)
+            for (case, completions), (scores, problem) in zip(some, scored, strict=True):
+                records = [context.record(case, completion, scores, problem) for completion in completions]
                 run.log.append(records)
                 if case.key in referred:
                     answers[case.key] = records[0]
@@ -153,11 +152,11 @@ def _kind(case: Case) -> str:
     return "scored" if not case.answered else "timed" if case.timed else "answered"
 
 
-_Way = Callable[[Iterable[Case]], Iterator[tuple[Case, list[Completion]]]]
+_Strategy = Callable[[Iterable[Case]], Iterator[tuple[Case, list[Completion]]]]
 
 
-def _ways(engine: Engine, sampling: Sampling) -> Mapping[str, _Way]:
-    """How cases of each kind are put to the engine."""
+def _strategies(engine: Engine, sampling: Sampling) -> Mapping[str, _Strategy]:
+    """How the engine answers the cases of each kind."""
     first = _first_token(sampling)
     return {
         "scored": _unanswered,
@@ -211,23 +210,18 @@ def _scores(
     if not isinstance(engine, Scorer) or not any(case.continuations for case in cases):
         return [({}, None)] * len(cases)
     try:
-        asked = [
-            (case.prompt, [_target(said, answers) for said in case.continuations.values()]) for case in cases
+        requests = [
+            (case.prompt, [_target(target, answers) for target in case.continuations.values()])
+            for case in cases
         ]
-        return [
-            (
-                {
-                    name: Score(float(each.sum()), len(each))
-                    for name, each in zip(case.continuations, told, strict=True)
-                },
-                None,
-            )
-            for case, told in zip(cases, engine.score_all(asked), strict=True)
-        ]
+        scored = engine.score_all(requests)
+        return [({name: Score(float(logprobs.sum()), len(logprobs))
+                  for name, logprobs in zip(case.continuations, of_case, strict=True)}, None)
+                for case, of_case in zip(cases, scored, strict=True)]  # fmt: skip
     except ValueError as error:
         if len(cases) == 1:
             return [({}, f"the likelihoods could not be computed: {error}")]
-        return [told for case in cases for told in _scores(engine, [case], answers)]
+        return [scores for case in cases for scores in _scores(engine, [case], answers)]
 
 
 def _target(continuation: Continuation, answers: Mapping[str, Record]) -> str | Sequence[int]:
@@ -240,30 +234,31 @@ def _target(continuation: Continuation, answers: Mapping[str, Record]) -> str | 
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What all records of a sitting have in common."""
+class RecordContext:
+    """What all records of one execution have in common."""
 
     sampling: Sampling
     space: str
     engine: Mapping[str, str]
 
     def record(
-        self, case: Case, made: Completion, scores: Mapping[str, Score], problem: str | None
+        self, case: Case, completion: Completion, scores: Mapping[str, Score], problem: str | None
     ) -> Record:
-        error = made.error or problem
+        """The record of one completion of a case; ``problem`` is why its likelihoods are missing."""
+        error = completion.error or problem
         return Record(
             key=case.key,
-            choice=made.index,
+            choice=completion.index,
             tags=case.tags,
             recipe=case.recipe,
             rows=len(case.prompt),
             sampling=_first_token(self.sampling) if case.timed else self.sampling,
             space=self.space,
             engine=self.engine,
-            text=made.text,
-            token_ids=made.token_ids,
-            finish_reason=made.finish_reason if error is None else "error",
-            seconds=round(made.seconds, 6),
+            text=completion.text,
+            token_ids=completion.token_ids,
+            finish_reason=completion.finish_reason if error is None else "error",
+            seconds=round(completion.seconds, 6),
             scores=scores,
             error=error,
             prompt_sha256=prompt_sha256(case.prompt),

@@ -32,9 +32,7 @@ def fault_rows(folder: Path, prompts: int, faults: int) -> Iterator[Row]:
         Run.open(folder, {}, fingerprint="soak", fresh=True) as run,
     ):
         client = partial(VLLMClient, timeout=3, max_retries=50, prompts_per_request=1, max_concurrency=16)
-        outcome = execute(
-            run, lambda: client(proxy.url), lambda: cases, Sampling(max_tokens=1), title="faults"
-        )
+        outcome = execute(run, lambda: client(proxy.url), cases, Sampling(max_tokens=1), title="faults")
     found = [(record.key, record.text) for record in read_records(run.records_path)]
     counts = compared(found, {case.key: answer_to(case) for case in cases})
     yield Row(

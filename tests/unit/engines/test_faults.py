@@ -9,18 +9,19 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from embedspace.engines import Sampling, VLLMClient
+from embedspace.engines import Prompt, Sampling, VLLMClient
 from embedspace.errors import EngineError, EngineOverloadedError, EngineUnreachableError
 from embedspace.prompt.prompt_embeds import PromptEmbeds
 from embedspace.prompt.recipe import Recipe
 from embedspace.prompt.wire import encode_prompt_embeds
 from embedspace.runs.cases import Case
-from embedspace.runs.execution import Outcome, execute
+from embedspace.runs.execution import RunSummary, execute
 from embedspace.runs.records import read_records
 from embedspace.runs.run import Run
 from experiments.reliability.fault_proxy import FAULTS, Fault, FaultProxy
@@ -53,9 +54,9 @@ def right(cases: Sequence[Case]) -> dict[str, str]:
     }
 
 
-def asked(folder: Path, cases: Sequence[Case], client: VLLMClient) -> Outcome:
+def asked(folder: Path, cases: Sequence[Case], client: VLLMClient) -> RunSummary:
     with Run.open(folder, {}, fingerprint="space") as run:
-        return execute(run, lambda: client, lambda: cases, GREEDY, title="test")
+        return execute(run, lambda: client, cases, GREEDY, title="test")
 
 
 def recorded(folder: Path) -> list[tuple[str, str]]:
@@ -114,21 +115,18 @@ def test_a_server_that_stays_away_ends_the_run_which_goes_on_when_it_is_back(
     server: SmallServer, tmp_path: Path
 ) -> None:
     cases = numbered(300)
-    died: list[int] = []
 
-    def dying() -> Iterator[Case]:
-        for number, case in enumerate(cases):
-            if number == 150 and died == [1]:
-                server.kill()
-            yield case
-        died.append(1)  # the plan reads all cases before the first is asked
+    def dying() -> Prompt:
+        server.kill()
+        return cases[150].prompt
 
+    fatal = [*cases[:150], replace(cases[150], source=dying), *cases[151:]]
     client = VLLMClient(server.url, prompts_per_request=1, patience=0.3)
     with (
         pytest.raises(EngineUnreachableError, match=r"none of .* came back.*patience"),
         Run.open(tmp_path, {}, fingerprint="space") as run,
     ):
-        execute(run, lambda: client, dying, GREEDY, title="test")
+        execute(run, lambda: client, fatal, GREEDY, title="test")
     assert 0 < len(recorded(tmp_path)) < 300
     assert "retries" in json.loads((tmp_path / "run.json").read_text())["sittings"][0]
     server.start()

@@ -211,7 +211,7 @@ def test_a_run_tells_success_with_and_without_the_filters_and_is_gone_on_with_fr
         execute(
             run,
             lambda: TransformersEngine(smollm2),
-            lambda: experiment.cases(smollm2),
+            experiment.cases(smollm2),
             Sampling(max_tokens=4),
             title="test",
         )

@@ -35,9 +35,7 @@ def made(tmp_path, space):
         cases = [Case(f"case {i}", prompt, continuations={"yes": "yes"}) for i, prompt in enumerate(prompts)]
         settings = {**CONFIG, "out": name, **config}
         with Run.open(tmp_path / name, settings, fingerprint=space.fingerprint) as opened:
-            execute(
-                opened, lambda: TransformersEngine(space), lambda: cases, Sampling(max_tokens=2), title="test"
-            )
+            execute(opened, lambda: TransformersEngine(space), cases, Sampling(max_tokens=2), title="test")
         return tmp_path / name
 
     return run

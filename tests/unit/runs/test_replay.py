@@ -152,7 +152,7 @@ def run(tmp_path, tiny):
         cases = [Case(f"case {number}", prompt) for number, prompt in enumerate(prompts)]
         config = {"model": {"name": tiny.name}}
         with Run.open(tmp_path / "run", config, fingerprint=tiny.fingerprint) as opened:
-            execute(opened, lambda: TransformersEngine(tiny), lambda: cases, ONCE, title="test")
+            execute(opened, lambda: TransformersEngine(tiny), cases, ONCE, title="test")
         return tmp_path / "run" / "records.jsonl"
 
     return made

@@ -6,7 +6,9 @@ import itertools
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedspace import PromptEmbeds, Recipe
 from embedspace.engines import Completion, Sampling
 from embedspace.engines.base import Prompt
 from embedspace.errors import EngineResponseError, EngineUnreachableError
 from embedspace.runs.cases import AnswerOf, Case
-from embedspace.runs.execution import Outcome, execute
+from embedspace.runs.execution import RunSummary, execute
 from embedspace.runs.records import Record, read_records
 from embedspace.runs.run import Run
 
@@ -79,9 +82,9 @@ def opened(folder: Path, config: dict[str, Any] | None = None, **options: Any) -
 
 def asked(
     folder: Path, cases: Sequence[Case], engine: SumEngine | None = None, sampling: Sampling = GREEDY
-) -> Outcome:
+) -> RunSummary:
     with opened(folder) as run:
-        return execute(run, lambda: engine or SumEngine(), lambda: cases, sampling, title="test")
+        return execute(run, lambda: engine or SumEngine(), cases, sampling, title="test")
 
 
 def final(folder: Path) -> list[Record]:
@@ -112,8 +115,8 @@ def test_the_same_run_goes_on_and_asks_only_what_is_missing(tmp_path: Path) -> N
 def test_a_finished_run_starts_no_engine(tmp_path: Path) -> None:
     asked(tmp_path, numbered(3))
     with opened(tmp_path) as run:
-        outcome = execute(run, lambda: pytest.fail("started"), lambda: numbered(3), GREEDY, title="test")
-    assert outcome == Outcome(cases=3, recorded=0, failed=0, skipped=0)
+        outcome = execute(run, lambda: pytest.fail("started"), numbered(3), GREEDY, title="test")
+    assert outcome == RunSummary(cases=3, recorded=0, failed=0, skipped=0)
 
 
 def test_another_configuration_is_refused_and_each_change_named(tmp_path: Path) -> None:
@@ -295,11 +298,11 @@ def test_an_engine_that_cannot_score_skips_what_asks_for_likelihoods_alone(tmp_p
         Case("first", [1], continuations={"a": "b"}),
         Case("second", [2], continuations={"a": "b"}, answered=False),
     ]
-    assert asked(tmp_path, cases) == Outcome(cases=2, recorded=1, failed=0, skipped=1)
+    assert asked(tmp_path, cases) == RunSummary(cases=2, recorded=1, failed=0, skipped=1)
     assert [record.key for record in final(tmp_path)] == ["first"]
     with opened(tmp_path) as run:
-        outcome = execute(run, lambda: pytest.fail("started"), lambda: cases, GREEDY, title="test")
-    assert outcome == Outcome(cases=2, recorded=0, failed=0, skipped=1)
+        outcome = execute(run, lambda: pytest.fail("started"), cases, GREEDY, title="test")
+    assert outcome == RunSummary(cases=2, recorded=0, failed=0, skipped=1)
 
 
 def test_cases_of_one_name_or_with_answers_still_to_come_are_refused(tmp_path: Path) -> None:
@@ -376,10 +379,55 @@ def test_a_timed_case_is_asked_alone_for_one_token_and_its_record_says_so(tmp_pa
     several = Sampling(max_tokens=4, temperature=1.0, n=2)
     for _ in range(2):  # the second finds all of it recorded
         with Run.open(tmp_path, CONFIG, fingerprint="f") as run:
-            outcome = execute(run, lambda: engine, lambda: cases, several, title="t")
+            outcome = execute(run, lambda: engine, cases, several, title="t")
             assert outcome.cases == 5
     assert [(count, sampling.max_tokens, sampling.n) for count, sampling in engine.calls] == [
         (1, 1, 1), (1, 1, 1), (3, 4, 2),
     ]  # fmt: skip
     recorded = {(r.key, r.choice): r.sampling.max_tokens for r in read_records(tmp_path / "records.jsonl")}
     assert recorded == {("t0", 0): 1, ("t1", 0): 1} | {(f"a{n}", c): 4 for n in range(3) for c in range(2)}
+
+
+def test_each_prompt_is_made_once_and_only_where_it_is_needed(tmp_path: Path) -> None:
+    made: list[int] = []
+    held: list[weakref.ref[PromptEmbeds]] = []
+
+    def source(number: int) -> PromptEmbeds:
+        made.append(number)
+        prompt = PromptEmbeds(
+            torch.full((1, 2), float(number)), torch.tensor([True]), "abc", Recipe.of("n", {"n": number})
+        )
+        held.append(weakref.ref(prompt))
+        return prompt
+
+    class Counting(SumEngine):
+        def __init__(self, limit: int) -> None:
+            super().__init__(batch=1)
+            self.limit = limit
+
+        def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
+            for index, prompt in enumerate(prompts):
+                if index == self.limit:
+                    raise EngineUnreachableError("the engine stopped")
+                assert sum(ref() is not None for ref in held) <= 3  # asked, being recorded, just made
+                yield Completion(index, 0, str(float(prompt.vectors.sum())), (), "stop", 0.1)  # type: ignore[union-attr]
+
+    def cases(count: int) -> Iterator[Case]:
+        return (Case(f"case {number}", partial(source, number)) for number in range(count))
+
+    with pytest.raises(ValueError, match="two cases"), opened(tmp_path) as run:
+        execute(run, SumEngine, itertools.chain(cases(3), cases(1)), GREEDY, title="test")
+    assert made == []
+    with pytest.raises(EngineUnreachableError), opened(tmp_path) as run:
+        execute(run, lambda: Counting(4), cases(8), GREEDY, title="test")
+    assert made == [0, 1, 2, 3, 4]
+    made.clear()
+    with opened(tmp_path) as run:
+        execute(run, lambda: Counting(8), cases(8), GREEDY, title="test")
+    assert made == [*range(8)]  # 0 to 3 to compare their recipes with the records, the others to be asked
+
+
+def test_what_is_measured_of_a_prompt_is_among_its_tags(tmp_path: Path) -> None:
+    cases = [Case("a", lambda: [1, 2], {"way": "own"}, measured=lambda prompt: {"rows": len(prompt)})]
+    asked(tmp_path, cases)
+    assert final(tmp_path)[0].tags == {"way": "own", "rows": 2}
