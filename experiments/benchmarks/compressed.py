@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.compression import Method
-from embedspace.metrics import mean_interval
+from embedspace.engines import Sampling, VLLMClient, VLLMServer
 from embedspace.reporting import Line, line_figure
-from experiments.benchmarks.experiment import Measurement, timed
-
-if TYPE_CHECKING:
-    from embedspace import EmbeddingSpace, PromptEmbeds
-    from embedspace.engines import VLLMClient
+from experiments.benchmarks.measurement import Measurement, medians, ratio, seconds, timed
+from experiments.benchmarks.workloads import vocabulary_words
 
 RATIOS = (1.0, 2.0, 4.0, 8.0, 16.0)
 ROWS = 1024
@@ -47,72 +42,63 @@ def compressed(model: str, rounds: int, figures: Path) -> Iterator[Measurement]:
         EngineError: the server did not start, or failed.
         OSError: the figure's folder cannot be written.
     """
-    from embedspace import EmbeddingSpace
-    from embedspace.engines import VLLMClient, VLLMServer
-
     space = EmbeddingSpace.from_pretrained(model)
     with VLLMServer(model) as server, VLLMClient(server.url) as client:
         # The first round warms up everything and is left out.
         measured = [
-            {ratio: served(client, space, ratio, number) for ratio in RATIOS} for number in range(rounds + 1)
+            {factor: served(client, space, factor, number) for factor in RATIOS}
+            for number in range(rounds + 1)
         ][1:]
     yield from gains(measured)
     write_figure(measured, figures / "compress_served.svg")
 
 
-def served(client: VLLMClient, space: EmbeddingSpace, ratio: float, number: int) -> Served:
+def served(client: VLLMClient, space: EmbeddingSpace, factor: float, number: int) -> Served:
     """One ratio: compress, ask for a first token, then ask for whole answers to other prompts."""
-    from embedspace import compress
-    from embedspace.engines import Sampling
-
-    prompts = passages(space, number * len(RATIOS) + RATIOS.index(ratio))
-    began = time.perf_counter()
-    shorter = [compress(prompt, ratio=ratio, method=METHOD, space=space) for prompt in prompts]
-    computing = (time.perf_counter() - began) / len(prompts)
+    prompts = passages(space, number * len(RATIOS) + RATIOS.index(factor))
+    shorter: list[PromptEmbeds] = []
+    computing = seconds(
+        lambda: shorter.extend(
+            compress(prompt, ratio=factor, method=METHOD, space=space) for prompt in prompts
+        )
+    )
     single = timed(client, shorter[:1], Sampling(max_tokens=1))
     together = timed(client, shorter[1:], Sampling(max_tokens=NEW_TOKENS))
-    return Served(computing, single.seconds, together.tokens / together.seconds)
+    return Served(computing / len(prompts), single.seconds, together.throughput)
 
 
 def gains(measured: Sequence[dict[float, Served]]) -> Iterator[Measurement]:
     """The ratios' figures to those of the whole prompt, round by round."""
-    for ratio in RATIOS[1:]:
-        pairs = [(each[ratio], each[1.0]) for each in measured]
-        own, whole = (
-            {
-                name: statistics.median(getattr(pair[side], name) for pair in pairs)
-                for name in ("computing", "first_token", "throughput")
-            }
-            for side in (0, 1)
+    for factor in RATIOS[1:]:
+        rounds = [(each[factor], each[1.0]) for each in measured]
+        computing, first_token, whole = medians(
+            (a.computing, a.first_token, b.first_token) for a, b in rounds
         )
+        throughputs = [(a.throughput, b.throughput) for a, b in rounds]
+        own, other = medians(throughputs)
         yield Measurement(
-            f"prompt of {ROWS:,} rows compressed {ratio:g} times, first-token time to that of the whole",
-            mean_interval([(a.computing + a.first_token) / b.first_token for a, b in pairs]),
+            f"prompt of {ROWS:,} rows compressed {factor:g} times, first-token time to that of the whole",
+            ratio([(a.computing + a.first_token, b.first_token) for a, b in rounds]),
             "below 1",
-            f"{1e3 * own['first_token']:.0f} ms and {1e3 * own['computing']:.1f} ms for compressing it ({METHOD}) "
-            f"against {1e3 * whole['first_token']:.0f} ms",
+            f"{1e3 * first_token:.0f} ms and {1e3 * computing:.1f} ms for compressing it ({METHOD}) against "
+            f"{1e3 * whole:.0f} ms",
         )
         yield Measurement(
-            f"prompts of {ROWS:,} rows compressed {ratio:g} times, throughput to that of the whole",
-            mean_interval([a.throughput / b.throughput for a, b in pairs]),
+            f"prompts of {ROWS:,} rows compressed {factor:g} times, throughput to that of the whole",
+            ratio(throughputs),
             "above 1",
-            f"{own['throughput']:.0f} against {whole['throughput']:.0f} tokens a second, {PROMPTS} prompts together, "
-            f"up to {NEW_TOKENS} new tokens each",
+            f"{own:.0f} against {other:.0f} tokens a second, {PROMPTS} prompts together, up to {NEW_TOKENS} new tokens "
+            "each",
         )
 
 
 def write_figure(measured: Sequence[dict[float, Served]], path: Path) -> None:
     """Both gains against the ratio, as factors of the whole prompt's."""
-    sooner = {
-        ratio: mean_interval(
-            [each[1.0].first_token / (each[ratio].computing + each[ratio].first_token) for each in measured]
-        )
-        for ratio in RATIOS
-    }
-    more = {
-        ratio: mean_interval([each[ratio].throughput / each[1.0].throughput for each in measured])
-        for ratio in RATIOS
-    }
+    sooner, more = {}, {}
+    for factor in RATIOS:
+        rounds = [(each[factor], each[1.0]) for each in measured]
+        sooner[factor] = ratio([(b.first_token, a.computing + a.first_token) for a, b in rounds])
+        more[factor] = ratio([(a.throughput, b.throughput) for a, b in rounds])
     drawn = line_figure(
         [Line("first token sooner, compressing included", sooner), Line("tokens a second", more)],
         x_label="times fewer content rows", y_label="factor", log_x=True,
@@ -124,11 +110,7 @@ def write_figure(measured: Sequence[dict[float, Served]], path: Path) -> None:
 
 def passages(space: EmbeddingSpace, seed: int) -> list[PromptEmbeds]:
     """One prompt for the first token and those that are answered together; no two begin with the same words."""
-    chance = random.Random(seed)
-    words = [space.tokenizer.decode([token]).strip() for token in range(500, min(8000, space.vocab_size))]
-    words = [word for word in words if word.isalpha() and word.isascii()]
-    made = []
-    for _ in range(PROMPTS + 1):
-        prompt = space.embed(" ".join(chance.choices(words, k=ROWS)))
-        made.append(prompt.first_rows(ROWS))
-    return made
+    rng = random.Random(seed)
+    words = [word for word in vocabulary_words(space) if word.isalpha() and word.isascii()]
+    texts = (" ".join(rng.choices(words, k=ROWS)) for _ in range(PROMPTS + 1))
+    return [space.embed(text).first_rows(ROWS) for text in texts]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from embedspace import EmbeddingSpace
 from embedspace.corpus import What, Work, make_corpus, open_source
-from embedspace.metrics import mean_interval
-from experiments.benchmarks.experiment import Measurement
+from experiments.benchmarks.measurement import Measurement, medians, ratio, seconds
+from experiments.benchmarks.workloads import vocabulary_words
 
 TEXTS = 240_000
 ROUNDS = 3
@@ -34,34 +33,34 @@ def corpus(model: str) -> Iterator[Measurement]:
             rounds.append((limit, {"token ids": token_ids, "embeddings": embeddings}))
             for shard in Path(folder, f"rows-{number}").glob("shard-*"):
                 shard.unlink()
-    limit = statistics.median(each[0] for each in rounds)
     for what, (_, written) in rounds[0][1].items():
-        own = statistics.median(made[what][0] for _, made in rounds)
+        pairs = [(built[what][0], alone) for alone, built in rounds]
+        own, other = medians(pairs)
         size = written / TEXTS
         yield Measurement(
             f"corpus of {what}, texts a second to those of the tokenizer alone",
-            mean_interval([made[what][0] / alone for alone, made in rounds]),
+            ratio(pairs),
             "at least 0.5",
-            f"{own:,.0f} against {limit:,.0f} texts a second; {TEXTS:,} texts, {size:,.0f} bytes each on disk",
+            f"{own:,.0f} against {other:,.0f} texts a second; {TEXTS:,} texts, {size:,.0f} bytes each on disk",
         )
 
 
 def short_texts(space: EmbeddingSpace, count: int, seed: int = 0) -> list[str]:
     """Texts of 5 to 15 random words of the vocabulary."""
-    lottery = random.Random(seed)
-    words = [space.tokenizer.decode([token]).strip() for token in range(500, min(8000, space.vocab_size))]
-    return [" ".join(lottery.choices(words, k=lottery.randint(5, 15))) for _ in range(count)]
+    rng, words = random.Random(seed), vocabulary_words(space)
+    return [" ".join(rng.choices(words, k=rng.randint(5, 15))) for _ in range(count)]
 
 
 def _tokenizer_alone(space: EmbeddingSpace, texts: Sequence[str]) -> float:
-    began = time.perf_counter()
-    for start in range(0, len(texts), 4096):
-        space.tokenizer.encode_many(texts[start : start + 4096])
-    return len(texts) / (time.perf_counter() - began)
+    def tokenize() -> None:
+        for start in range(0, len(texts), 4096):
+            space.tokenizer.encode_many(texts[start : start + 4096])
+
+    return len(texts) / seconds(tokenize)
 
 
 def _made(model: str, path: Path, folder: Path, what: What) -> tuple[float, int]:
-    """Texts a second, from the opening of the source to the finished manifest, and bytes."""
+    """Texts per second, from the opening of the source to the finished manifest, and bytes."""
     began = time.perf_counter()
     work = Work(model, open_source(path, stride=2048), folder, what, shard_size=2048)
     made = make_corpus(work, processes=None)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from embedspace import EmbeddingSpace, encode_prompt_embeds
 from embedspace._util.progress import progress
-from embedspace.metrics import Interval, mean_interval
-from experiments.benchmarks.cache import plain_texts
-from experiments.benchmarks.experiment import Measurement, timed
+from embedspace.engines import Sampling, VLLMClient, VLLMServer
+from embedspace.gateway import Gateway
+from experiments.benchmarks.measurement import Measurement, medians, ratio, timed
+from experiments.benchmarks.workloads import plain_texts
 from experiments.reliability.small_server import SmallServer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from embedspace import EmbeddingSpace
 
 AT_ONCE = (1, 8, 64)
 PROMPTS = 64
@@ -26,7 +23,7 @@ NEW_TOKENS = 32
 SHORT_ANSWER = 16
 """New tokens of the answers whose latency is measured."""
 WAITING_SECONDS = 1.0
-"""For which the stand-in server answers nothing: about what a short answer takes."""
+"""How long the stand-in server waits before it answers: about what a short answer takes."""
 
 
 def gateway(model: str, filter: str | Path, rounds: int) -> Iterator[Measurement]:
@@ -37,10 +34,6 @@ def gateway(model: str, filter: str | Path, rounds: int) -> Iterator[Measurement
         filter: saved filter, or the name of a shipped one.
         rounds: of each comparison.
     """
-    from embedspace import EmbeddingSpace
-    from embedspace.engines import VLLMServer
-    from embedspace.gateway import Gateway
-
     space = EmbeddingSpace.from_pretrained(model)
     with VLLMServer(model) as server, Gateway(server.url, filter, arguments=["--model", model]) as before:
         yield throughput(space, before.url, server.url, rounds)
@@ -56,9 +49,6 @@ def gateway_alone(model: str, filter: str | Path, rounds: int, requests: int) ->
         rounds: of each comparison.
         requests: over which memory is watched, at least 500.
     """
-    from embedspace import EmbeddingSpace
-    from embedspace.gateway import Gateway
-
     space = EmbeddingSpace.from_pretrained(model)
     with (
         SmallServer(WAITING_SECONDS, model=model, text="fine") as stand_in,
@@ -87,18 +77,21 @@ def latency(
         server: what it is, in words.
         at_once: callers.
     """
-    bodies = [request(space, text, SHORT_ANSWER) for text in plain_texts(PROMPTS)]
-    for url in (through, direct):  # the server remembers the beginnings of prompts
-        asyncio.run(asked(url, bodies, 8, total=PROMPTS))
+    bodies = [request_body(space, text, SHORT_ANSWER) for text in plain_texts(PROMPTS)]
+    for url in (through, direct):  # fills the server's prefix cache
+        asyncio.run(request_times(url, bodies, 8, total=PROMPTS))
     for count in at_once:
         pairs = [
-            (asyncio.run(asked(through, bodies, count)), asyncio.run(asked(direct, bodies, count)))
+            (
+                asyncio.run(request_times(through, bodies, count)),
+                asyncio.run(request_times(direct, bodies, count)),
+            )
             for _ in range(rounds)
         ]
         own, other = (sorted(seconds for pair in pairs for seconds in pair[side]) for side in (0, 1))
         yield Measurement(
             f"latency through the gateway to direct, {count} requests at once, {server}",
-            mean_interval([statistics.median(own) / statistics.median(other) for own, other in pairs]),
+            ratio([(statistics.median(own), statistics.median(other)) for own, other in pairs]),
             "reported",
             f"median {1e3 * (statistics.median(own) - statistics.median(other)):+.0f} ms to "
             f"{1e3 * statistics.median(other):.0f} ms, 95th percentile {1e3 * (tail(own) - tail(other)):+.0f} ms to "
@@ -110,16 +103,14 @@ def memory(space: EmbeddingSpace, filter: str | Path, requests: int) -> Measurem
     """Resident memory of the gateway and of what screens for it, over many requests."""
     import psutil
 
-    from embedspace.gateway import Gateway
-
     with SmallServer(model=space.name, text="fine") as server, Gateway(server.url, filter) as before:
         processes = [psutil.Process(before.pid), *psutil.Process(before.pid).children(recursive=True)]
-        bodies = [request(space, text) for text in plain_texts(PROMPTS)]
+        bodies = [request_body(space, text) for text in plain_texts(PROMPTS)]
         resident = []
         began = time.perf_counter()
         with progress("hundreds of requests", requests // 100) as advance:
             for _ in range(0, requests, 100):
-                asyncio.run(asked(before.url, bodies, 8, total=100, spread=0.0))
+                asyncio.run(request_times(before.url, bodies, 8, total=100, spread=0.0))
                 advance()
                 # Pages that the workers share count once.
                 resident.append(sum(process.memory_full_info().pss for process in processes) / 1e6)
@@ -127,7 +118,7 @@ def memory(space: EmbeddingSpace, filter: str | Path, requests: int) -> Measurem
     early, late = max(resident[: len(resident) // 5]), max(resident[len(resident) // 5 :])
     return Measurement(
         f"the gateway's memory over {requests:,} requests, rest to first fifth, stand-in server",
-        Interval(late / early, late / early, late / early, 1),
+        ratio([(late, early)]),
         "at most 1.03",
         f"peak of {early:.0f} MB over the first fifth, {late:.0f} MB over the rest, its workers included; "
         f"{requests / seconds:.0f} requests a second, 8 at once",
@@ -136,37 +127,33 @@ def memory(space: EmbeddingSpace, filter: str | Path, requests: int) -> Measurem
 
 def throughput(space: EmbeddingSpace, through: str, direct: str, rounds: int) -> Measurement:
     """Prompts of the same kind through the gateway and directly, on one vLLM server, in turn."""
-    from embedspace.engines import Sampling, VLLMClient
-
     sampling = Sampling(max_tokens=NEW_TOKENS)
     pairs = []
     with VLLMClient(through) as own, VLLMClient(direct) as other:
-        # New prompts for each pass: the server remembers the beginnings of earlier ones.
+        # New prompts for each pass: none is in the server's prefix cache.
         texts = plain_texts(2 * PROMPTS * (rounds + 1))
         for start in range(0, len(texts), 2 * PROMPTS):
             made = [space.embed(text) for text in texts[start : start + 2 * PROMPTS]]
             ours, theirs = timed(own, made[:PROMPTS], sampling), timed(other, made[PROMPTS:], sampling)
-            pairs.append((ours.tokens / ours.seconds, theirs.tokens / theirs.seconds))
-    del pairs[0]  # it warmed both
-    rates = [statistics.median(pair[side] for pair in pairs) for side in (0, 1)]
+            pairs.append((ours.throughput, theirs.throughput))
+    del pairs[0]  # it warmed both up
+    through_gateway, directly = medians(pairs)
     return Measurement(
         "throughput through the gateway to direct, vLLM",
-        mean_interval([own / other for own, other in pairs]),
+        ratio(pairs),
         "at least 0.95",
-        f"{rates[0]:.0f} against {rates[1]:.0f} tokens a second; {PROMPTS} prompts of about 64 rows, "
+        f"{through_gateway:.0f} against {directly:.0f} tokens a second; {PROMPTS} prompts of about 64 rows, "
         f"{NEW_TOKENS} new tokens",
     )
 
 
-def request(space: EmbeddingSpace, text: str, new_tokens: int = 1) -> dict[str, Any]:
+def request_body(space: EmbeddingSpace, text: str, new_tokens: int = 1) -> dict[str, Any]:
     """The body of a completions request for one embedded prompt."""
-    from embedspace import encode_prompt_embeds
-
     payload = encode_prompt_embeds(space.embed(text))
     return {"prompt_embeds": [payload], "max_tokens": new_tokens, "n": 1}
 
 
-async def asked(
+async def request_times(
     url: str,
     bodies: Sequence[dict[str, Any]],
     at_once: int,

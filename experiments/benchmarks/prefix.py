@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import itertools
 import random
-import statistics
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from embedspace.metrics import mean_interval
-from experiments.benchmarks.experiment import Measurement
-
-if TYPE_CHECKING:
-    from embedspace import EmbeddingSpace
-    from embedspace.engines import Engine
-    from embedspace.space import PrefixedPrompts
+from embedspace import EmbeddingSpace
+from embedspace.engines import Engine, Sampling, TransformersEngine, VLLMClient, VLLMServer
+from embedspace.space import PrefixedPrompts
+from experiments.benchmarks.measurement import Measurement, fastest, inverse_ratio, medians, ratio
+from experiments.benchmarks.workloads import WORDS
 
 ROWS = 1500
 """Least length of the shared prefix."""
 QUESTIONS = ("What is the capital of France?", "Why does bread rise in the oven?")
-WORDS = ("river", "stone", "lamp", "paper", "cloud", "garden", "window", "music", "winter", "copper", "bread")
 
 COUNTERS = {
     "hits": "vllm:prefix_cache_hits_total",
@@ -43,8 +38,6 @@ class Round:
 
 def prefix(model: str, rounds: int) -> Iterator[Measurement]:
     """First-token time after a prefix of 1,500 rows, new to the engine and known to it; and the client's own part."""
-    from embedspace import EmbeddingSpace
-
     space = EmbeddingSpace.from_pretrained(model)
     # The first round warms up everything else: its prefix is asked about and the figures are left out.
     shared = [prompts_after(space, seed) for seed in range(rounds + 1)]
@@ -61,33 +54,34 @@ def client_side(space: EmbeddingSpace, shared: Sequence[PrefixedPrompts]) -> Ite
             prompts(question)
             whole = prompts.conversation(question)
             times.append(
-                (seconds(lambda p=prompts, q=question: p(q)), seconds(lambda w=whole: space.embed_chat(w)))
+                (
+                    fastest(lambda p=prompts, q=question: p(q), repeats=5),
+                    fastest(lambda w=whole: space.embed_chat(w), repeats=5),
+                )
             )
+    own, other = medians(times)
     yield Measurement(
         f"embedding a user turn after {ROWS:,} shared rows, time",
-        mean_interval([own / other for own, other in times]),
+        ratio(times),
         "under 0.5",
-        f"{1e3 * statistics.median(own for own, _ in times):.2f} ms against "
-        f"{1e3 * statistics.median(other for _, other in times):.2f} ms for the whole conversation",
+        f"{1e3 * own:.2f} ms against {1e3 * other:.2f} ms for the whole conversation",
     )
 
 
 def in_process(space: EmbeddingSpace, shared: Sequence[PrefixedPrompts]) -> Measurement:
     """With the model in this process."""
-    from embedspace.engines import TransformersEngine
-
     engine = TransformersEngine(space)
-    measured = [asked(engine, prompts) for prompts in shared][1:]
+    measured = [
+        Round(*(first_token(engine, prompts, question) for question in QUESTIONS)) for prompts in shared
+    ]
     engine.close()
-    return sooner("first token in process", measured)
+    return sooner("first token in process", measured[1:])
 
 
 def on_the_server(model: str, shared: Sequence[PrefixedPrompts]) -> Iterator[Measurement]:
     """On a real vLLM server, by this side's clock and by the server's own counters."""
-    from embedspace.engines import VLLMClient, VLLMServer
-
     with VLLMServer(model) as server, VLLMClient(server.url) as client:
-        measured, told, hits = [], [], 0.0
+        measured, reported, hits = [], [], 0.0
         for prompts in shared:
             counts = [counters(server.url)]
             times = []
@@ -95,67 +89,48 @@ def on_the_server(model: str, shared: Sequence[PrefixedPrompts]) -> Iterator[Mea
                 times.append(first_token(client, prompts, question))
                 counts.append(counted(server.url, counts[-1]["requests"] + 1))
             measured.append(Round(*times))
-            told.append(Round(*(_told(*pair) for pair in itertools.pairwise(counts))))
+            reported.append(Round(*(first_token_between(*pair) for pair in itertools.pairwise(counts))))
             hits += counts[2]["hits"] - counts[1]["hits"]
     rows = sum(len(prompts.prefix) for prompts in shared)
     yield sooner("first token on the server", measured[1:])
     yield sooner(
         "first token by the server's own count",
-        told[1:],
+        reported[1:],
         f"; {hits / rows:.0%} of shared rows came from its cache",
     )
 
 
 def sooner(name: str, measured: Sequence[Round], note: str = "") -> Measurement:
     """How many times sooner the warm first token came."""
+    pairs = [(each.warm, each.cold) for each in measured]
+    warm, cold = medians(pairs)
     return Measurement(
         f"{name}, cold to warm time ({ROWS:,} shared rows)",
-        mean_interval([each.cold / each.warm for each in measured]),
+        inverse_ratio(pairs),
         "at least 5",
-        f"{statistics.median(each.cold for each in measured):.2f} s cold, "
-        f"{statistics.median(each.warm for each in measured):.2f} s warm{note}",
+        f"{cold:.2f} s cold, {warm:.2f} s warm{note}",
     )
 
 
 def prompts_after(space: EmbeddingSpace, seed: int) -> PrefixedPrompts:
     """Prompts after a system message of at least 1,500 rows that differs from the first words on."""
-    from embedspace.space import PrefixedPrompts
-
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     words: list[str] = []
     prompts = PrefixedPrompts(space, system=str(seed))
     while len(prompts.prefix) < ROWS:
-        words += chance.choices(WORDS, k=max(1, ROWS - len(prompts.prefix)))
+        words += rng.choices(WORDS, k=max(1, ROWS - len(prompts.prefix)))
         prompts = PrefixedPrompts(space, system=" ".join(words))
     return prompts
 
 
-def asked(engine: Engine, prompts: PrefixedPrompts) -> Round:
-    """One question to an engine that does not know the prefix, then another."""
-    return Round(*(first_token(engine, prompts, question) for question in QUESTIONS))
-
-
 def first_token(engine: Engine, prompts: PrefixedPrompts, question: str) -> float:
     """Seconds from the prompt to its first and only new token."""
-    from embedspace.engines import Sampling
-
     prompt = prompts(question)
     began = time.perf_counter()
     (completion,) = engine.generate([prompt], Sampling(max_tokens=1))
     if completion.error:
         raise ValueError(f"a prompt of a benchmark failed: {completion.error}")
     return time.perf_counter() - began
-
-
-def seconds(call: object, repeats: int = 5) -> float:
-    """The shortest of a few calls."""
-    assert callable(call)
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def counters(url: str) -> dict[str, float]:
@@ -179,6 +154,6 @@ def counted(url: str, requests: float) -> dict[str, float]:
     return now
 
 
-def _told(before: dict[str, float], after: dict[str, float]) -> float:
+def first_token_between(before: dict[str, float], after: dict[str, float]) -> float:
     """The mean first-token time of the requests between two readings."""
     return (after["seconds"] - before["seconds"]) / (after["requests"] - before["requests"])

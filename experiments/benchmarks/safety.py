@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, SafetyFilter
-from embedspace.metrics import mean_interval
+from embedspace import EmbeddingSpace, PromptEmbeds, SafetyFilter
 from embedspace.safety.reading import Reading
 from embedspace.space import EmbeddingTable, nearest_tokens, read_back
-from experiments.benchmarks.cache import plain_texts
-from experiments.benchmarks.experiment import Measurement, rate
+from experiments.benchmarks.measurement import Measurement, inverse_ratio, medians, rate, ratio, seconds
+from experiments.benchmarks.workloads import plain_texts, prompt_of
 
 ROWS = 64
 ROUNDS = 7
@@ -33,16 +31,16 @@ def safety(model: str) -> Iterator[Measurement]:
     readings = [Reading.of(space, prompt) for prompt in prompts[:ROUNDS]]
     # The layers of a reading's round one after another: what an earlier one has read from the rows, a later one finds.
     spent = {
-        layer.name: [_once(lambda layer=layer, r=reading: layer.scores([r])) for reading in readings]
+        layer.name: [seconds(lambda layer=layer, r=reading: layer.scores([r])) for reading in readings]
         for layer in guard.layers
     }
     total = [sum(each) for each in zip(*spent.values(), strict=True)]
-    for name, seconds in spent.items():
+    for name, times in spent.items():
         yield Measurement(
             f"filter, layer {name}, share of all layers' time",
-            mean_interval([own / every for own, every in zip(seconds, total, strict=True)]),
+            ratio(list(zip(times, total, strict=True))),
             "",
-            f"{1000 * statistics.median(seconds):.2f} ms for {ROWS} rows",
+            f"{1000 * statistics.median(times):.2f} ms for {ROWS} rows",
         )
     cheap = dataclasses.replace(
         guard,
@@ -53,14 +51,14 @@ def safety(model: str) -> Iterator[Measurement]:
         ("structural, manifold and pooled", cheap, 0.005),
         ("all layers", guard, 0.08),
     ):
-        seconds = [
-            _once(lambda f=filtered, p=prompt: f.score(p)) for prompt in prompts[:ROUNDS] for _ in range(3)
+        times = [
+            seconds(lambda f=filtered, p=prompt: f.score(p)) for prompt in prompts[:ROUNDS] for _ in range(3)
         ]
         yield Measurement(
             f"filter, {name}, time to the {1000 * limit:g} ms aimed at",
-            mean_interval([each / limit for each in seconds]),
+            ratio([(each, limit) for each in times]),
             "at most 1",
-            f"{1000 * statistics.median(seconds):.2f} ms for one prompt of {ROWS} rows",
+            f"{1000 * statistics.median(times):.2f} ms for one prompt of {ROWS} rows",
         )
     yield _together("check_many to check", guard.check_many, guard.check, prompts)
     yield _together("score_many to score, all layers", guard.score_many, guard.score, prompts)
@@ -76,13 +74,13 @@ def _together(
 ) -> Measurement:
     """How many times as fast prompts are judged together as one at a time."""
     rounds = [
-        (_once(lambda: many(prompts)), sum(_once(lambda p=prompt: single(p)) for prompt in prompts))
+        (seconds(lambda: many(prompts)), sum(seconds(lambda p=prompt: single(p)) for prompt in prompts))
         for _ in range(ROUNDS)
     ]
-    together, alone = (statistics.median(each) for each in zip(*rounds, strict=True))
+    together, alone = medians(rounds)
     return Measurement(
         f"filter, {len(prompts)} prompts together, rate of {name}",
-        mean_interval([slow / quick for quick, slow in rounds]),
+        inverse_ratio(rounds),
         "at least 4",
         f"{len(prompts) / together:,.0f} against {len(prompts) / alone:,.0f} prompts a second",
     )
@@ -98,16 +96,16 @@ def _read_back(space: EmbeddingSpace, name: str) -> Iterator[Measurement]:
     right = float((nearest_tokens(space, noisy) == ids).float().mean())
     exactly = space.nearest(noisy, k=1)[0].flatten()
     pairs = [
-        (_once(lambda: nearest_tokens(space, noisy)), _once(lambda: space.nearest(noisy, k=1)))
+        (seconds(lambda: nearest_tokens(space, noisy)), seconds(lambda: space.nearest(noisy, k=1)))
         for _ in range(3)
     ]
     exact = 1 / rate(lambda: read_back(space, rows))
+    own, other = medians(pairs)
     yield Measurement(
         f"read-back of {ROWS} noisy rows from {name}, time to a product with the whole table",
-        mean_interval([own / other for own, other in pairs]),
+        ratio(pairs),
         "at most 0.5",
-        f"{1000 * statistics.median(own for own, _ in pairs):.0f} ms against "
-        f"{1000 * statistics.median(other for _, other in pairs):.0f}; {100 * right:.0f}% right, "
+        f"{1000 * own:.0f} ms against {1000 * other:.0f}; {100 * right:.0f}% right, "
         f"{100 * float((exactly == ids).float().mean()):.0f}% by the product; rows of the table {1000 * exact:.2f} ms",
     )
 
@@ -125,12 +123,4 @@ def random_space(vocabulary: int, hidden: int, seed: int = 0) -> EmbeddingSpace:
 
 def _prompts(space: EmbeddingSpace, count: int) -> list[PromptEmbeds]:
     """English prompts of the same number of rows, no two alike."""
-    made = Recipe.of("ids", {})
-    ids = [space.tokenize(text * 2)[:ROWS] for text in plain_texts(count)]
-    return [PromptEmbeds(space.lookup(row), torch.ones(ROWS).bool(), space.fingerprint, made) for row in ids]
-
-
-def _once(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    return [prompt_of(space, space.tokenize(text * 2)[:ROWS]) for text in plain_texts(count)]

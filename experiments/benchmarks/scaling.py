@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from embedspace import EmbeddingSpace
 from embedspace.engines import Sampling, VLLMClient, VLLMServer
-from embedspace.metrics import mean_interval
-from experiments.benchmarks.experiment import Measurement, timed
+from experiments.benchmarks.measurement import Measurement, medians, ratio, timed
+from experiments.benchmarks.workloads import random_ids
 
 ROUNDS = 5
 PROMPTS = 64
@@ -25,8 +25,6 @@ def scaling(model: str) -> Iterator[Measurement]:
         ValueError: this process may use a single core only.
         EngineError: a server did not start, or failed.
     """
-    from embedspace import EmbeddingSpace
-
     space, sampling = EmbeddingSpace.from_pretrained(model), Sampling(max_tokens=NEW_TOKENS)
     first, second = halves_of_the_cores()
     with (
@@ -39,17 +37,19 @@ def scaling(model: str) -> Iterator[Measurement]:
     ):
         pairs = []
         for number in range(ROUNDS + 1):
-            # Prompts of its own for each pass: none is in a prefix cache.
-            ours, theirs = (random_prompts(space.vocab_size, 2 * number + turn) for turn in (0, 1))
-            pairs.append((timed(both, ours, sampling), timed(single, theirs, sampling)))
-    rounds = [(a.tokens / a.seconds, b.tokens / b.seconds) for a, b in pairs[1:]]  # the first one warms up
+            # New prompts for each pass: none is in a prefix cache.
+            ours, theirs = (
+                random_ids(space.vocab_size, PROMPTS, ROWS, seed=2 * number + turn) for turn in (0, 1)
+            )
+            pairs.append((timed(both, ours, sampling).throughput, timed(single, theirs, sampling).throughput))
+    del pairs[0]  # it warmed both up
+    own, other = medians(pairs)
     yield Measurement(
         "throughput of two servers to that of one",
-        mean_interval([a / b for a, b in rounds]),
+        ratio(pairs),
         "at least 1.7",
-        f"{statistics.median(a for a, _ in rounds):.0f} against {statistics.median(b for _, b in rounds):.0f} tokens "
-        f"a second, each server on {len(first)} of {len(first) + len(second)} cores; {PROMPTS} prompts of {ROWS} "
-        f"tokens and up to {NEW_TOKENS} new ones",
+        f"{own:.0f} against {other:.0f} tokens a second, each server on {len(first)} of {len(first) + len(second)} "
+        f"cores; {PROMPTS} prompts of {ROWS} tokens and up to {NEW_TOKENS} new ones",
     )
 
 
@@ -77,11 +77,3 @@ def on_cores(cores: list[int]) -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
-
-
-def random_prompts(vocabulary: int, seed: int) -> list[list[int]]:
-    """Token ids of which no two prompts share a prefix that a cache could use."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(100, vocabulary, (PROMPTS, ROWS), generator=generator).tolist()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, StyleVector, compress, interpolate
+from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector, compress, interpolate
 from embedspace.metrics import mean_interval
 from embedspace.reporting import Line, line_figure
 from embedspace.space import EmbeddingTable
-from experiments.benchmarks.experiment import Measurement
+from experiments.benchmarks.measurement import Call, Measurement, fastest, medians, ratio
+from experiments.benchmarks.workloads import prompt_of, random_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +31,9 @@ T = 0.3
 TOKENS = 8192
 """Of the vocabulary: a whole one of hidden size 4,096 takes 800 MB."""
 
-Call = Callable[[], object]
-
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """A transform and the least that torch can do to give the same rows."""
 
     name: str
@@ -54,43 +52,47 @@ def transforms(model: str, figures: Path) -> Iterator[Measurement]:
         OSError: the figure's folder cannot be written.
     """
     narrow = EmbeddingSpace.from_pretrained(model)
-    spaces = {hidden: space_of(narrow, hidden) for hidden in HIDDEN}
+    spaces = {hidden: widened(narrow, hidden) for hidden in HIDDEN}
     for hidden, space in spaces.items():
         for rows in ROWS:
-            yield from (measured(contest, rows, hidden) for contest in contests(space, rows))
+            yield from (measured(comparison, rows, hidden) for comparison in comparisons(space, rows))
     yield from scaling(spaces[HIDDEN[0]], figures / "compress_time.svg")
 
 
-def contests(space: EmbeddingSpace, rows: int) -> Iterator[Contest]:
+def comparisons(space: EmbeddingSpace, rows: int) -> Iterator[Comparison]:
     """The transforms on prompts of so many rows, all of content, in the space's dtype."""
-    a, b, short = prompt_of(space, rows, 0), prompt_of(space, rows, 1), prompt_of(space, rows * 3 // 4, 2)
+    a, b, short = (
+        random_prompt(space, length, seed) for seed, length in enumerate((rows, rows, rows * 3 // 4))
+    )
     x, y, z = a.vectors, b.vectors, short.vectors
     vector = StyleVector.random(space, norm=1.2, seed=0)
     shift, mean = vector.vector.to(x.dtype), space.mean.to(x.dtype)
     spread = 2 * torch.arange(length := round(T * len(z) + (1 - T) * rows)) + 1
     x_at, z_at = spread * rows // (2 * length), spread * len(z) // (2 * length)
-    laid = torch.arange(rows) * len(z) // rows
+    aligned = torch.arange(rows) * len(z) // rows
     kept = torch.arange(0, rows, RATIO)
-    yield Contest("apply", lambda: vector.apply(a, 2.0), lambda: x + 2.0 * shift, "`rows + alpha * vector`")
-    yield Contest(
+    yield Comparison(
+        "apply", lambda: vector.apply(a, 2.0), lambda: x + 2.0 * shift, "`rows + alpha * vector`"
+    )
+    yield Comparison(
         "interpolate, lerp", lambda: interpolate(a, b, T), lambda: torch.lerp(x, y, T), "`torch.lerp`"
     )
-    yield Contest(
+    yield Comparison(
         "interpolate, slerp", lambda: interpolate(a, b, T, method="slerp", space=space),
-        lambda: plain_slerp(x, y, mean), "the textbook's arc about the mean, in the rows' dtype",
+        lambda: plain_slerp(x, y, mean), "Shoemake's formula about the mean, in the rows' dtype",
     )  # fmt: skip
-    yield Contest(
+    yield Comparison(
         "interpolate, resample", lambda: interpolate(a, short, T),
         lambda: torch.lerp(x[x_at], z[z_at], T), "`torch.lerp` of rows at known positions",
     )  # fmt: skip
-    yield Contest(
+    yield Comparison(
         "interpolate, pad", lambda: interpolate(a, short, T, align="pad"),
         lambda: torch.lerp(x, torch.nn.functional.pad(z, (0, 0, 0, rows - len(z))), T), "`torch.lerp` after `pad`",
     )  # fmt: skip
     if rows < ROWS[-1]:  # the warping itself is quadratic
-        yield Contest(
+        yield Comparison(
             "interpolate, dtw", lambda: interpolate(a, short, T, align="dtw", space=space),
-            lambda: torch.lerp(x, z[laid], T), "`torch.lerp` of rows laid already", linear=False,
+            lambda: torch.lerp(x, z[aligned], T), "`torch.lerp` of rows that are aligned already", linear=False,
         )  # fmt: skip
     plain: Mapping[str, tuple[Call, str]] = {
         "average": (lambda: x.unflatten(0, (-1, RATIO)).mean(dim=1), "`mean` over bins of 4 rows"),
@@ -101,7 +103,7 @@ def contests(space: EmbeddingSpace, rows: int) -> Iterator[Contest]:
         "merge": (lambda: x.unflatten(0, (-1, RATIO)).mean(dim=1), "`mean` over bins of 4 rows"),
     }
     for method, (call, expression) in plain.items():
-        yield Contest(
+        yield Comparison(
             f"compress, {method}", shorten(a, method, space), call, expression,
             linear=method not in ("salience", "merge"),
         )  # fmt: skip
@@ -112,15 +114,15 @@ def shorten(prompt: PromptEmbeds, method: str, space: EmbeddingSpace) -> Call:
     return lambda: compress(prompt, ratio=RATIO, method=method, space=space)  # type: ignore[arg-type]
 
 
-def measured(contest: Contest, rows: int, hidden: int) -> Measurement:
+def measured(comparison: Comparison, rows: int, hidden: int) -> Measurement:
     """Both sides in turn, round by round."""
-    pairs = [(best(contest.own), best(contest.plain)) for _ in range(ROUNDS)]
+    pairs = [(best(comparison.own), best(comparison.plain)) for _ in range(ROUNDS)]
+    own, plain = medians(pairs)
     return Measurement(
-        f"{contest.name}, {rows:,} x {hidden:,}, time",
-        mean_interval([own / plain for own, plain in pairs]),
-        "at most 3" if contest.linear else "none: not linear",
-        f"{1e6 * statistics.median(own for own, _ in pairs):,.0f} us against "
-        f"{1e6 * statistics.median(plain for _, plain in pairs):,.0f} us of {contest.expression}",
+        f"{comparison.name}, {rows:,} x {hidden:,}, time",
+        ratio(pairs),
+        "at most 3" if comparison.linear else "none: not linear",
+        f"{1e6 * own:,.0f} us against {1e6 * plain:,.0f} us of {comparison.expression}",
     )
 
 
@@ -128,7 +130,7 @@ def scaling(space: EmbeddingSpace, figure: Path) -> Iterator[Measurement]:
     """Time of each way to compress against the rows; those that are not linear against n log n."""
     methods = ("average", "truncate", "drop", "salience", "merge")
     calls = {
-        (method, rows): shorten(prompt_of(space, rows, 0), method, space)
+        (method, rows): shorten(random_prompt(space, rows, 0), method, space)
         for method in methods
         for rows in SCALED_ROWS
     }
@@ -136,13 +138,13 @@ def scaling(space: EmbeddingSpace, figure: Path) -> Iterator[Measurement]:
     few, many = 1024, SCALED_ROWS[-1]
     expected = many * math.log(many) / (few * math.log(few))
     for method in ("salience", "merge"):
-        times = [(each[method, many], each[method, few]) for each in rounds]
+        pairs = [(each[method, many], each[method, few]) for each in rounds]
+        slow, quick = medians(pairs)
         yield Measurement(
             f"compress, {method}: growth from {few:,} to {many:,} rows, to that of n log n",
-            mean_interval([slow / quick / expected for slow, quick in times]),
+            ratio([(large, small * expected) for large, small in pairs]),
             "at most 1",
-            f"{1e3 * statistics.median(slow for slow, _ in times):.1f} ms against "
-            f"{1e3 * statistics.median(quick for _, quick in times):.1f} ms; n log n grows {expected:.1f} times",
+            f"{1e3 * slow:.1f} ms against {1e3 * quick:.1f} ms; n log n grows {expected:.1f} times",
         )
     lines = [
         Line(method, {rows: mean_interval([1e3 * each[method, rows] for each in rounds]) for rows in SCALED_ROWS})
@@ -171,16 +173,13 @@ def plain_slerp(x: Tensor, y: Tensor, mean: Tensor) -> Tensor:
     return between + mean
 
 
-def prompt_of(space: EmbeddingSpace, rows: int, seed: int) -> PromptEmbeds:
+def random_prompt(space: EmbeddingSpace, rows: int, seed: int) -> PromptEmbeds:
     """Random tokens, all of content."""
-    ids = torch.randint(
-        len(space.table.rows), (rows,), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
-    recipe = Recipe.of("ids", {"seed": seed, "rows": rows})
-    return PromptEmbeds(space.lookup(ids), torch.ones(rows, dtype=torch.bool), space.fingerprint, recipe)
+    (ids,) = random_ids(len(space.table.rows), 1, rows, seed, lowest=0)
+    return prompt_of(space, ids)
 
 
-def space_of(space: EmbeddingSpace, hidden: int) -> EmbeddingSpace:
+def widened(space: EmbeddingSpace, hidden: int) -> EmbeddingSpace:
     """The first tokens of a space, their rows repeated to a hidden size: what a space of that size computes."""
     times = math.ceil(hidden / space.hidden_size)
     rows = space.table.rows[:TOKENS].repeat(1, times)[:, :hidden].contiguous()
@@ -189,12 +188,6 @@ def space_of(space: EmbeddingSpace, hidden: int) -> EmbeddingSpace:
 
 
 def best(call: Call, repeats: int = 7) -> float:
-    """Seconds of the quickest of a few calls; of as many more as fit into 5 ms."""
+    """Seconds of the fastest call within 5 ms, after one that warms up."""
     call()
-    least, began = math.inf, time.perf_counter()
-    while repeats > 0 or time.perf_counter() - began < 5e-3:
-        start = time.perf_counter()
-        call()
-        least = min(least, time.perf_counter() - start)
-        repeats -= 1
-    return least
+    return fastest(call, repeats, least=5e-3)

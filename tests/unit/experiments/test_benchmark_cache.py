@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.benchmarks import cache as benchmark_cache
+from experiments.benchmarks.workloads import plain_texts
 
 
 @pytest.fixture
@@ -31,6 +32,6 @@ def test_what_is_read_is_what_was_written(smollm2, tmp_path):
 
 
 def test_the_texts_differ_and_have_about_sixty_tokens(smollm2):
-    texts = benchmark_cache.plain_texts(5)
+    texts = plain_texts(5)
     assert len(set(texts)) == 5
     assert all(50 <= len(smollm2.tokenize(text)) <= 80 for text in texts)

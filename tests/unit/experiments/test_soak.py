@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from embedspace import EmbeddingCache
-from experiments.benchmarks.scaling import halves_of_the_cores, on_cores, random_prompts
+from experiments.benchmarks.scaling import halves_of_the_cores, on_cores
+from experiments.benchmarks.workloads import random_ids
 from experiments.reliability import cache as soak_cache
 from experiments.reliability import experiment as soak
 from experiments.reliability.cache import DAMAGES, ENTRIES, KilledWriter, cache_rows, kill_row, outcomes
@@ -167,4 +168,4 @@ def test_scaling_gives_each_server_its_own_cores(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4})
     with pytest.raises(ValueError, match="at least 2 cores"):
         halves_of_the_cores()
-    assert random_prompts(200, 0) != random_prompts(200, 1)
+    assert random_ids(200, 2, 8, seed=0) != random_ids(200, 2, 8, seed=1)
