@@ -4,66 +4,80 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from embedspace.cache.check import CacheStats, Pruned, Verification, check_file, structure_problems
-from embedspace.cache.connection import CacheConnection
-from embedspace.cache.database import file_bytes, is_damage, transaction
-from embedspace.cache.entries import encoded_batches
-from embedspace.cache.rows import (
-    READ_TOGETHER,
+from embedspace.cache.database import WAIT_SECONDS, CacheConnection, file_bytes, is_damage, transaction
+from embedspace.cache.entries import (
+    READ_BATCH_SIZE,
+    CacheStats,
+    Pruned,
+    Verification,
+    check_file,
+    encoded_batches,
     make_room,
     read_rows,
-    remove_nameless,
+    remove_orphans,
     remove_rows,
     shrink,
+    structure_problems,
     write_rows,
 )
-from embedspace.cache.uses import CacheUses
 from embedspace.prompt import require_key, transformed_key
 
 if TYPE_CHECKING:
     from embedspace.prompt import PromptEmbeds, Recipe
 
-SMALLEST = 2**20
+MIN_BYTES = 2**20
 DEFAULT_BYTES = 4 * 2**30
-WRITTEN_BYTES = 8 * 2**20  # in one transaction: the write-ahead log grows by as much
+MAX_TRANSACTION_BYTES = 8 * 2**20  # the write-ahead log grows by as much
+MAX_PENDING_USES = 4096
 
 
 class EmbeddingCache:
     """Prompts on disk, shared by any number of threads and processes of one machine.
 
-    A SQLite file in WAL mode holds safetensors bytes with a checksum. What cannot be read is a miss and what
-    cannot be written is not kept, each with a warning: a cache never ends a run and never gives a wrong
-    vector. What :meth:`put` has reported as kept outlives the process, however it ends; after a power
-    failure the last entries may be missing.
+    A SQLite file in WAL mode holds safetensors bytes with a checksum. An entry that cannot be read is a miss, and one
+    that cannot be written is not kept, each with a warning: a cache neither ends a run nor returns a wrong vector.
+    What :meth:`put` has reported as kept survives a crash of the process; after a power failure the last entries may
+    be missing.
 
     Args:
         path: the file; made where there is none. On a disk of this machine, not on a network share.
-        max_bytes: bound of the file. Beside it stands a write-ahead log of 8 to 16 MiB. What was used longest
-            ago gives way.
+        max_bytes: bound of the file; beside it lies a write-ahead log of 8 to 16 MiB. The least recently used
+            entries are evicted.
 
     Raises:
         ValueError: the path is a folder, another program's database or of a newer format, or ``max_bytes``
             is under 1 MiB.
         OSError: the file can be neither opened nor made.
+
+    >>> import tempfile, torch
+    >>> from embedspace import EmbeddingCache, PromptEmbeds, Recipe
+    >>> prompt = PromptEmbeds(torch.ones(2, 4), torch.tensor([False, True]), "a space", Recipe.of("example", {}))
+    >>> with tempfile.TemporaryDirectory() as folder, EmbeddingCache(f"{folder}/embeddings.sqlite") as cache:
+    ...     doubled = Recipe.of("double", {})
+    ...     for _ in range(2):
+    ...         (result,) = cache.transformed([prompt], doubled, lambda prompt: prompt.with_content(torch.ones(3, 4)))
+    ...     len(result), cache.stats().hits, cache.stats().misses
+    (4, 1, 1)
     """
 
     def __init__(self, path: str | Path, max_bytes: int = DEFAULT_BYTES) -> None:
-        if max_bytes < SMALLEST:
-            raise ValueError(f"max_bytes must be at least {SMALLEST}, got {max_bytes}")
+        if max_bytes < MIN_BYTES:
+            raise ValueError(f"max_bytes must be at least {MIN_BYTES}, got {max_bytes}")
         self.path = Path(path).expanduser().absolute()
         self.max_bytes = max_bytes
         self._file = CacheConnection(self.path)
         self._lock = self._file.lock
         self._closed = self._examined = False
-        self._uses = CacheUses()
-        self._told: set[str] = set()
+        self._uses = _LastUses()
+        self._warned: set[str] = set()
         self._hits = self._misses = self._damaged = 0
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
@@ -93,7 +107,7 @@ class EmbeddingCache:
         found: dict[bytes, PromptEmbeds] = {}
         damaged: list[bytes] = []
         with self._lock:
-            with self._forgiving("read"):
+            with self._warn_on_error("read"):
                 for key, prompt in read_rows(self._file.get(), wanted):
                     if prompt is None:
                         damaged.append(key)
@@ -121,9 +135,9 @@ class EmbeddingCache:
             TypeError, ValueError: as :meth:`put`.
         """
         kept = 0
-        for batch in encoded_batches(entries, min(WRITTEN_BYTES, self.max_bytes // 4)):
+        for batch in encoded_batches(entries, min(MAX_TRANSACTION_BYTES, self.max_bytes // 4)):
             written = None
-            with self._lock, self._forgiving("written"):
+            with self._lock, self._warn_on_error("written"):
                 written = self._write(batch)
             if written is None:
                 break
@@ -151,7 +165,7 @@ class EmbeddingCache:
         step: Recipe,
         transform: Callable[[PromptEmbeds], PromptEmbeds],
         *,
-        batch_size: int = READ_TOGETHER,
+        batch_size: int = READ_BATCH_SIZE,
     ) -> Iterator[PromptEmbeds]:
         """What a transformation makes of each prompt, in order, computed only where it is not kept.
 
@@ -186,7 +200,7 @@ class EmbeddingCache:
             ValueError: the cache is closed.
             OSError: the file cannot be read.
         """
-        with self._lock, self._telling():
+        with self._lock, self._as_oserror():
             statement = "SELECT count(*), coalesce(sum(size), 0) FROM entries"
             count, size = self._file.get().execute(statement).fetchone()
             asked = (self._hits, self._misses, self._damaged)
@@ -199,10 +213,10 @@ class EmbeddingCache:
             ValueError: the cache is closed.
             OSError: the file cannot be opened.
         """
-        lost = tuple(f"an earlier file was set aside: {reason}" for reason in self._file.lost)
-        with self._lock, self._telling():
+        earlier = tuple(f"an earlier file was set aside: {reason}" for reason in self._file.quarantined)
+        with self._lock, self._as_oserror():
             found = check_file(self._file.get())
-        return replace(found, problems=found.problems + lost)
+        return replace(found, problems=found.problems + earlier)
 
     def prune(self, max_bytes: int | None = None) -> Pruned:
         """Drop damaged entries, evict down to a size, and give the room back to the disk.
@@ -217,26 +231,26 @@ class EmbeddingCache:
         bound = self.max_bytes if max_bytes is None else max_bytes
         if bound < 0:
             raise ValueError(f"max_bytes must be 0 or more, got {bound}")
-        with self._lock, self._telling():
+        with self._lock, self._as_oserror():
             before = file_bytes(self.path)
             found = check_file(connection := self._file.get())
             if found.problems:
-                self._file.set_aside("; ".join(found.problems))
+                self._file.quarantine("; ".join(found.problems))
                 return Pruned(found.entries, 0, before)
             with transaction(connection):
                 self._uses.write(connection)
                 remove_rows(connection, found.damaged)
-                remove_nameless(connection)
+                remove_orphans(connection)
                 evicted = make_room(connection, [], bound)
             shrink(connection, 0)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return Pruned(len(found.damaged), evicted, before - file_bytes(self.path))
 
     def close(self) -> None:
-        """Write what is noted and let go of the file; closing twice is no trouble."""
+        """Write the times of use and close the file; closing twice is allowed."""
         with self._lock:
             if not self._closed:
-                with self._forgiving("written"):
+                with self._warn_on_error("written"):
                     self._uses.flush(self._file.get())
                 self._file.close()
                 self._closed = True
@@ -254,29 +268,29 @@ class EmbeddingCache:
         return written
 
     def _note(self, found: Iterable[bytes], damaged: Sequence[bytes]) -> None:
-        """Remember what was used, and take out what is damaged."""
+        """Note what was used, and remove what is damaged."""
         self._uses.note(found)
         if damaged:
-            with self._forgiving("written"):
-                self._mend(damaged)
-        if self._uses.many:
-            with self._forgiving("written"):
+            with self._warn_on_error("written"):
+                self._drop_damaged(damaged)
+        if self._uses.full:
+            with self._warn_on_error("written"):
                 self._uses.flush(self._file.get())
 
-    def _mend(self, damaged: Sequence[bytes]) -> None:
-        """Take damaged entries out; once, look whether the damage goes deeper, for then it would come again."""
+    def _drop_damaged(self, damaged: Sequence[bytes]) -> None:
+        """Remove damaged entries; the first time, check the whole file's structure, where damage would spread."""
         connection = self._file.get()
         if not self._examined:
             self._examined = True
             if problems := structure_problems(connection):
-                self._file.set_aside("; ".join(problems))
+                self._file.quarantine("; ".join(problems))
                 return
         with transaction(connection):
             remove_rows(connection, damaged)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """SQLite's errors as ours, which say which file it is."""
+    def _as_oserror(self) -> Iterator[None]:
+        """SQLite's errors as an OSError that names the file."""
         self._require_open()
         try:
             yield
@@ -284,8 +298,8 @@ class EmbeddingCache:
             raise OSError(f"the cache {self.path} cannot be used: {error}") from error
 
     @contextmanager
-    def _forgiving(self, what: str) -> Iterator[None]:
-        """Trouble with the file as a warning; a file that is damaged beyond reading is set aside."""
+    def _warn_on_error(self, what: str) -> Iterator[None]:
+        """Errors of the file as a warning; a file that is damaged beyond reading is quarantined."""
         self._require_open()
         try:
             try:
@@ -293,9 +307,43 @@ class EmbeddingCache:
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
-                self._file.set_aside(str(error))
+                self._file.quarantine(str(error))
         except (sqlite3.Error, OSError, MemoryError, ValueError) as error:
-            if (text := f"{type(error).__name__}: {error}") not in self._told:
-                self._told.add(text)
-                said = f"the cache {self.path} could not be {what} ({text}); going on without it"
-                warnings.warn(said, RuntimeWarning, stacklevel=4)
+            if (text := f"{type(error).__name__}: {error}") not in self._warned:
+                self._warned.add(text)
+                message = f"the cache {self.path} could not be {what} ({text}); going on without it"
+                warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+class _LastUses:
+    """When entries were used last: noted in memory, written many together. Losing them makes eviction less exact."""
+
+    def __init__(self) -> None:
+        self._used: dict[bytes, int] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to write them."""
+        return len(self._used) >= MAX_PENDING_USES
+
+    def note(self, keys: Iterable[bytes]) -> None:
+        """These entries are used now, in this order."""
+        self._used.update(zip(keys, itertools.count(time.time_ns())))
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write all of them, inside a transaction."""
+        connection.executemany(
+            "UPDATE entries SET used = ? WHERE key = ?", [(used, key) for key, used in self._used.items()]
+        )
+        self._used.clear()
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Write them if nobody else is writing, and forget them if that fails: a reader does not wait."""
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                with transaction(connection):
+                    self.write(connection)
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={int(1000 * WAIT_SECONDS)}")
+        self._used.clear()

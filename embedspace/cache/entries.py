@@ -1,15 +1,21 @@
-"""One entry of the cache: a prompt as safetensors bytes that name their own key, with a checksum."""
+"""The entries of a cache: prompts as safetensors bytes with a checksum, and the rows of the file that hold them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from embedspace._util.safetensors_file import tensor_bytes
+from embedspace.cache.database import PAGE_BYTES, is_damage, pragma
 from embedspace.prompt import CACHE_FORMAT, PromptEmbeds, Recipe, require_key
 
 if TYPE_CHECKING:
@@ -23,6 +29,58 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """As safetensors names them."""
+READ_BATCH_SIZE = 64
+"""Entries that one statement reads."""
+MAX_ENTRY_ROW_BYTES = 256
+"""Most that a row of ``entries`` takes up, in pages that may be half empty."""
+SPARE_PAGES = 8
+"""For the tables' own structure, as far as one transaction can grow it."""
+TARGET_SHARE = 0.9
+"""Of the bound, to which an eviction goes down: it sorts all times of use, so it is rare and evicts many."""
+_SELECT = "SELECT e.key, e.checksum, v.value FROM entries e LEFT JOIN vals v ON v.id = e.id"
+_WEIGHTS = np.frombuffer(hashlib.shake_256(b"embedspace cache").digest(2**15), dtype="<u8") | np.uint64(1)
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a cache holds, and the lookups of this object."""
+
+    entries: int
+    value_bytes: int
+    """Sizes of all entries together."""
+    file_bytes: int
+    """Size of the file and its write-ahead log."""
+    max_bytes: int
+    hits: int
+    misses: int
+    damaged: int
+    """Misses whose entry was there and was not what had been written."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a clean-up removed."""
+
+    damaged: int
+    evicted: int
+    freed_bytes: int
+    """Of the file and its write-ahead log."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check of every entry found."""
+
+    entries: int
+    damaged: tuple[bytes, ...]
+    """Keys of the entries that are not what was written."""
+    problems: tuple[str, ...]
+    """What is wrong with the file itself."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged and not self.problems
 
 
 def encode_entry(key: bytes, prompt: PromptEmbeds) -> bytes:
@@ -31,24 +89,18 @@ def encode_entry(key: bytes, prompt: PromptEmbeds) -> bytes:
     Raises:
         TypeError: vectors of a dtype that is not kept here.
     """
-    from safetensors.torch import save
-
     if prompt.vectors.dtype not in DTYPES.values():
         raise TypeError(
             f"a cache keeps vectors of float64, float32, float16 and bfloat16, got {prompt.vectors.dtype}; cast "
             "with .to(dtype)"
         )
-    tensors = {"vectors": prompt.vectors, "content": prompt.content}
     metadata = {
         "format": str(CACHE_FORMAT),
         "key": key.hex(),
         "space": prompt.space,
         "recipe": json.dumps(prompt.recipe.to_dict()),
     }
-    whole: bytes = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
-    )
-    return whole
+    return tensor_bytes({"vectors": prompt.vectors, "content": prompt.content}, metadata)
 
 
 def decode_entry(key: bytes, value: bytes | None, expected: bytes) -> PromptEmbeds:
@@ -57,7 +109,7 @@ def decode_entry(key: bytes, value: bytes | None, expected: bytes) -> PromptEmbe
     Args:
         key: under which the value was found.
         value: as it was found.
-        expected: the checksum that was kept apart from the value.
+        expected: the checksum that was stored apart from the value.
 
     Raises:
         ValueError: not bit for bit what was written under this key.
@@ -89,7 +141,7 @@ def _tensor(entry: Mapping[str, Any], data: bytearray) -> Tensor:
 
 
 def checksum(key: bytes, value: bytes) -> bytes:
-    """64 bits that tell any change of key or value, three times as fast as zlib's CRC-32.
+    """64 bits that change with key or value, three times as fast as zlib's CRC-32.
 
     The value's words are summed with fixed odd weights modulo 2^64, block by block (multilinear hashing, Carter and
     Wegman 1979), so that a change within one word always shows and any other is missed once in 2^64 times; BLAKE2
@@ -102,9 +154,6 @@ def checksum(key: bytes, value: bytes) -> bytes:
     digest.update(np.dot(words[whole:], _WEIGHTS[: len(words) - whole]).tobytes())
     digest.update(value[8 * len(words) :])
     return digest.digest()
-
-
-_WEIGHTS = np.frombuffer(hashlib.shake_256(b"embedspace cache").digest(2**15), dtype="<u8") | np.uint64(1)
 
 
 def encoded_batches(
@@ -126,3 +175,126 @@ def encoded_batches(
         held += len(value)
     if batch:
         yield list(batch.items())
+
+
+def read_rows(
+    connection: sqlite3.Connection, keys: Sequence[bytes]
+) -> Iterator[tuple[bytes, PromptEmbeds | None]]:
+    """The entries of those keys that are there, in any order; None for one that is not what was written."""
+    for start in range(0, len(keys), READ_BATCH_SIZE):
+        batch = keys[start : start + READ_BATCH_SIZE]
+        rows = connection.execute(f"{_SELECT} WHERE e.key IN ({','.join('?' * len(batch))})", batch)
+        for key, stored, value in rows:
+            try:
+                yield key, decode_entry(key, value, stored)
+            except ValueError:
+                yield key, None
+
+
+def write_rows(connection: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]], max_bytes: int) -> int:
+    """Write keys and values, inside a transaction, evicting others as needed.
+
+    Returns:
+        How many were written: those that the bound has room for at all.
+    """
+    fitting = [
+        (key, value) for key, value in rows if pages_of([value]) + SPARE_PAGES <= max_bytes // PAGE_BYTES
+    ]
+    remove_rows(connection, [key for key, _ in fitting])
+    make_room(connection, [value for _, value in fitting], max_bytes)
+    # Within a transaction, the later the entry the younger it counts.
+    for now, (key, value) in enumerate(fitting, time.time_ns()):
+        place = connection.execute("INSERT INTO vals (value) VALUES (?)", (value,)).lastrowid
+        connection.execute(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (key, place, len(value), checksum(key, value), now)
+        )
+    return len(fitting)
+
+
+def pages_of(values: Iterable[bytes]) -> int:
+    """Most pages that values and their entries take up."""
+    pages = 0.0
+    for value in values:
+        share = len(value) / (PAGE_BYTES - 64)
+        # Small values share a page, and two pages side by side are more than half full; a large one is a chain.
+        pages += (2 * share if share < 1 else share + 1) + MAX_ENTRY_ROW_BYTES / PAGE_BYTES
+    return math.ceil(pages)
+
+
+def make_room(connection: sqlite3.Connection, values: Sequence[bytes], max_bytes: int) -> int:
+    """Evict entries, inside a transaction, until values fit; returns how many were evicted."""
+    limit = max_bytes // PAGE_BYTES - pages_of(values) - SPARE_PAGES
+    if _used(connection) <= limit:
+        return 0
+    target = min(limit, int(TARGET_SHARE * max_bytes / PAGE_BYTES))
+    evicted = 0
+    while (excess := _used(connection) - target) > 0 and (oldest := _oldest(connection, excess)):
+        remove_rows(connection, oldest)
+        evicted += len(oldest)
+    return evicted
+
+
+def shrink(connection: sqlite3.Connection, max_bytes: int) -> None:
+    """Give free pages back to the disk, outside a transaction, until the file is within a bound."""
+    excess = pragma(connection, "page_count") - max_bytes // PAGE_BYTES
+    if excess > 0 and pragma(connection, "freelist_count"):
+        # A script runs the statement to its end; execute stops at each page.
+        connection.executescript(f"PRAGMA incremental_vacuum({excess})")
+
+
+def remove_rows(connection: sqlite3.Connection, keys: Iterable[bytes]) -> None:
+    """Remove entries, inside a transaction; unknown keys are ignored."""
+    listed = [(key,) for key in keys]
+    connection.executemany("DELETE FROM vals WHERE id = (SELECT id FROM entries WHERE key = ?)", listed)
+    connection.executemany("DELETE FROM entries WHERE key = ?", listed)
+
+
+def remove_orphans(connection: sqlite3.Connection) -> None:
+    """Remove values that no entry refers to, inside a transaction: only damage leaves such."""
+    connection.execute("DELETE FROM vals WHERE id NOT IN (SELECT id FROM entries)")
+
+
+def _used(connection: sqlite3.Connection) -> int:
+    return pragma(connection, "page_count") - pragma(connection, "freelist_count")
+
+
+def _oldest(connection: sqlite3.Connection, pages: int) -> list[bytes]:
+    keys = []
+    for key, size in connection.execute("SELECT key, size FROM entries ORDER BY used"):
+        keys.append(key)
+        pages -= -(-size // PAGE_BYTES)
+        if pages <= 0:
+            break
+    return keys
+
+
+def check_file(connection: sqlite3.Connection) -> Verification:
+    """Read every page and every entry.
+
+    Raises:
+        sqlite3.Error: the file cannot be read for another reason than damage.
+    """
+    entries, damaged, key = 0, list[bytes](), b""
+    try:
+        # Entry by entry: one long statement would keep the log from being written back.
+        while row := connection.execute(
+            f"{_SELECT} WHERE e.key > ? ORDER BY e.key LIMIT 1", (key,)
+        ).fetchone():
+            key, stored, value = row
+            entries += 1
+            try:
+                decode_entry(key, value, stored)
+            except ValueError:
+                damaged.append(key)
+        problems = structure_problems(connection)
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise
+        entries, problems = 0, [str(error)]
+    return Verification(entries, tuple(damaged), tuple(problems))
+
+
+def structure_problems(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong with the file's own structure."""
+    lines = [str(line, "utf-8", "replace") for (line,) in connection.execute("PRAGMA quick_check(10)")]
+    return [line for line in lines if line != "ok"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from embedspace.prompt import PromptEmbeds, Rows, moved_rows
+from embedspace.prompt import PromptEmbeds, Rows, add_to_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,7 +27,7 @@ def answer_nats(
     longest = max(len(prompt) + len(answer) for prompt, answer in cases)
     made, targets = [], torch.full((len(cases), longest), -100)
     for position, (prompt, answer) in enumerate(cases):
-        moved = moved_rows(prompt, vector, rows)
+        moved = add_to_rows(prompt, vector, rows)
         said = engine.space.lookup(answer).to(vector)
         made.append(F.pad(torch.cat([moved, said]), (0, 0, 0, longest - len(prompt) - len(answer))))
         targets[position, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)

@@ -14,7 +14,7 @@ from embedspace._util.progress import progress
 from embedspace.distillation.settings import Optimisation, Task
 from embedspace.distillation.taught import taught_task
 from embedspace.distillation.told import told_task
-from embedspace.prompt import PromptEmbeds, Recipe, marked_rows, require_content, require_finite
+from embedspace.prompt import PromptEmbeds, Recipe, require_content, require_finite, row_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -138,7 +138,7 @@ def _check(
         require_content(prompt, "an optimised style vector")
         require_finite(prompt, "an optimised style vector")
     for prompt in settings.prompts:
-        marked_rows(prompt, settings.rows)
+        row_mask(prompt, settings.rows)
     if sorted(map(_name, positive)) == sorted(map(_name, negative)):
         raise ValueError(
             "the positive and the negative answers are the same, so no vector can tell them apart"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from embedspace.distillation.likelihood import end_tokens
 from embedspace.engines.padding import padded
-from embedspace.prompt import PromptEmbeds, Rows, marked_rows, moved_rows, tensor_digest
+from embedspace.prompt import PromptEmbeds, Rows, add_to_rows, row_mask, tensor_digest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -108,7 +108,7 @@ def lesson_nats(
     longest = max(len(lesson.prompt) + len(lesson.answer) for lesson in taught) - 1
     made = []
     for lesson in taught:
-        moved = moved_rows(lesson.prompt, vector, rows)
+        moved = add_to_rows(lesson.prompt, vector, rows)
         said = (
             engine.space.lookup(lesson.answer[:-1].tolist()).to(vector)
             if len(lesson.answer) > 1
@@ -133,7 +133,7 @@ def lesson_nats(
 
 def _shared_rows(taught: Sequence[Lesson], rows: Rows) -> int:
     """Number of leading rows that no vector moves and that are the same in all prompts."""
-    still = min(int(marked_rows(lesson.prompt, rows).int().argmax()) for lesson in taught)
+    still = min(int(row_mask(lesson.prompt, rows).int().argmax()) for lesson in taught)
     head = taught[0].prompt.vectors[:still]
     for lesson in taught[1:]:
         same = (lesson.prompt.vectors[:still] == head).all(dim=1)

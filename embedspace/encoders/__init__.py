@@ -1,10 +1,9 @@
 """Sentence encoders, loaded and batched in one way."""
 
-from embedspace.encoders.batching import sentence_encoder, sentence_vectors
-from embedspace.encoders.sentence_encoder import SentenceEncoder
+from embedspace.encoders.sentence_encoder import SentenceEncoder, load_sentence_encoder, sentence_vectors
 
 __all__ = [
     "SentenceEncoder",
-    "sentence_encoder",
+    "load_sentence_encoder",
     "sentence_vectors",
 ]

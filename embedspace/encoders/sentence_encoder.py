@@ -1,17 +1,18 @@
-"""Sentence encoders: texts to vectors, in batches, remembered on disk."""
+"""Sentence encoders: loaded once in a process; texts to unit vectors, in batches, stored on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from functools import cache as cached
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedspace._util.progress import progress as shown
-from embedspace.encoders.batching import sentence_vectors
+from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.models import cache_folder, resolve
 
 if TYPE_CHECKING:
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEFAULT_ENCODER = "all-minilm-l6-v2"
+_TOKENIZE_BATCH_SIZE = 4096
+
+
+def load_sentence_encoder(name: str, device: str | None = None) -> Any:
+    """A ``SentenceTransformer`` that computes in float32, loaded once in a process.
+
+    Args:
+        name: packaged name, local folder or hub id.
+        device: as torch names it; by default a GPU where there is one.
+    """
+    return _loaded(name, device)
+
+
+@cached
+def _loaded(name: str, device: str | None) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(
+        str(resolve(name)), local_files_only=True, device=device, model_kwargs={"dtype": "float32"}
+    )
 
 
 class SentenceEncoder:
@@ -27,15 +48,15 @@ class SentenceEncoder:
     Args:
         name: packaged name, local folder or hub id.
         device: as torch names it; by default a GPU where there is one.
-        dtype: to compute in, as torch names it; vectors come out in float32 all the same.
+
+    >>> encoder = SentenceEncoder()
+    >>> encoder.encode(["one text", "another text"]).shape
+    torch.Size([2, 384])
     """
 
-    def __init__(
-        self, name: str = DEFAULT_ENCODER, *, device: str | None = None, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str | None = None) -> None:
         self.name = name
         self.device = device
-        self.dtype = dtype
 
     @cached_property
     def folder(self) -> Path:
@@ -52,14 +73,10 @@ class SentenceEncoder:
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
-    @cached_property
+    @property
     def model(self) -> Any:
-        """The loaded model."""
-        from sentence_transformers import SentenceTransformer
-
-        return SentenceTransformer(
-            str(self.folder), local_files_only=True, device=self.device, model_kwargs={"dtype": self.dtype}
-        )
+        """The loaded model, one for all encoders of this name and device in the process."""
+        return load_sentence_encoder(self.name, self.device)
 
     @property
     def features(self) -> int:
@@ -80,7 +97,7 @@ class SentenceEncoder:
             texts: what to encode.
             batch_size: texts that are encoded together; by default 32 on a processor and 1,024 on another device.
             progress: show a bar, or a line now and then where there is no terminal.
-            cache: keep the vectors of this very list in the user's cache folder, and read them from there.
+            cache: store the vectors of exactly this list in the user's cache folder, and read them from there.
 
         Raises:
             ValueError: no texts, or one that is empty.
@@ -94,34 +111,82 @@ class SentenceEncoder:
         empty = next((place for place, text in enumerate(texts) if not text.strip()), None)
         if empty is not None:
             raise ValueError(f"text {empty} is empty; a sentence vector needs words to stand for")
-        path = self._kept(texts)
+        path = self._cache_file(texts)
         if cache and path.is_file():
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            with suppress(SafetensorError):  # a damaged file is a miss
-                return load_file(path)["vectors"]
+            with suppress(ValueError):  # a damaged file is a miss
+                return read_tensors(path, advice="")[0]["vectors"]
         bar = shown("sentence vectors", len(texts)) if progress else nullcontext(lambda: None)
         with bar as advance:
             vectors = sentence_vectors(self.model, texts, batch_size=batch_size, advance=advance)
         if cache:
-            _keep(path, vectors)
+            save_tensors(path, {"vectors": vectors})
         return vectors
 
-    def _kept(self, texts: Sequence[str]) -> Path:
-        digest = hashlib.blake2b(f"{self.fingerprint} {self.dtype} ".encode(), digest_size=16)
+    def _cache_file(self, texts: Sequence[str]) -> Path:
+        digest = hashlib.blake2b(f"{self.fingerprint} float32 ".encode(), digest_size=16)
         for text in texts:
             digest.update(json.dumps(text).encode() + b"\n")
         return cache_folder() / "sentence-vectors" / f"{digest.hexdigest()}.safetensors"
 
 
-def _keep(path: Path, vectors: Tensor) -> None:
-    """Write the vectors so that another process finds all of the file or none."""
-    import os
+def sentence_vectors(
+    model: Any,
+    texts: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Float[Tensor, "texts features"]:
+    """Vectors of length 1, float32, on the CPU.
 
-    from safetensors.torch import save_file
+    Every text of a batch is padded to the longest. sentence-transformers batches texts of similar length in characters,
+    which adds a third of padding on ordinary sentences; batches of similar length in tokens add hardly any.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({"vectors": vectors}, draft)
-    draft.replace(path)
+    Args:
+        model: a loaded ``SentenceTransformer``.
+        texts: what to encode.
+        batch_size: texts that are encoded together; by default 32 on a processor and 1,024 on another device.
+        advance: is called once for each text that is done.
+    """
+    import torch
+
+    if batch_size is None:
+        batch_size = 32 if model.device.type == "cpu" else 1024
+    order = list(range(len(texts)))
+    if len(texts) > batch_size:
+        lengths = _lengths(model, texts)
+        order.sort(key=lambda position: -lengths[position])
+    vectors = torch.empty(len(texts), model.get_embedding_dimension())
+    for start in range(0, len(order), batch_size):
+        positions = order[start : start + batch_size]
+        made = model.encode(
+            [texts[position] for position in positions],
+            batch_size=batch_size,
+            normalize_embeddings=True,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+        vectors[positions] = made.float().cpu()
+        for _ in positions:
+            advance()
+    return vectors
+
+
+def _lengths(model: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, or its characters where the model's tokenizer is not one of transformers'."""
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = model.tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return list(map(len, texts))
+    lengths: list[int] = []
+    for start in range(0, len(texts), _TOKENIZE_BATCH_SIZE):
+        # With the settings of the encoding itself: a tokenizer whose settings change is not safe among threads.
+        counted = tokenizer(
+            list(texts[start : start + _TOKENIZE_BATCH_SIZE]),
+            padding=True,
+            truncation="longest_first",
+            return_attention_mask=True,
+            return_tensors="np",
+        )
+        lengths += counted["attention_mask"].sum(axis=1).tolist()
+    return lengths

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from embedspace.encoders import sentence_encoder, sentence_vectors
+from embedspace.encoders import load_sentence_encoder, sentence_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -30,7 +30,7 @@ class SentenceSimilarity:
 
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            made = sentence_vectors(sentence_encoder(self.encoder), new)
+            made = sentence_vectors(load_sentence_encoder(self.encoder), new)
             self._known.update(zip(new, made.double().numpy(), strict=True))
         return np.stack([self._known[text] for text in texts])
 

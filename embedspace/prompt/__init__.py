@@ -3,8 +3,8 @@
 from embedspace.prompt.keys import CACHE_FORMAT, PromptStore, cache_key, require_key, transformed_key
 from embedspace.prompt.prompt_embeds import PromptEmbeds, require_content, require_finite, require_same_space
 from embedspace.prompt.recipe import Recipe, Value
-from embedspace.prompt.row_selection import Rows, marked_rows, moved_rows
-from embedspace.prompt.rows import evenly_spaced, in_blocks, rows_not_finite, tensor_digest
+from embedspace.prompt.row_selection import Rows, add_to_rows, row_mask
+from embedspace.prompt.rows import describe_nonfinite_rows, evenly_spaced, in_blocks, tensor_digest
 from embedspace.prompt.wire import decode_prompt_embeds, encode_prompt_embeds, preflight
 
 __all__ = [
@@ -14,19 +14,19 @@ __all__ = [
     "Recipe",
     "Rows",
     "Value",
+    "add_to_rows",
     "cache_key",
     "decode_prompt_embeds",
+    "describe_nonfinite_rows",
     "encode_prompt_embeds",
     "evenly_spaced",
     "in_blocks",
-    "marked_rows",
-    "moved_rows",
     "preflight",
     "require_content",
     "require_finite",
     "require_key",
     "require_same_space",
-    "rows_not_finite",
+    "row_mask",
     "tensor_digest",
     "transformed_key",
 ]

@@ -1,4 +1,4 @@
-"""What makes two cached prompts the same: everything that decides their vectors, hashed together."""
+"""Cache keys: everything that decides a prompt's vectors, hashed together."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ if TYPE_CHECKING:
     import torch
 
 KEY_BYTES = 32
+CACHE_FORMAT = 1
+"""Version of keys, entries and file together; raised whenever one of them, or what `embed` returns, changes."""
 
 
 class PromptStore(Protocol):
-    """Where prompts are kept under their keys, as :class:`embedspace.EmbeddingCache` does."""
+    """A store of prompts under their keys, such as :class:`embedspace.EmbeddingCache`."""
 
     def get_or_make(
         self, keys: Sequence[bytes], make: Callable[[int], PromptEmbeds]
     ) -> Iterator[PromptEmbeds]:
         """For each key in order the stored prompt, or ``make(position)``, which is then stored."""
         ...
-
-
-CACHE_FORMAT = 1
-"""Version of keys, entries and file together; raised whenever one of them, or what `embed` returns, changes."""
 
 
 def cache_key(
@@ -43,7 +41,7 @@ def cache_key(
 ) -> bytes:
     """Key (32 bytes) of a prompt whose rows are looked up.
 
-    Every part is hashed with its length before it, so that no two lists of parts run into one another.
+    Every part is hashed after its length, so that no two lists of parts have the same bytes.
 
     Args:
         space: fingerprint of the embedding space.
@@ -52,35 +50,40 @@ def cache_key(
         recipe: the whole chain that makes the prompt, its text included.
         dtype: of the vectors.
         version: of the library's cache format.
+
+    >>> import torch
+    >>> parts = {"space": "a space", "token_ids": [1, 2], "recipe": Recipe("embed"), "dtype": torch.float32}
+    >>> cache_key(template=None, **parts) == cache_key(template="", **parts)
+    False
     """
     ids = struct.pack(f"<{len(token_ids)}q", *token_ids)
-    return _hashed("rows", version, space, template, ids, _chain(recipe), str(dtype))
+    return _digest("rows", version, space, template, ids, _recipe_bytes(recipe), str(dtype))
 
 
 def transformed_key(prompt: PromptEmbeds, step: Recipe, version: int = CACHE_FORMAT) -> bytes:
-    """Key (32 bytes) of what a transformation makes of a prompt.
+    """Key (32 bytes) of the result of a transformation of a prompt.
 
-    The prompt's own bytes are part of it, so that a recipe that says too little cannot mix two prompts up.
+    The prompt's own bytes are part of it, so that prompts with an incomplete recipe are still told apart.
 
     Args:
         prompt: what goes in.
         step: the transformation and everything that decides its result besides the prompt.
         version: of the library's cache format.
     """
-    return _hashed(
+    return _digest(
         "transformed",
         version,
         prompt.space,
         tensor_digest(prompt.vectors),
         tensor_digest(prompt.content),
-        _chain(prompt.recipe),
-        _chain(step),
+        _recipe_bytes(prompt.recipe),
+        _recipe_bytes(step),
         str(prompt.vectors.dtype),
     )
 
 
 def require_key(key: bytes) -> bytes:
-    """Raise where a key is not one that this module made.
+    """The key itself, checked.
 
     Raises:
         TypeError: not bytes.
@@ -93,7 +96,7 @@ def require_key(key: bytes) -> bytes:
     return key
 
 
-def _hashed(kind: str, version: int, *parts: str | bytes | None) -> bytes:
+def _digest(kind: str, version: int, *parts: str | bytes | None) -> bytes:
     digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for part in (kind, str(version), *parts):
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -102,5 +105,5 @@ def _hashed(kind: str, version: int, *parts: str | bytes | None) -> bytes:
     return digest.digest()
 
 
-def _chain(recipe: Recipe) -> bytes:
+def _recipe_bytes(recipe: Recipe) -> bytes:
     return json.dumps(recipe.to_dict(), sort_keys=True).encode()

@@ -1,4 +1,4 @@
-"""Soft prompts that PEFT trained: read from the adapter's folder, checked against a space."""
+"""PEFT prompt-tuning adapters: read from their folder and checked against a space."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from embedspace._util.files import read_json_object
+from embedspace._util.safetensors_file import read_tensors
 from embedspace.prompt.recipe import Recipe
-from embedspace.prompt.rows import rows_not_finite, tensor_digest
+from embedspace.prompt.rows import describe_nonfinite_rows, tensor_digest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, TENSOR = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 
-_WHY_NOT = {
+_UNSUPPORTED = {
     "LORA": "it changes the model's weights, and embeddings cannot carry that: serve it with --lora-modules",
     "PREFIX_TUNING": "it writes keys and values into every layer, and a prompt only reaches the first",
 }
 
 
 class ModelSpace(Protocol):
-    """What has to be known of an embedding space to read an adapter for its model."""
+    """What reading an adapter needs of an embedding space."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +47,7 @@ def read_peft(
     _check_kind(config, folder)
     _check_base(config, folder, space, base_model)
     vectors = _soft_prompt(folder, space)
-    if fault := rows_not_finite(vectors):
+    if fault := describe_nonfinite_rows(vectors):
         raise ValueError(f"the adapter in {folder} needs finite rows; {fault}")
     parameters = {"folder": str(folder), "base_model": base_model, "vectors": tensor_digest(vectors)}
     return vectors, Recipe.of("from_peft", parameters)
@@ -55,7 +56,7 @@ def read_peft(
 def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("peft_type")
     if kind != "PROMPT_TUNING":
-        reason = _WHY_NOT.get(str(kind), "only its rows before the first layer could be taken over")
+        reason = _UNSUPPORTED.get(str(kind), "it holds more than input rows")
         raise ValueError(
             f"the adapter in {folder} is of the kind {kind!r}: {reason}. Only PROMPT_TUNING adapters are prompts"
         )
@@ -91,7 +92,7 @@ def _check_base(config: Mapping[str, Any], folder: Path, space: ModelSpace, base
 
 
 def _is_folder_of(name: str, space: ModelSpace) -> bool:
-    """Whether a name is a local folder with the very table and tokenizer of a space."""
+    """Whether a name is a local folder that holds the table and tokenizer of a space."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return False
@@ -104,20 +105,12 @@ def _is_folder_of(name: str, space: ModelSpace) -> bool:
 
 
 def _soft_prompt(folder: Path, space: ModelSpace) -> Float[Tensor, "tokens hidden"]:
-    from safetensors import SafetensorError, safe_open
-
     path = folder / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            if TENSOR not in file.keys():  # noqa: SIM118
-                raise ValueError(f"{path} has no tensor {TENSOR!r}, it has {sorted(file.keys())}")
-            vectors: Tensor = file.get_tensor(TENSOR)
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder} has no {WEIGHTS}; save the adapter again with save_pretrained(folder, safe_serialization=True)"
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}; save the adapter again") from error
+    absent = f"{folder} has no {WEIGHTS}; save the adapter again with save_pretrained(folder, safe_serialization=True)"
+    tensors, _ = read_tensors(path, advice="save the adapter again", absent=absent)
+    if TENSOR not in tensors:
+        raise ValueError(f"{path} has no tensor {TENSOR!r}, it has {sorted(tensors)}")
+    vectors = tensors[TENSOR]
     if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != space.hidden_size:
         raise ValueError(
             f"{TENSOR} in {path} has shape {list(vectors.shape)}; {space.name!r} needs [tokens, {space.hidden_size}]"

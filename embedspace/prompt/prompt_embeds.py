@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedspace.prompt.recipe import Recipe
-from embedspace.prompt.rows import rows_not_finite, tensor_digest
+from embedspace.prompt.rows import describe_nonfinite_rows, tensor_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PromptEmbeds:
-    """A prompt as vectors, with the rows marked that carry the user's own words.
+    """A prompt as vectors, with a mask of the rows that come from the messages' own text.
 
     Raises:
         TypeError: ``vectors`` is not a floating-point tensor or ``content`` not a boolean one.
         ValueError: the shapes do not fit ``[tokens, hidden]`` and ``[tokens]``, or there are no rows.
+
+    >>> prompt = PromptEmbeds(torch.zeros(4, 2), torch.tensor([False, True, True, False]), "a space", Recipe("example"))
+    >>> prompt
+    PromptEmbeds(4 rows, 2 of content, hidden 2, float32, example())
+    >>> prompt.with_content(torch.ones(3, 2)).content
+    tensor([False,  True,  True,  True, False])
     """
 
     vectors: Float[Tensor, "tokens hidden"]
@@ -40,16 +46,13 @@ class PromptEmbeds:
     """How the prompt was made."""
 
     def __post_init__(self) -> None:
+        vectors, content = (
+            getattr(each, "dtype", type(each).__name__) for each in (self.vectors, self.content)
+        )
         if not isinstance(self.vectors, torch.Tensor) or not self.vectors.is_floating_point():
-            kind = (
-                self.vectors.dtype if isinstance(self.vectors, torch.Tensor) else type(self.vectors).__name__
-            )
-            raise TypeError(f"vectors must be a floating-point tensor [tokens, hidden], got {kind}")
-        if not isinstance(self.content, torch.Tensor) or self.content.dtype != torch.bool:
-            kind = (
-                self.content.dtype if isinstance(self.content, torch.Tensor) else type(self.content).__name__
-            )
-            raise TypeError(f"content must be a boolean tensor [tokens], got {kind}")
+            raise TypeError(f"vectors must be a floating-point tensor [tokens, hidden], got {vectors}")
+        if content != torch.bool:
+            raise TypeError(f"content must be a boolean tensor [tokens], got {content}")
         if self.vectors.ndim != 2 or 0 in self.vectors.shape:
             raise ValueError(
                 f"vectors must have shape [tokens, hidden] with at least one row, got {list(self.vectors.shape)}"
@@ -166,7 +169,7 @@ class PromptEmbeds:
         return torch.cat([*parts, self.content[position:]])
 
     def only_run(self, number: int) -> PromptEmbeds:
-        """The same rows, of which one run of content rows alone counts as content.
+        """The same rows, with one run of content rows as the only content.
 
         Raises:
             ValueError: the prompt has no such run.
@@ -266,5 +269,5 @@ def require_content(prompt: PromptEmbeds, operation: str) -> None:
 
 def require_finite(prompt: PromptEmbeds, operation: str) -> None:
     """Raise ``ValueError``, naming the rows, where a prompt holds NaN or infinity."""
-    if fault := rows_not_finite(prompt.vectors):
+    if fault := describe_nonfinite_rows(prompt.vectors):
         raise ValueError(f"{operation} needs finite rows; {fault}")

@@ -15,8 +15,14 @@ Value = str | int | float | bool | None
 class Recipe:
     """One operation, its parameters, and the recipes of the prompts that went into it.
 
-    Recipes are values: equal recipes on the same space describe bit-identical prompts. They hash,
-    compare, and travel through JSON unchanged.
+    Recipes are values: equal recipes on the same space describe bit-identical prompts. They are hashable and go
+    through JSON unchanged.
+
+    >>> recipe = Recipe.of("style", {"alpha": 0.8}, Recipe.of("embed", {"text": "Hello"}))
+    >>> print(recipe)
+    embed(text='Hello') > style(alpha=0.8)
+    >>> Recipe.from_dict(recipe.to_dict()) == recipe
+    True
     """
 
     operation: str

@@ -1,4 +1,4 @@
-"""Which rows of a prompt a style vector moves."""
+"""The rows of a prompt that a vector is added to."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = Literal["content", "last", "template", "all"]
-"""Kinds of rows; ``last`` is the last content row, in a question its mark."""
+"""Kinds of rows; ``last`` is the last content row, in a question its question mark."""
 
 
-def marked_rows(prompt: PromptEmbeds, rows: Rows | Bool[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
-    """The rows that are meant, at least one.
+def row_mask(prompt: PromptEmbeds, rows: Rows | Bool[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
+    """A mask of the selected rows, at least one.
 
     Args:
         prompt: whose rows.
-        rows: their kind, or a boolean mask of one entry a row.
+        rows: their kind, or a boolean mask with one entry a row.
 
     Raises:
         ValueError: an unknown kind, a mask of another shape or dtype, or no rows.
+
+    >>> from embedspace import Recipe
+    >>> prompt = PromptEmbeds(torch.ones(3, 2), torch.tensor([False, True, True]), "a space", Recipe("example"))
+    >>> row_mask(prompt, "last")
+    tensor([False, False,  True])
     """
     if isinstance(rows, torch.Tensor):
         if rows.dtype != torch.bool or rows.shape != prompt.content.shape:
@@ -45,9 +50,11 @@ def marked_rows(prompt: PromptEmbeds, rows: Rows | Bool[Tensor, " tokens"]) -> B
     return mask
 
 
-def moved_rows(prompt: PromptEmbeds, vector: Tensor, rows: Rows) -> Float[Tensor, "tokens hidden"]:
-    """The prompt's rows, those that are meant moved by the vector, with gradients to it."""
-    return prompt.vectors.to(vector) + marked_rows(prompt, rows).to(vector)[:, None] * vector
+def add_to_rows(
+    prompt: PromptEmbeds, vector: Float[Tensor, " hidden"], rows: Rows
+) -> Float[Tensor, "tokens hidden"]:
+    """All rows of a prompt, with the vector added to the selected ones, in the vector's dtype and with its gradient."""
+    return prompt.vectors.to(vector) + row_mask(prompt, rows).to(vector)[:, None] * vector
 
 
 def _last(prompt: PromptEmbeds) -> Tensor:

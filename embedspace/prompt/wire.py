@@ -1,4 +1,4 @@
-"""Prompt embeddings on the wire: the base64 text that vLLM reads, checked before it is sent."""
+"""The wire format of prompt embeddings: the base64 text that vLLM reads, checked on both sides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from embedspace.prompt.prompt_embeds import PromptEmbeds
-from embedspace.prompt.rows import rows_not_finite
+from embedspace.prompt.rows import describe_nonfinite_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,12 +41,12 @@ _OVERHEAD_BYTES = 8192
 def preflight(
     prompt: PromptEmbeds | Tensor, *, hidden_size: int | None = None, max_rows: int | None = None
 ) -> None:
-    """Check what a server would answer with an error, or worse, with an empty text.
+    """Check a prompt for what a server answers with an error or, worse, with an empty text.
 
     Args:
         prompt: a prompt, or vectors of shape [tokens, hidden].
         hidden_size: what the model needs, where known.
-        max_rows: most rows that fit, where known.
+        max_rows: largest number of rows that fits, where known.
 
     Raises:
         TypeError: not floating point.
@@ -69,7 +69,7 @@ def preflight(
             f"the prompt has {len(vectors)} rows and at most {max_rows} fit beside the new tokens; "
             "shorten it (embedspace.compress) or serve the model with a longer context"
         )
-    if fault := rows_not_finite(vectors):
+    if fault := describe_nonfinite_rows(vectors):
         raise ValueError(f"{fault}; a server would answer with an empty text")
 
 
@@ -83,6 +83,10 @@ def encode_prompt_embeds(prompt: PromptEmbeds | Tensor, dtype: torch.dtype | Non
 
     Raises:
         TypeError, ValueError: as :func:`preflight`.
+
+    >>> text = encode_prompt_embeds(torch.ones(3, 4))
+    >>> decode_prompt_embeds(text, hidden_size=4).shape
+    torch.Size([3, 4])
     """
     vectors = prompt.vectors if isinstance(prompt, PromptEmbeds) else prompt
     if dtype is not None:
@@ -96,15 +100,10 @@ def encode_prompt_embeds(prompt: PromptEmbeds | Tensor, dtype: torch.dtype | Non
     return base64.b64encode(buffer.getbuffer()).decode("ascii")
 
 
-def payload_bound(tokens: int, hidden_size: int, dtype: torch.dtype) -> int:
-    """Most characters that the base64 text of a prompt of this shape can have; at most 11 KB above its size."""
-    return 4 * -(-(tokens * hidden_size * dtype.itemsize + _OVERHEAD_BYTES) // 3)
-
-
 def decode_prompt_embeds(
     text: str, *, hidden_size: int | None = None, max_bytes: int = 64 * 2**20
 ) -> Float[Tensor, "tokens hidden"]:
-    """Read the base64 text of prompt embeddings from somebody who is not trusted.
+    """Prompt embeddings from the base64 text of an untrusted sender.
 
     The size is bounded before anything is decoded or allocated; the pickle inside is scanned and may name
     nothing but a dense floating-point tensor; only then is it read, with ``weights_only=True``.
@@ -112,19 +111,23 @@ def decode_prompt_embeds(
     Args:
         text: what :func:`encode_prompt_embeds` returns.
         hidden_size: refuse another one, where known.
-        max_bytes: most bytes of tensor data.
+        max_bytes: largest size of the tensor data.
 
     Raises:
         TypeError: not a string, or a tensor that is not floating point.
         ValueError: too large, not base64, not a saved tensor, compressed, expanded or sparse storage,
             not finite, or of another shape.
+
+    >>> decode_prompt_embeds("not base64!")
+    Traceback (most recent call last):
+    ValueError: the payload is not base64: ...
     """
     if not isinstance(text, str):
         raise TypeError(f"prompt embeddings must be a base64 string, got a {type(text).__name__}")
-    most = 4 * -(-(max_bytes + _OVERHEAD_BYTES) // 3)
-    if len(text) > most:
+    max_characters = 4 * -(-(max_bytes + _OVERHEAD_BYTES) // 3)
+    if len(text) > max_characters:
         raise ValueError(
-            f"the payload has {len(text)} characters; {most} ({max_bytes} bytes of data) are allowed"
+            f"the payload has {len(text)} characters; {max_characters} ({max_bytes} bytes of data) are allowed"
         )
     try:
         data = base64.b64decode(text, validate=True)
@@ -150,7 +153,7 @@ def decode_prompt_embeds(
 
 
 def _check_archive(data: bytes, max_bytes: int) -> int:
-    """Look into the zip file of ``torch.save`` without unpacking or running anything; the bytes of its storage."""
+    """Check the zip file of ``torch.save`` without unpacking or running anything; returns the size of its storage."""
     archive = _unless_damaged(lambda: zipfile.ZipFile(io.BytesIO(data)))
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):

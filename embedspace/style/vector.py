@@ -18,8 +18,8 @@ from embedspace.prompt import (
     Rows,
     Value,
     in_blocks,
-    marked_rows,
     require_finite,
+    row_mask,
     tensor_digest,
 )
 from embedspace.style.directions import DIRECTIONS, Direction, example_rows, fit_direction
@@ -168,7 +168,7 @@ class StyleVector:
             )
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
-        mask = marked_rows(prompt, rows)
+        mask = row_mask(prompt, rows)
         require_finite(prompt, "a style shift")
         shift = alpha * self.vector
         vectors = prompt.vectors

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from embedspace.encoders import sentence_encoder, sentence_vectors
+from embedspace.encoders import load_sentence_encoder, sentence_vectors
 from embedspace.safety.reading import most, training_views
 from embedspace.safety.verdict import Finding
 
@@ -106,7 +106,7 @@ class Adapted:
         Raises:
             ValueError: updates of another encoder's shapes.
         """
-        plain = sentence_encoder(self.encoder)
+        plain = load_sentence_encoder(self.encoder)
         changed = {id(matrix.weight) for matrix in matrices(plain, self.blocks)}
         shared = {id(each): each for each in plain.parameters() if id(each) not in changed}
         made = copy.deepcopy(plain, shared)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from embedspace._util.progress import progress
-from embedspace.encoders import sentence_encoder
+from embedspace.encoders import load_sentence_encoder
 from embedspace.safety.layers.lora import MATRICES, matrices
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def adapt(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = copy.deepcopy(sentence_encoder(name))
+        encoder = copy.deepcopy(load_sentence_encoder(name))
         _insert(encoder, blocks, rank)
         features = int(encoder.get_embedding_dimension())
         head = nn.Linear(features, 1)

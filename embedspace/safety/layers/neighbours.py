@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from embedspace.encoders import sentence_encoder, sentence_vectors
+from embedspace.encoders import load_sentence_encoder, sentence_vectors
 from embedspace.safety.reading import most, training_views
 from embedspace.safety.verdict import Finding
 
@@ -118,4 +118,4 @@ class Neighbours:
 
 
 def _encoded(encoder: str, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-    return sentence_vectors(sentence_encoder(encoder), texts)
+    return sentence_vectors(load_sentence_encoder(encoder), texts)

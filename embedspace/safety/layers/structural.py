@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from embedspace.prompt import rows_not_finite
+from embedspace.prompt import describe_nonfinite_rows
 from embedspace.safety.verdict import Finding
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Structural:
             return f"rows must have shape [tokens, {hidden_size}] with at least one row, got {list(vectors.shape)}"
         if len(vectors) > self.most_rows:
             return f"{len(vectors)} rows are more than the {self.most_rows} that are allowed"
-        if fault := rows_not_finite(vectors):
+        if fault := describe_nonfinite_rows(vectors):
             return fault
         norms = vectors.detach().float().norm(dim=1)
         if not bool((norms <= self.largest_norm).all()):

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedspace import EmbeddingCache, EmbeddingSpace, PromptEmbeds, Recipe
-from embedspace.cache.connection import CacheConnection
+from embedspace.cache.database import CacheConnection
 from embedspace.cli import main, size_in_bytes
 from embedspace.prompt.keys import cache_key, transformed_key
 from experiments.reliability.cache import killed_writers
@@ -462,9 +462,9 @@ def test_one_that_meets_the_damage_late_leaves_the_fresh_file_alone(tmp_path, fi
     shutil.copy(filled, path)
     early, late = CacheConnection(path), CacheConnection(path)
     with pytest.warns(RuntimeWarning, match="it was broken"):
-        early.set_aside("it was broken")
+        early.quarantine("it was broken")
     early.get()
-    late.set_aside("it was broken")
+    late.quarantine("it was broken")
     assert [file.name for file in tmp_path.glob("*.damaged-?")] == ["cache.sqlite.damaged-1"]
     early.close()
     late.close()

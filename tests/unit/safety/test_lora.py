@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from embedspace import SafetyFilter
-from embedspace.encoders.batching import sentence_encoder
+from embedspace.encoders import load_sentence_encoder
 from embedspace.safety.layers.lora import Adapted
 from embedspace.safety.reading import Reading
 from tests.unit.safety.texts import ATTACK, BENIGN, SAFE, UNSAFE
@@ -38,7 +38,7 @@ def test_what_it_was_trained_on_is_told_apart_and_new_texts_too(adapted, sides, 
 
 
 def test_the_encoder_that_others_use_stays_as_it_was(adapted):
-    plain = sentence_encoder(adapted.encoder)
+    plain = load_sentence_encoder(adapted.encoder)
     before = plain.encode(BENIGN)
     adapted.probabilities(BENIGN)
     assert (plain.encode(BENIGN) == before).all()

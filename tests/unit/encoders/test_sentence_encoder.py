@@ -5,7 +5,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from embedspace.encoders.batching import sentence_encoder, sentence_vectors
+from embedspace.encoders import load_sentence_encoder, sentence_vectors
 
 SHORT_BUT_MANY_TOKENS = [f"a b {number} c d e f g" for number in range(8)]
 LONG_BUT_FEW_TOKENS = [
@@ -14,7 +14,7 @@ LONG_BUT_FEW_TOKENS = [
 
 
 def test_vectors_are_those_of_the_encoder_in_the_order_of_the_texts():
-    model = sentence_encoder("all-minilm-l6-v2")
+    model = load_sentence_encoder("all-minilm-l6-v2")
     texts = [*SHORT_BUT_MANY_TOKENS, "", *LONG_BUT_FEW_TOKENS]
     done = []
     vectors = sentence_vectors(model, texts, batch_size=4, advance=lambda: done.append(1))
@@ -24,7 +24,7 @@ def test_vectors_are_those_of_the_encoder_in_the_order_of_the_texts():
 
 
 def test_texts_of_equally_many_tokens_are_encoded_together(monkeypatch):
-    model = sentence_encoder("all-minilm-l6-v2")
+    model = load_sentence_encoder("all-minilm-l6-v2")
     batches, encode = [], model.encode
     monkeypatch.setattr(
         model, "encode", lambda texts, **how: batches.append(set(texts)) or encode(texts, **how)
@@ -35,7 +35,7 @@ def test_texts_of_equally_many_tokens_are_encoded_together(monkeypatch):
 
 
 def test_an_encoder_without_a_tokenizer_of_transformers_is_served_too():
-    tokenizer = sentence_encoder("all-minilm-l6-v2").tokenizer.backend_tokenizer
+    tokenizer = load_sentence_encoder("all-minilm-l6-v2").tokenizer.backend_tokenizer
     torch.manual_seed(0)
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)])
     texts = ["one two three", "four", "five six"]
