@@ -244,7 +244,7 @@ class PromptEmbeds:
         soft = PromptEmbeds(vectors, torch.zeros(len(vectors), dtype=torch.bool), space.fingerprint, recipe)
         if before is None:
             return soft
-        require_same_space(soft, before)
+        space.require(before)
         wider = torch.promote_types(vectors.dtype, before.vectors.dtype)
         return PromptEmbeds.concat([soft.to(wider), before.to(wider)])
 
