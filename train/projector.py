@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +17,19 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from embedspace._util.run_folder import RunFolder
+
 if TYPE_CHECKING:
     from embedspace.engines import TransformersEngine
     from embedspace.projector import Projector
     from embedspace.projector.datamodule import SentenceData
 
-CONFIG_FILE = "train.json"
-# What may differ between a training and its continuation.
+# Settings that may differ between a training and its continuation.
 UNIMPORTANT = ("fresh", "logger", "trainer", "debug", "checkpoint_every", "patience", "test")
 
 
 class TrainingFailed(CompactHydraException):
-    """Hydra shows its text without a traceback, goes on with the other jobs of a sweep, and exits with 1."""
+    """Hydra shows its text without a traceback, continues with the other jobs of a sweep, and exits with 1."""
 
 
 @hydra.main(version_base=None, config_path="../configs", config_name="train")
@@ -39,7 +40,7 @@ def main(config: DictConfig) -> None:
     try:
         train(config, folder_of(config))
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint")
+        print("\ninterrupted; the same command resumes from the last checkpoint")
         sys.exit(130)
     except OutOfMemoryError as error:
         raise TrainingFailed(
@@ -67,26 +68,26 @@ def train(config: DictConfig, folder: Path) -> Projector:
         )
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     # DDP starts this script once for each of its other processes.
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        claim(folder, values, fresh=config.fresh)
-    lightning.seed_everything(config.seed, verbose=False)
-    space = instantiate(config.model)
-    encoder = instantiate(config.encoder)
-    data = instantiate(config.data, _partial_=True)(encoder=encoder, space=space, seed=config.seed)
-    data.setup()
-    projector = starting_point(config, data)
-    for stage in config.stages:
-        print(f"{stage}: {len(data.sentences['train'])} sentences", flush=True)
-        fit(config, folder, stage, projector, data)
-    projector.describe(training=told(projector, data, values))
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        keep(projector.eval(), folder / "projector", config, data)
-        print(f"projector: {folder / 'projector'}")
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    with claimed(folder, values, fresh=config.fresh) if first else nullcontext():
+        lightning.seed_everything(config.seed, verbose=False)
+        space = instantiate(config.model)
+        encoder = instantiate(config.encoder)
+        data = instantiate(config.data, _partial_=True)(encoder=encoder, space=space, seed=config.seed)
+        data.setup()
+        projector = starting_point(config, data)
+        for stage in config.stages:
+            print(f"{stage}: {len(data.sentences['train'])} sentences", flush=True)
+            fit(config, folder, stage, projector, data)
+        projector.describe(training=training_record(projector, data, values))
+        if first:
+            save(projector.eval(), folder / "projector", config, data)
+            print(f"projector: {folder / 'projector'}")
     return projector
 
 
-def told(projector: Projector, data: SentenceData, values: dict[str, Any]) -> dict[str, Any]:
-    """What the projector was trained on and how; before it, what the one that it began from was trained on."""
+def training_record(projector: Projector, data: SentenceData, values: dict[str, Any]) -> dict[str, Any]:
+    """Data and configuration of this training; under ``before``, those of the projector that it began from."""
     own = {
         "sentences": dict(Counter(sentence.kind for sentence in data.sentences["train"])),
         "left_out": dict(data.left_out),
@@ -96,16 +97,15 @@ def told(projector: Projector, data: SentenceData, values: dict[str, Any]) -> di
     return {**own, "before": before} if before else own
 
 
-def keep(projector: Projector, folder: Path, config: DictConfig, data: SentenceData) -> None:
-    """Save the projector with its card and, where it was distilled, what it reaches on sentences it never saw.
-
-    Those are the validation split, the examples of the card, and the kinds of ``test`` where it names any.
+def save(projector: Projector, folder: Path, config: DictConfig, data: SentenceData) -> None:
+    """Save the projector with its card and, where it was distilled, its metrics on sentences held out of training:
+    the validation split, the examples of the card, and the kinds of ``test`` where it names any.
     """
     from embedspace.engines import TransformersEngine
     from embedspace.projector.card import EXAMPLES, measured, write_card
 
     if "distill" in config.stages and not config.trainer.lightning.fast_dev_run:
-        # Always in float32: the card's figures do not hang on how the training computed.
+        # Always in float32: the card's figures do not depend on the training's dtype.
         engine = TransformersEngine(data.space, dtype="float32", device=config.trainer.device)
         own = [sentence.text for sentence in data.sentences["validation"]]
         kinds = {"validation split": own, "examples of the card": EXAMPLES}
@@ -120,28 +120,22 @@ def keep(projector: Projector, folder: Path, config: DictConfig, data: SentenceD
     write_card(folder, projector)
 
 
-def claim(folder: Path, values: dict[str, Any], *, fresh: bool) -> None:
-    """Make the folder this training's own.
+@contextmanager
+def claimed(folder: Path, values: Mapping[str, Any], *, fresh: bool) -> Iterator[None]:
+    """Keep other processes from writing the folder, and refuse it where it holds a training of other settings.
 
     Raises:
-        ValueError: it holds a training of another configuration.
+        ValueError: another process writes it, or it holds a training of another configuration.
     """
+    claim = RunFolder(folder, "training", "train.json", (), ("*",), "training.lock")
     important = {name: value for name, value in values.items() if name not in UNIMPORTANT}
-    path = folder / CONFIG_FILE
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    if path.is_file():
-        known = json.loads(path.read_text())
-        other = sorted(
-            name for name in known.keys() | important.keys() if known.get(name) != important.get(name)
-        )
-        if other:
-            raise ValueError(
-                f"{folder} holds the checkpoints of another configuration: {', '.join(other)} differ. Give another "
-                "out=FOLDER, or fresh=true to throw them away"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(important, indent=1))
+    with claim.lock():
+        if fresh:
+            claim.clear()
+        if (known := claim.read()) is not None:
+            claim.require_same(known, important)
+        claim.write(important)
+        yield
 
 
 def starting_point(config: DictConfig, data: SentenceData) -> Projector:

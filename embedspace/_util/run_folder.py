@@ -6,15 +6,12 @@ import json
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedspace._util.files import write_json
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 MAX_SHOWN_CHANGES = 12
 _CLASS_IN_REPR = re.compile(r"<(class|function) '?(?:[\w<>]+\.)*(\w+)'?(?: at 0x[0-9a-f]+)?>")
@@ -48,8 +45,8 @@ class RunFolder:
                 f"is kept. Make it writable, make room, or {self.elsewhere}"
             ) from error
 
-    def lock(self) -> BaseFileLock:
-        """Make the folder and keep other processes from writing it until the lock is released or its block ends.
+    def lock(self) -> ExitStack:
+        """Make the folder and keep other processes from writing it until the stack is closed or its block ends.
 
         Raises:
             ValueError: another process writes it.
@@ -59,14 +56,14 @@ class RunFolder:
 
         with self.writable():
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / self.lock_file)
+            held = ExitStack()
             try:
-                lock.acquire(timeout=0)
+                held.enter_context(FileLock(self.path / self.lock_file, timeout=0))
             except Timeout:
                 raise ValueError(
                     f"another process is writing the {self.noun} in {self.path}; wait for it to end or {self.elsewhere}"
                 ) from None
-        return lock
+        return held
 
     def clear(self) -> None:
         """Remove the configuration and the results; the lock and files of others stay."""
@@ -136,7 +133,7 @@ def settings_changes(
         f"  {name}: {_shown(old, name)} -> {_shown(new, name)}"
         for name in sorted(old.keys() | new.keys())
         # An absent setting counts as None: a setting that is new and off does not part the runs.
-        if _comparable(name, old.get(name)) != _comparable(name, new.get(name))
+        if comparable_setting(name, old.get(name)) != comparable_setting(name, new.get(name))
         and not is_covered(name, ignored)
     ]
     if len(changes) > MAX_SHOWN_CHANGES:
@@ -156,7 +153,7 @@ def flatten_settings(value: object, name: str = "") -> dict[str, object]:
         items = list(enumerate(value))
     else:
         return {name: value}
-    flat: dict[str, object] = {} if items or not name else {name: type(value)()}
+    flat: dict[str, object] = {} if items or not name else {name: {} if isinstance(value, Mapping) else []}
     for key, inner in items:
         flat.update(flatten_settings(inner, f"{name}.{key}" if name else str(key)))
     return flat
@@ -167,7 +164,12 @@ def is_covered(name: str, outer: Collection[str]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for part in outer)
 
 
-def _comparable(name: str, value: object) -> object:
+def comparable_setting(name: str, value: object) -> object:
+    """A value of :func:`flatten_settings` without the module that a class or function is imported from.
+
+    >>> comparable_setting("engine._target_", "embedspace.engines.VLLMClient")
+    'VLLMClient'
+    """
     if not isinstance(value, str):
         return value
     if name.rpartition(".")[2] == "_target_":

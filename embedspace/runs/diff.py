@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedspace._util.run_folder import comparable_setting, flatten_settings, is_covered
 from embedspace.runs.records import Record, read_records
-from embedspace.runs.run import MANIFEST, RECORDS, UNIMPORTANT, covers, flattened, read_manifest
+from embedspace.runs.run import MANIFEST, RECORDS, UNIMPORTANT, read_manifest
 
 ABSENT = "(absent)"
 NLL_TOLERANCE = 1e-3
@@ -59,9 +60,9 @@ class _Side:
 
 def _configuration(run: _Side) -> dict[str, str]:
     return {
-        name: repr(value)
-        for name, value in flattened(run.manifest["config"]).items()
-        if not covers(UNIMPORTANT, name)
+        name: repr(comparable_setting(name, value))
+        for name, value in flatten_settings(run.manifest["config"]).items()
+        if not is_covered(name, UNIMPORTANT)
     }
 
 

@@ -27,7 +27,7 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         pytest.raises(ValueError, match=r"another process is writing the run in .*out=FOLDER"),
     ):
         folder.lock()
-    folder.lock().release()
+    folder.lock().close()
 
 
 def test_a_configuration_is_kept_and_damage_is_an_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from embedspace import EmbeddingSpace, StyleVector
 from embedspace.cli import main
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.runs.cases import Case
-from embedspace.runs.diff import SHOWN, differences
+from embedspace.runs.diff import MAX_SHOWN, differences
 from embedspace.runs.execution import execute
 from embedspace.runs.records import read_records
 from embedspace.runs.run import Run
@@ -101,10 +101,10 @@ def test_answers_alone_can_differ(made):
 
 
 def test_many_differences_are_counted_and_a_few_shown(made):
-    texts = [f"text {i}" for i in range(SHOWN + 3)]
+    texts = [f"text {i}" for i in range(MAX_SHOWN + 3)]
     second = rewritten(made("b", texts), lambda record: dataclasses.replace(record, text="!"))
     found = differences(made("a", texts), second)
-    assert [each.name for each in found[-2:]] == [f"case {SHOWN - 1}", "and 3 more"]
+    assert [each.name for each in found[-2:]] == [f"case {MAX_SHOWN - 1}", "and 3 more"]
 
 
 @pytest.mark.parametrize(("by", "told"), [(1e-5, False), (0.1, True)])

@@ -202,7 +202,7 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     assert other.stdout is not None
     try:
         assert other.stdout.readline() == b"open\n"
-        with pytest.raises(ValueError, match=f"another process is writing the run {tmp_path}"):
+        with pytest.raises(ValueError, match=f"another process is writing the run in {tmp_path}"):
             Run.open(tmp_path, {}, fingerprint="abc")
         other.kill()
         other.wait(30)
