@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from embedspace._util.files import file_digest
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,6 @@ class FileIdentity:
         return {"name": self.path.name, "bytes": self.size, "sha256": self.sha256}
 
 
-def identified(
-    path: Path, read: Callable[[Iterator[bytes], Callable[[bytes], None]], int]
-) -> tuple[FileIdentity, int]:
-    """The identity of a file, and what ``read`` counts in it while it passes every line on to the digest."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        count = read(file, digest.update)
-        return FileIdentity(path, file.tell(), digest.hexdigest()), count
-
-
 def identity_of(path: Path) -> FileIdentity:
     """The identity of a file of any kind."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return FileIdentity(path, file.tell(), digest.hexdigest())
+    return FileIdentity(path, path.stat().st_size, file_digest(path))

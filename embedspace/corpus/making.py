@@ -1,29 +1,34 @@
-"""The making of a corpus: shard by shard, on this machine or on a cluster, and gone on with after any end."""
+"""The making of a corpus: shard by shard, on this machine or a cluster; an interrupted one is resumed."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedspace._util.progress import progress
 from embedspace._util.provenance import now, provenance
-from embedspace.corpus.manifest import MANIFEST, read_manifest, require_same, totals, write_manifest
-from embedspace.corpus.shard import Shard, What, is_whole, make_shard, number_of, summary_of
+from embedspace.corpus.manifest import corpus_folder, totals
+from embedspace.corpus.shard import Payload, Shard, is_whole, make_shard, number_of, summary_of
 from embedspace.corpus.sources import Source
 from embedspace.corpus.tokens import Template
 from embedspace.space import EmbeddingSpace
 
-Runner = Literal["local", "ray"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-_LOCK = "corpus.lock"
+Runner = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
-class Work:
+class CorpusSpec:
     """Everything that decides the shards. It can be sent to any process that sees the same files."""
 
     model: str
@@ -31,7 +36,7 @@ class Work:
     source: Source
     folder: Path
     """On a cluster, on a disk that all nodes share."""
-    what: What = "embeddings"
+    what: Payload = "embeddings"
     template: Template = "none"
     shard_size: int = 4096
     """Texts of a shard."""
@@ -50,7 +55,7 @@ class Work:
         return -(-len(self.source) // self.shard_size)
 
     def settings(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one before."""
+        """What has to be the same to resume a corpus."""
         return {
             "source": self.source.describe(),
             "what": self.what,
@@ -60,7 +65,7 @@ class Work:
         }
 
     def make(self, space: EmbeddingSpace, number: int) -> Shard:
-        """Make one shard: the same work wherever it runs."""
+        """Make one shard: the same bytes in every process."""
         first = number * self.shard_size
         return make_shard(
             space,
@@ -75,8 +80,8 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of a corpus."""
+class BuildResult:
+    """Counts of a finished corpus."""
 
     texts: int
     rows: int
@@ -88,82 +93,67 @@ class Made:
     damaged: int
     """Shards that were there, had other bytes than were written, and were made anew."""
     refused: int
-    """Texts that are no prompts; the manifest tells why, the other texts are all there."""
+    """Texts that are no prompts; the manifest holds the reasons, the other texts are all there."""
 
 
 def make_corpus(
-    work: Work, *, processes: int | None = 1, runner: Runner = "local", fresh: bool = False
-) -> Made:
-    """Make every shard that is not there and whole.
+    spec: CorpusSpec, *, processes: int | None = 1, runner: Runner = "local", fresh: bool = False
+) -> BuildResult:
+    """Make every shard that is missing or damaged.
+
+    >>> import tempfile
+    >>> from embedspace.corpus import Corpus, open_source
+    >>> place = Path(tempfile.mkdtemp())
+    >>> _ = (place / "texts.txt").write_text("The capital of France\\nis Paris.\\n")
+    >>> source = open_source(place / "texts.txt", stride=4096)
+    >>> result = make_corpus(CorpusSpec("smollm2-135m-instruct", source, place / "corpus"))
+    >>> result.texts, result.rows, result.shards
+    (2, 7, 1)
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> space.read(Corpus(place / "corpus", space)[1])
+    'is Paris.'
 
     Args:
-        work: what to make, of what, where.
+        spec: the texts, the model and the folder.
         processes: workers, or on a cluster actors; None for one a core. More than one start new Python processes:
             a script needs the usual ``if __name__ == "__main__":``.
         runner: this machine or a Ray cluster; both make the same bytes.
-        fresh: throw away the corpus that the folder holds.
+        fresh: remove the corpus that the folder holds.
 
     Raises:
         ValueError: the folder holds another corpus (each change is named), another process writes it, or Ray is
             missing.
         OSError: it cannot be written, or a worker died; what was made before is kept.
     """
-    space = EmbeddingSpace.from_pretrained(work.model)
-    manifest: dict[str, Any] = {"settings": work.settings(), "fingerprint": space.fingerprint, "sittings": []}
-    with _alone(work.folder):
+    space = EmbeddingSpace.from_pretrained(spec.model)
+    manifest: dict[str, Any] = {"settings": spec.settings(), "fingerprint": space.fingerprint, "sittings": []}
+    folder = corpus_folder(spec.folder)
+    with folder.lock():
         if fresh:
-            _clear(work.folder)
-        old = read_manifest(work.folder)
-        if old is not None:
-            require_same(work.folder, old, manifest)
+            folder.clear()
+        if (old := folder.read()) is not None:
+            folder.require_same(_settings(old), _settings(manifest))
             manifest["sittings"] = old["sittings"]
         sitting = {"started": now(), "finished": None, **provenance()}
         manifest["sittings"].append(sitting)
-        write_manifest(work.folder, manifest)
-        there, damaged = _present(work.folder)
-        pending = [number for number in range(work.shards) if number not in there]
-        with progress("shards", work.shards, work.shards - len(pending)) as advance:
-            for shard in _runner(runner, work, space, processes)(pending):
+        folder.write(manifest)
+        there, damaged = _present(spec.folder)
+        pending = [number for number in range(spec.shards) if number not in there]
+        with progress("shards", spec.shards, spec.shards - len(pending)) as advance:
+            for shard in _made(spec, space, pending, processes, runner):
                 there[shard.number] = shard
                 advance()
-        counts = totals([there[number] for number in range(work.shards)])
+        counts = totals([there[number] for number in range(spec.shards)])
         sitting["finished"] = now()
-        write_manifest(work.folder, {**manifest, **counts})
-    return Made(
-        counts["texts"], counts["rows"], counts["bytes"], work.shards, len(pending), damaged,
+        folder.write({**manifest, **counts})
+    return BuildResult(
+        counts["texts"], counts["rows"], counts["bytes"], spec.shards, len(pending), damaged,
         len(counts["refused"]),
     )  # fmt: skip
 
 
-def _runner(
-    runner: Runner, work: Work, space: EmbeddingSpace, processes: int | None
-) -> Callable[[Sequence[int]], Iterator[Shard]]:
-    count = processes or len(os.sched_getaffinity(0))
-    if runner == "ray":
-        from embedspace.corpus.on_ray import shards_on_ray
-
-        return lambda pending: shards_on_ray(work, pending, processes)
-    if count == 1:
-        return lambda pending: (work.make(space, number) for number in pending)
-    from embedspace.corpus.workers import shards_of_workers
-
-    return lambda pending: shards_of_workers(work, pending, count)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other processes from writing it."""
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK)
-        with lock.acquire(timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(
-            f"another process is making the corpus in {folder}; wait for it to end or choose another folder"
-        ) from None
+def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {**manifest["settings"], "model fingerprint": manifest["fingerprint"]}
 
 
 def _present(folder: Path) -> tuple[dict[int, Shard], int]:
@@ -187,8 +177,112 @@ def _present(folder: Path) -> tuple[dict[int, Shard], int]:
     return whole, damaged
 
 
-def _clear(folder: Path) -> None:
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for path in folder.glob("shard-*.safetensors"):
-        if number_of(path) is not None:
-            path.unlink()
+def _made(
+    spec: CorpusSpec, space: EmbeddingSpace, pending: Sequence[int], processes: int | None, runner: Runner
+) -> Iterable[Shard]:
+    """Each shard as soon as it is made."""
+    if runner == "ray":
+        rows = map_on_ray(ShardMaker, (spec,), pending, actors=processes)
+        return (Shard(**json.loads(row["shard"])) for row in rows)
+    count = processes or len(os.sched_getaffinity(0))
+    if count == 1:
+        return (spec.make(space, number) for number in pending)
+    return _made_by_processes(spec, pending, count)
+
+
+# In a worker process: the space and the corpus that it was started for.
+_ASSIGNED: list[tuple[EmbeddingSpace, CorpusSpec]] = []
+
+
+def _made_by_processes(spec: CorpusSpec, numbers: Sequence[int], processes: int) -> Iterator[Shard]:
+    """Each shard as soon as a process has made it.
+
+    A worker gets the number of a shard and reads its texts itself, so nothing large is sent between processes.
+
+    Raises:
+        ChildProcessError: a worker was killed.
+    """
+    # A process that holds the threads of a tokenizer or of torch must not be forked.
+    context = multiprocessing.get_context("spawn")
+    left = iter(numbers)
+    with ProcessPoolExecutor(processes, context, initializer=_assign, initargs=(spec,)) as pool:
+        try:
+            first = itertools.islice(left, 2 * processes)
+            waiting: set[Future[Shard]] = {pool.submit(_make, number) for number in first}
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                    waiting |= {pool.submit(_make, number) for number in itertools.islice(left, 1)}
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process was killed, as the system does where memory runs out; the shards made before are "
+                "kept. Use fewer processes or a smaller shard_size and run the same command again"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _assign(spec: CorpusSpec) -> None:
+    # The workers share the cores among themselves: threads inside each would only wait for each other.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+
+    torch.set_num_threads(1)
+    _ASSIGNED.append((EmbeddingSpace.from_pretrained(spec.model), spec))
+
+
+def _make(number: int) -> Shard:
+    ((space, spec),) = _ASSIGNED
+    return spec.make(space, number)
+
+
+class ShardMaker:
+    """The Ray actor: opens the space once, then makes one shard after another."""
+
+    def __init__(self, spec: CorpusSpec) -> None:
+        self._spec = spec
+        self._space = EmbeddingSpace.from_pretrained(spec.model)
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[str]]:
+        """Make the shards of a batch of numbers."""
+        made = [self._spec.make(self._space, int(number)) for number in batch["number"]]
+        return {"shard": [json.dumps(asdict(shard)) for shard in made]}
+
+
+def map_on_ray(
+    actor: type, arguments: tuple[Any, ...], numbers: Sequence[int], *, actors: int | None, gpus: float = 0
+) -> Iterator[dict[str, Any]]:
+    """What actors of a Ray cluster make of each number, as soon as it is there, by ``map_batches`` of Ray Data.
+
+    Connects to the cluster that ``RAY_ADDRESS`` names or that this machine is part of, and starts one of this machine
+    alone where there is none. Files that the actors read and write must be on a disk that all nodes share.
+
+    Args:
+        actor: a class whose objects take a batch ``{"number": array of 1}`` and return lists by column.
+        arguments: of its constructor.
+        numbers: the work.
+        actors: how many; None for as many as there is work and room for.
+        gpus: of each actor.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
+    try:
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "runner=ray needs Ray Data, which is not installed: pip install 'embedspace[ray-data]'. "
+            "runner=local needs nothing"
+        ) from error
+    if not numbers:
+        return
+    pool = ray.data.ActorPoolStrategy
+    work = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+    yield from work.map_batches(
+        actor,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        num_gpus=gpus or None,
+        compute=pool(size=actors) if actors else pool(min_size=1, max_size=len(numbers)),
+    ).iter_rows()

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedspace.corpus.manifest import MANIFEST, read_manifest
+from embedspace._util.safetensors_file import open_tensors
+from embedspace.corpus.manifest import corpus_folder
 from embedspace.corpus.shard import is_whole
 from embedspace.corpus.tokens import recipe_of
 from embedspace.prompt import PromptEmbeds
@@ -16,7 +17,7 @@ from embedspace.prompt import PromptEmbeds
 if TYPE_CHECKING:
     from embedspace.space import EmbeddingSpace
 
-_OPEN_SHARDS = 8
+_MAX_OPEN_SHARDS = 8
 
 
 class Corpus:
@@ -34,7 +35,7 @@ class Corpus:
     def __init__(self, folder: str | Path, space: EmbeddingSpace, *, check: bool = True) -> None:
         self.folder = Path(folder)
         self.space = space
-        manifest = read_manifest(self.folder)
+        manifest = corpus_folder(self.folder).read()
         if manifest is None or "shards" not in manifest:
             what = "holds no corpus" if manifest is None else "holds a corpus that is not finished"
             raise ValueError(f"{self.folder} {what}; make it with make_corpus or experiment=embed_corpus")
@@ -48,7 +49,7 @@ class Corpus:
         self._starts = [0]
         for shard in manifest["shards"]:
             self._starts.append(self._starts[-1] + shard["texts"])
-        self._opened = lru_cache(maxsize=_OPEN_SHARDS)(lambda number: self._open(number, check))
+        self._opened = lru_cache(maxsize=_MAX_OPEN_SHARDS)(lambda number: self._open(number, check))
 
     def __len__(self) -> int:
         """Number of texts, refused ones included."""
@@ -91,7 +92,7 @@ class Corpus:
         path = self.folder / self.manifest["shards"][number]["name"]
         if not path.is_file() or (check and not is_whole(path)):
             state = "damaged: its bytes are not those that were written" if path.is_file() else "missing"
-            raise ValueError(f"{path} is {state}; make the corpus again, which makes this shard anew alone")
+            raise ValueError(f"{path} is {state}; make the corpus again, which makes only this shard anew")
         return _Opened(path, self.space, self.manifest["settings"]["template"])
 
 
@@ -99,12 +100,7 @@ class _Opened:
     """One shard, memory-mapped."""
 
     def __init__(self, path: Path, space: EmbeddingSpace, template: Any) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            file: Any = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} ({MANIFEST} lists it) cannot be read: {error}") from error
+        file = open_tensors(path, advice="make the corpus again, which makes only this shard anew")
         self._tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         self._offsets = file.get_tensor("offsets").tolist()
         self._ends = file.get_tensor("ends").tolist()
@@ -116,7 +112,7 @@ class _Opened:
 
         start, stop = self._offsets[position : position + 2]
         begin, end = self._ends[position : position + 2]
-        said = bytes(self._tensors["said"][begin:end].numpy()).decode()
+        text = bytes(self._tensors["said"][begin:end].numpy()).decode()
         rows = (
             self._tensors["vectors"][start:stop]
             if "vectors" in self._tensors
@@ -127,4 +123,4 @@ class _Opened:
             if "content" in self._tensors
             else torch.ones(stop - start, dtype=torch.bool)
         )
-        return PromptEmbeds(rows, content, self._space.fingerprint, recipe_of(said, self._template))
+        return PromptEmbeds(rows, content, self._space.fingerprint, recipe_of(text, self._template))

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from embedspace._util.files import file_digest
+from embedspace._util.safetensors_file import encode_header, read_header
 from embedspace.corpus.files import Refusal
-from embedspace.corpus.tokens import TOGETHER, Template, Tokens, tokens_of
+from embedspace.corpus.tokens import TOKENIZE_BATCH_SIZE, Template, Tokens, tokens_of
 from embedspace.space import EmbeddingSpace
 
 if TYPE_CHECKING:
@@ -28,12 +30,12 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-What = Literal["embeddings", "token_ids"]
+Payload = Literal["embeddings", "token_ids"]
 """Rows of the table, or the ids alone, from which the rows can be looked up again."""
 
 FORMAT = "embedspace corpus 1"
 _NAME = re.compile(r"shard-(\d{6,})-([0-9a-f]{32})\.safetensors")
-_ROWS_AT_ONCE = 4096
+_ROW_BATCH_SIZE = 4096
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 _CODES = {"int64": "I64", "int32": "I32", "bool": "BOOL", "uint8": "U8"}
 
@@ -59,7 +61,7 @@ def make_shard(
     *,
     number: int,
     first: int,
-    what: What,
+    what: Payload,
     template: Template,
     max_tokens: int | None,
 ) -> Shard:
@@ -71,8 +73,8 @@ def make_shard(
         OSError: the shard cannot be written.
     """
     columns = _Columns(template)
-    for start in range(0, len(texts), TOGETHER):
-        for tokens in tokens_of(space, texts[start : start + TOGETHER], template, max_tokens):
+    for start in range(0, len(texts), TOKENIZE_BATCH_SIZE):
+        for tokens in tokens_of(space, texts[start : start + TOKENIZE_BATCH_SIZE], template, max_tokens):
             columns.add(tokens)
     refused = {str(first + position): reason for position, reason in columns.refused.items()}
     metadata = {
@@ -91,7 +93,7 @@ def make_shard(
         specs["vectors"] = code, [len(ids), space.hidden_size]
         pieces["vectors"] = _rows(space, ids)
     order = [name for name in ("offsets", "ends", "ids", "vectors", "content", "said") if name in specs]
-    header = _header({name: specs[name] for name in order}, metadata)
+    header = encode_header({name: specs[name] for name in order}, metadata)
     path, size = _write(folder, number, [iter([memoryview(header)]), *(pieces[name] for name in order)])
     return Shard(number, path.name, len(texts), len(ids), size, refused)
 
@@ -103,25 +105,11 @@ def number_of(path: Path) -> int | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the bytes of a shard are those that were written: its name tells their digest."""
+    """Whether the bytes of a shard are those that were written: its name holds their digest."""
     named = _NAME.fullmatch(path.name)
     if named is None:
         return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(named[2])
-
-
-def read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the data of a safetensors file begins, and its header.
-
-    Raises:
-        ValueError: it is none.
-    """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
-            raise ValueError(f"{path} is no safetensors file")
-        return 8 + length, dict(json.loads(file.read(length)))
+    return file_digest(path).startswith(named[2])
 
 
 def summary_of(path: Path) -> Shard:
@@ -147,31 +135,30 @@ class _Columns:
         self._chat = template == "chat"
         self._ids = array("i")  # grows as a list does, at four bytes a token
         self._content = bytearray()
-        self._said: list[bytes] = []
+        self._texts: list[bytes] = []
         self._lengths: list[int] = []
 
     def add(self, tokens: Tokens | Refusal) -> None:
         if isinstance(tokens, Refusal):
             self.refused[len(self._lengths)] = tokens.reason
             self._lengths.append(0)
-            self._said.append(b"")
+            self._texts.append(b"")
             return
         self._ids.extend(tokens.ids)
         if tokens.content is not None:
             self._content.extend(tokens.content)
         self._lengths.append(len(tokens.ids))
-        self._said.append(tokens.said.encode())
+        self._texts.append(tokens.text.encode())
 
     def ids(self) -> Array:
         return np.frombuffer(self._ids, dtype=np.int32)
 
     def arrays(self) -> dict[str, Array]:
-        said = b"".join(self._said)
         arrays = {
             "offsets": np.cumsum([0, *self._lengths], dtype=np.int64),
-            "ends": np.cumsum([0, *map(len, self._said)], dtype=np.int64),
+            "ends": np.cumsum([0, *map(len, self._texts)], dtype=np.int64),
             "ids": self.ids(),
-            "said": np.frombuffer(said, dtype=np.uint8),
+            "said": np.frombuffer(b"".join(self._texts), dtype=np.uint8),
         }
         if self._chat:
             arrays["content"] = np.frombuffer(self._content, dtype=bool)
@@ -181,8 +168,8 @@ class _Columns:
 def _rows(space: EmbeddingSpace, ids: Array) -> Iterator[memoryview]:
     import torch
 
-    for start in range(0, len(ids), _ROWS_AT_ONCE):
-        chunk = torch.from_numpy(ids[start : start + _ROWS_AT_ONCE].astype(np.int64))
+    for start in range(0, len(ids), _ROW_BATCH_SIZE):
+        chunk = torch.from_numpy(ids[start : start + _ROW_BATCH_SIZE].astype(np.int64))
         yield _raw(space.table.lookup(chunk))
 
 
@@ -194,20 +181,6 @@ def _raw(rows: torch.Tensor) -> memoryview:
 
 def _bytes(array: Array) -> memoryview:
     return array.view(np.uint8).reshape(-1).data
-
-
-def _header(specs: Mapping[str, tuple[str, list[int]]], metadata: Mapping[str, str]) -> bytes:
-    """The header of the safetensors format: written here, because the library wants all rows in memory at once."""
-    widths = {"I64": 8, "F64": 8, "I32": 4, "F32": 4, "BF16": 2, "F16": 2, "BOOL": 1, "U8": 1}
-    described: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name, (code, shape) in specs.items():
-        end = offset + widths[code] * int(np.prod(shape, dtype=np.int64))
-        described[name] = {"dtype": code, "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _write(folder: Path, number: int, parts: Sequence[Iterator[memoryview]]) -> tuple[Path, int]:

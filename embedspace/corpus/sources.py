@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from embedspace.corpus.columnar import HubDataset, ParquetFiles
-from embedspace.corpus.files import FileIdentity, Refusal, identified
+from embedspace.corpus.files import FileIdentity, Refusal
 
 Text = str | Sequence[Mapping[str, str]] | Refusal
 """A text, a conversation, or the reason why there is neither."""
@@ -50,14 +51,14 @@ class LineFiles:
     @classmethod
     def open(cls, paths: Sequence[Path], column: str | None, stride: int) -> LineFiles:
         """Read all files once: for their digests, and for where lines begin."""
-        files, counts, marks = [], [], []
-        for path in paths:
-            places: list[int] = []
-            identity, count = identified(path, partial(_mark, places, stride))
-            files.append(identity)
-            counts.append(count)
-            marks.append(tuple(places))
-        opened = cls(tuple(files), tuple(counts), tuple(marks), stride, column)
+        scanned = [_scan(path, stride) for path in paths]
+        opened = cls(
+            tuple(file for file, _, _ in scanned),
+            tuple(count for _, count, _ in scanned),
+            tuple(marks for _, _, marks in scanned),
+            stride,
+            column,
+        )
         opened._require_column()
         return opened
 
@@ -111,13 +112,20 @@ def open_source(
 ) -> Source:
     """A source of texts.
 
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "texts.jsonl"
+    >>> _ = path.write_text('{"text": "one"}\\n{"text": "two"}\\n{"txt": "three"}\\n')
+    >>> source = open_source(path, stride=100)
+    >>> len(source), source.read(1, 3)
+    (3, ['two', Refusal(reason="line 3 of texts.jsonl: there is no field 'text'")])
+
     Args:
         where: files or folders of them, Parquet (``.parquet``), JSON Lines (``.jsonl``, ``.ndjson``) or plain text
             (``.txt``, a text a line), of one kind; a folder written by ``Dataset.save_to_disk``; or the id of a
             data set on the hub.
         column: that holds the text, or a list of messages.
         split: of a data set.
-        stride: lines between two places that are remembered: the length of the stretches that will be read.
+        stride: lines between two stored line starts: the length of the stretches that will be read.
 
     Raises:
         ValueError: nothing is there, files of several or unknown kinds, or no such column.
@@ -160,19 +168,23 @@ def _files(place: Path) -> list[Path]:
 def _suffixes(paths: Sequence[Path]) -> str:
     return (
         ", ".join(sorted({f"{path.suffix or path.name} files" for path in paths}))
-        or "no files that are known"
+        or "no files of a known kind"
     )
 
 
-def _mark(places: list[int], stride: int, lines: Iterator[bytes], update: Callable[[bytes], None]) -> int:
+def _scan(path: Path, stride: int) -> tuple[FileIdentity, int, tuple[int, ...]]:
+    """A file's identity, its number of lines, and where every ``stride``-th of them begins, in bytes."""
+    digest = hashlib.sha256()
+    marks: list[int] = []
     offset = count = 0
-    for line in lines:
-        if count % stride == 0:
-            places.append(offset)
-        update(line)
-        offset += len(line)
-        count += 1
-    return count
+    with path.open("rb") as file:
+        for line in file:
+            if count % stride == 0:
+                marks.append(offset)
+            digest.update(line)
+            offset += len(line)
+            count += 1
+    return FileIdentity(path, offset, digest.hexdigest()), count, tuple(marks)
 
 
 def _plain(line: bytes) -> str | Refusal:

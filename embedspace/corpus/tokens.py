@@ -13,7 +13,7 @@ from embedspace.space import EmbeddingSpace, content_mask, render_with_spans
 Template = Literal["none", "chat"]
 """Plain texts, every row content; or conversations through the model's template, a text being one question."""
 
-TOGETHER = 1024
+TOKENIZE_BATCH_SIZE = 1024
 """Texts that are tokenised at a time: enough for all cores, and little beside the rows that come of them."""
 
 
@@ -23,8 +23,8 @@ class Tokens(NamedTuple):
     ids: Sequence[int]
     content: Sequence[bool] | None
     """None where every row is content."""
-    said: str
-    """The text, or the messages as JSON: what the recipe tells."""
+    text: str
+    """The text, or the messages as JSON: a parameter of the recipe."""
 
 
 def tokens_of(
@@ -54,22 +54,22 @@ def tokens_of(
         if isinstance(one, Refusal):
             tokens.append(one)
             continue
-        (ids, content), (_, _, said) = next(made)
-        tokens.append(_bounded(Tokens(ids, content, said), max_tokens))
+        (ids, content), (_, _, text) = next(made)
+        tokens.append(_bounded(Tokens(ids, content, text), max_tokens))
     return tokens
 
 
-def recipe_of(said: str, template: Template) -> Recipe:
+def recipe_of(text: str, template: Template) -> Recipe:
     """The recipe of the prompt, equal to that of ``space.embed`` or ``space.embed_chat``."""
     if template == "none":
-        return Recipe.of("embed", {"text": said})
-    return Recipe.of("embed_chat", {"messages": said, "add_generation_prompt": True})
+        return Recipe.of("embed", {"text": text})
+    return Recipe.of("embed_chat", {"messages": text, "add_generation_prompt": True})
 
 
 def _prepared(
     space: EmbeddingSpace, text: Any, template: Template
 ) -> tuple[str, list[tuple[int, int]], str] | Refusal:
-    """What is tokenised, the spans of the messages in it, and what the recipe tells."""
+    """What is tokenised, the spans of the messages in it, and the recipe's text."""
     if isinstance(text, Refusal):
         return text
     if not text:
@@ -83,8 +83,8 @@ def _prepared(
         rendered, spans = render_with_spans(
             lambda turns: space.tokenizer.render(turns, add_generation_prompt=True), messages
         )
-        said = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
-        return rendered, spans, said
+        as_json = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
+        return rendered, spans, as_json
     except (TypeError, ValueError, KeyError) as error:
         return Refusal(str(error))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embedspace import EmbeddingSpace
-from embedspace.corpus import What, Work, make_corpus, open_source
+from embedspace.corpus import CorpusSpec, Payload, make_corpus, open_source
 from experiments.benchmarks.measurement import Measurement, medians, ratio, seconds
 from experiments.benchmarks.workloads import vocabulary_words
 
@@ -59,9 +59,9 @@ def _tokenizer_alone(space: EmbeddingSpace, texts: Sequence[str]) -> float:
     return len(texts) / seconds(tokenize)
 
 
-def _made(model: str, path: Path, folder: Path, what: What) -> tuple[float, int]:
+def _made(model: str, path: Path, folder: Path, what: Payload) -> tuple[float, int]:
     """Texts per second, from the opening of the source to the finished manifest, and bytes."""
     began = time.perf_counter()
-    work = Work(model, open_source(path, stride=2048), folder, what, shard_size=2048)
+    work = CorpusSpec(model, open_source(path, stride=2048), folder, what, shard_size=2048)
     made = make_corpus(work, processes=None)
     return made.texts / (time.perf_counter() - began), made.size

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedspace.corpus import Runner, Template, What, Work, make_corpus, open_source
+from embedspace.corpus import CorpusSpec, Payload, Runner, Template, make_corpus, open_source
 
 
 @dataclass(frozen=True)
 class EmbedCorpus:
-    """One corpus, made or gone on with."""
+    """One corpus, made or resumed."""
 
     model: str
     source: str | Sequence[str]
@@ -19,7 +19,7 @@ class EmbedCorpus:
     column: str
     """That holds the text or the messages; without meaning for plain text files."""
     split: str
-    what: What
+    what: Payload
     template: Template
     shard_size: int
     """Texts of a shard."""
@@ -31,13 +31,13 @@ class EmbedCorpus:
     fresh: bool
 
     def run(self, folder: Path) -> str:
-        """Make every shard that is not there and whole.
+        """Make every shard that is missing or damaged.
 
         Raises:
             ValueError: some texts are no prompts; all others are there.
         """
         source = open_source(self.source, column=self.column, split=self.split, stride=self.shard_size)
-        work = Work(
+        spec = CorpusSpec(
             self.model,
             source,
             folder.absolute(),
@@ -46,15 +46,15 @@ class EmbedCorpus:
             self.shard_size,
             self.max_tokens,
         )
-        made = make_corpus(work, processes=self.processes, runner=self.runner, fresh=self.fresh)
+        made = make_corpus(spec, processes=self.processes, runner=self.runner, fresh=self.fresh)
         anew = f", {made.damaged} of them because they were damaged" if made.damaged else ""
-        told = (
+        summary = (
             f"{made.texts:,} texts, {made.rows:,} rows, {made.size / 1e6:,.1f} MB in {made.shards} shards "
             f"({made.made} made now{anew}): {folder / 'manifest.json'}"
         )
         if made.refused:
             raise ValueError(
-                f"{made.refused} of {made.texts} texts are no prompts; the manifest tells why (refused), and all "
-                f"others are there. {told}"
+                f"{made.refused} of {made.texts} texts are no prompts; the manifest holds the reasons (refused), all "
+                f"others are there. {summary}"
             )
-        return told
+        return summary

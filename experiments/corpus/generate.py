@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedspace import EmbeddingSpace
+from embedspace._util.files import atomic_write
 from embedspace._util.progress import progress
 from embedspace._util.provenance import provenance
-from embedspace.corpus import Corpus, Runner
-from embedspace.corpus.on_ray import ray_data
+from embedspace._util.run_folder import RunFolder
+from embedspace.corpus import Corpus, Runner, map_on_ray
 from embedspace.engines import Engine, Sampling
 from embedspace.errors import EngineError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-SETTINGS = "generation.json"
-
 
 @dataclass(frozen=True)
 class GenerateCorpus:
-    """The completions of one corpus, made or gone on with: a file of JSON Lines for each batch of prompts."""
+    """The completions of one corpus, made or resumed: a file of JSON Lines for each batch of prompts."""
 
     model: str
     corpus: str
@@ -41,6 +40,7 @@ class GenerateCorpus:
     """Of a cluster; each holds one engine."""
     gpus_per_actor: float
     runner: Runner
+    fresh: bool
 
     def run(self, folder: Path) -> str:
         """Answer every batch whose file is not there.
@@ -52,53 +52,66 @@ class GenerateCorpus:
         """
         corpus = Corpus(self.corpus, EmbeddingSpace.from_pretrained(self.model))
         folder = folder.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._require_same(corpus, folder)
+        claim = RunFolder(
+            folder,
+            "generation",
+            "generation.json",
+            ("settings",),
+            ("completions-*.jsonl",),
+            "generation.lock",
+        )
+        with claim.lock():
+            if self.fresh:
+                claim.clear()
+            settings = self._settings(corpus)
+            if (old := claim.read()) is None:
+                claim.write({"settings": settings, **provenance()})
+            else:
+                claim.require_same(old["settings"], settings)
+            return self._answered(corpus, folder)
+
+    def _answered(self, corpus: Corpus, folder: Path) -> str:
+        """Answer what is missing, and count what there is."""
         starts = range(0, len(corpus), self.batch_size)
         pending = [start for start in starts if not _file(folder, start).is_file()]
         place = corpus.folder.absolute()
-        actor = partial(Answerer, self.model, place, self.engine, self.sampling, self.batch_size, folder)
-        runners: dict[str, Callable[[partial[Answerer], Sequence[int]], Iterator[int]]] = {
-            "local": _locally,
-            "ray": partial(_on_ray, actors=self.actors, gpus=self.gpus_per_actor),
-        }
+        arguments = (self.model, place, self.engine, self.sampling, self.batch_size, folder)
         with progress("batches", len(starts), len(starts) - len(pending)) as advance:
-            for _ in runners[self.runner](actor, pending):
+            for _ in self._batches(arguments, pending):
                 advance()
         count, failed, first = 0, 0, None
         for line in (line for start in starts for line in _file(folder, start).read_text().splitlines()):
             error, count = json.loads(line)["error"], count + 1
             failed, first = failed + (error is not None), first or error
-        told = (
+        summary = (
             f"{count:,} completions of {len(corpus):,} texts, {len(pending)} batches answered now: {folder}"
         )
         if failed:
-            raise ValueError(f"{failed} completions failed, the first with {first!r}. {told}")
-        return told
+            raise ValueError(f"{failed} completions failed, the first with {first!r}. {summary}")
+        return summary
 
-    def _require_same(self, corpus: Corpus, folder: Path) -> None:
-        """Completions under different settings are never mixed in one folder."""
+    def _batches(self, arguments: tuple[Any, ...], pending: Sequence[int]) -> Iterator[object]:
+        """Each batch as soon as it is answered and written."""
+        if self.runner == "ray":
+            yield from map_on_ray(Answerer, arguments, pending, actors=self.actors, gpus=self.gpus_per_actor)
+        elif pending:
+            with closing(Answerer(*arguments)) as answerer:
+                for start in pending:
+                    answerer.answer(start)
+                    yield start
+
+    def _settings(self, corpus: Corpus) -> dict[str, Any]:
+        """What decides the completions."""
         engine = self.engine
-        settings = {
+        return {
             "fingerprint": corpus.space.fingerprint,
             "corpus": hashlib.sha256(json.dumps(corpus.manifest["shards"]).encode()).hexdigest(),
-            "engine": repr(engine)
-            if not isinstance(engine, partial)
-            else f"{engine.func.__name__}{engine.keywords}",
-            "sampling": json.loads(json.dumps(asdict(self.sampling))),
+            "engine": f"{engine.func.__name__}{engine.keywords}"
+            if isinstance(engine, partial)
+            else repr(engine),
+            "sampling": asdict(self.sampling),
             "batch_size": self.batch_size,
         }
-        path = folder / SETTINGS
-        if path.is_file():
-            before = json.loads(path.read_text())["settings"]
-            if changed := [name for name in settings if before.get(name) != settings[name]]:
-                raise ValueError(
-                    f"{folder} holds completions under other settings: "
-                    + "; ".join(f"{name} was {before.get(name)}, is {settings[name]}" for name in changed)
-                    + ". Choose another out=FOLDER"
-                )
-            return
-        _write(path, json.dumps({"settings": settings, **provenance()}, indent=1))
 
 
 class Answerer:
@@ -120,14 +133,18 @@ class Answerer:
         self._folder = folder
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[int]]:
-        """Answer the batches that begin at these numbers, and write each into its file."""
-        starts = [int(start) for start in batch["start"]]
+        """Answer a batch of work of Ray Data."""
+        starts = [int(start) for start in batch["number"]]
         for start in starts:
-            _write(_file(self._folder, start), "".join(self._lines(start)))
+            self.answer(start)
         return {"start": starts}
 
+    def answer(self, start: int) -> None:
+        """Answer the prompts from this number on, and write them into their file."""
+        atomic_write(_file(self._folder, start), "".join(self._lines(start)), sync=True)
+
     def close(self) -> None:
-        """Let go of the engine."""
+        """Close the engine."""
         self._engine.close()
 
     def _lines(self, start: int) -> Iterator[str]:
@@ -152,45 +169,5 @@ class Answerer:
             )
 
 
-def _locally(actor: partial[Answerer], starts: Sequence[int]) -> Iterator[int]:
-    import numpy as np
-
-    if not starts:
-        return
-    answerer = actor()
-    try:
-        for start in starts:
-            yield from answerer({"start": np.array([start])})["start"]
-    finally:
-        answerer.close()
-
-
-def _on_ray(actor: partial[Answerer], starts: Sequence[int], *, actors: int, gpus: float) -> Iterator[int]:
-    """Each batch as soon as an actor of Ray Data's ``map_batches`` has answered it."""
-    data, strategy = ray_data()
-    if not starts:
-        return
-    made = data.from_items([{"start": start} for start in starts], override_num_blocks=len(starts))
-    made = made.map_batches(
-        actor.func,
-        fn_constructor_args=actor.args,
-        batch_size=1,
-        num_gpus=gpus or None,
-        compute=strategy(size=actors),
-    )
-    for row in made.iter_rows():
-        yield int(row["start"])
-
-
 def _file(folder: Path, start: int) -> Path:
     return folder / f"completions-{start:012d}.jsonl"
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole file or none of it, whatever dies."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embedspace import EmbeddingSpace
-from embedspace.corpus import Work, make_corpus, open_source
+from embedspace.corpus import CorpusSpec, make_corpus, open_source
 from embedspace.engines import Sampling, TransformersEngine
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ IN_PROCESS = "experiment.engine._target_=embedspace.engines.TransformersEngine"
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "texts.txt").write_text("".join(f"{text}\n" for text in TEXTS))
-    work = Work(
+    work = CorpusSpec(
         "smollm2-135m-instruct",
         open_source(str(folder / "texts.txt"), stride=4),
         folder / "made",
@@ -71,7 +71,7 @@ def test_every_prompt_gets_the_engines_own_answer_and_a_lost_file_alone_is_made_
 
     other = run(corpus, tmp_path, IN_PROCESS, "sampling.max_tokens=6")
     assert other.returncode == 1
-    assert "sampling was" in other.stderr
+    assert "sampling.max_tokens: 5 -> 6" in other.stderr
     assert files(tmp_path) == before
 
 

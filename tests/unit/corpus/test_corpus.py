@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 
 from embedspace import EmbeddingSpace
-from embedspace.corpus import Corpus, Work, make_corpus, open_source
+from embedspace.corpus import Corpus, CorpusSpec, make_corpus, open_source
 from tests.checkpoints import make_tiny_checkpoint
 
 TEXTS = ["The capital of France", "Zwei Wörter, ein café", "東京", "a", " leading space", "the end " * 40]
@@ -33,9 +33,9 @@ def written(path: Path, texts: list[object]) -> Path:
     return path
 
 
-def work(folder: Path, tmp_path: Path, texts: list[object] | None = None, **changes: object) -> Work:
+def work(folder: Path, tmp_path: Path, texts: list[object] | None = None, **changes: object) -> CorpusSpec:
     path = written(tmp_path / "texts.jsonl", list(TEXTS) if texts is None else texts)
-    plain = Work(str(folder), open_source(path, stride=4), tmp_path / "corpus", shard_size=4)
+    plain = CorpusSpec(str(folder), open_source(path, stride=4), tmp_path / "corpus", shard_size=4)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -214,7 +214,7 @@ def test_another_corpus_in_the_folder_is_refused_with_each_change_named(folder: 
         ValueError, match=r"(?s)shard_size: 4 -> 3.*what: 'embeddings' -> 'token_ids'.*fresh=true"
     ):
         make_corpus(work(folder, tmp_path, what="token_ids", shard_size=3))
-    with pytest.raises(ValueError, match="source: "):
+    with pytest.raises(ValueError, match=r"source\.files\.0\.sha256: "):
         make_corpus(work(folder, tmp_path, ["other texts"]))
     other = make_tiny_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="model fingerprint"):

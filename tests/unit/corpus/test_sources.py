@@ -88,7 +88,7 @@ def test_a_split_that_is_not_there_is_answered_with_those_that_are(tmp_path: Pat
 def test_wrong_sources_say_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         open_source(tmp_path / "nothing.jsonl", stride=4)
-    with pytest.raises(ValueError, match="no files that are known"):
+    with pytest.raises(ValueError, match="no files of a known kind"):
         open_source(tmp_path, stride=4)
     json_lines(tmp_path)
     (tmp_path / "a.txt").write_text("a\n")

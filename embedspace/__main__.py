@@ -1,0 +1,7 @@
+"""``python -m embedspace``: the command ``embedspace``."""
+
+import sys
+
+from embedspace.cli import main
+
+sys.exit(main())
