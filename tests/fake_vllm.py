@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from embedspace.prompt.wire import decode_prompt_embeds
+from embedspace.prompt import decode_prompt_embeds
 
 MODEL = "fake-model"
 MAX_MODEL_LEN = 32

@@ -1,7 +1,8 @@
-"""Progress of long work: a bar in a terminal, a line now and then anywhere else."""
+"""Progress of long work: a bar in a terminal, a line every ten seconds anywhere else."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,12 @@ Advance = Callable[[], None]
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show on stderr how far ``total`` items are; call what it gives after each one.
+    """Show progress over ``total`` items on stderr; the block calls the yielded function after each item.
 
     Args:
-        title: what is done.
+        title: name of the work.
         total: number of items.
-        done: how many of them were there before; they do not count for the rate.
+        done: how many of them were done before; they do not count for the rate.
     """
     from rich.console import Console
 
@@ -61,14 +62,7 @@ def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
 
     def show() -> None:
         # stderr is looked up each time: it may be replaced while the thread runs.
-        from rich.console import Console
-
-        Console(stderr=True).print(
-            f"{title}: {count.done} of {total} {count.pace()}".rstrip(),
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print(f"{title}: {count.done} of {total} {count.pace()}".rstrip(), file=sys.stderr, flush=True)
 
     def repeat() -> None:
         while not finished.wait(LINE_SECONDS):
@@ -89,7 +83,7 @@ def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
 
 
 class _Count:
-    """Items done, and the pace since this object was made."""
+    """Items done, and the pace since the start."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total = total
@@ -98,11 +92,11 @@ class _Count:
         self._started = time.monotonic()
 
     def pace(self) -> str:
-        """Rate and time left in words; empty before the first item."""
-        fresh = self.done - self._before
-        if not fresh:
+        """Rate and time left, as text; empty before the first item."""
+        new = self.done - self._before
+        if not new:
             return ""
-        rate = fresh / max(time.monotonic() - self._started, 1e-9)
+        rate = new / max(time.monotonic() - self._started, 1e-9)
         left = (self.total - self.done) / rate
         return f"{rate:.1f}/s" + (f", about {_duration(left)} left" if self.done < self.total else "")
 

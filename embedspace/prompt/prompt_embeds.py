@@ -231,8 +231,8 @@ class PromptEmbeds:
             folder: what ``PeftModel.save_pretrained`` wrote.
             space: the space of the model that the adapter was trained for.
             before: a prompt that the soft prompt is put before, as PEFT does; in the wider dtype of the two.
-            base_model: the base model's name as the adapter has it, to vouch that it is this space's model
-                under another name.
+            base_model: the base model's name in the adapter, to confirm that it is this space's model under another
+                name.
 
         Raises:
             ValueError: no such adapter, a damaged one, one of another kind (LoRA, prefix tuning, ...), or one

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from embedspace import EmbeddingCache, EmbeddingSpace, PromptEmbeds, Recipe
 from embedspace.cache.database import CacheConnection
 from embedspace.cli import main, size_in_bytes
-from embedspace.prompt.keys import cache_key, transformed_key
+from embedspace.prompt import cache_key, transformed_key
 from experiments.reliability.cache import killed_writers
 from experiments.reliability.cache_writers import key_of, prompt_of, same, started, write_and_read
 from tests.checkpoints import make_tiny_checkpoint

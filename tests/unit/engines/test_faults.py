@@ -17,9 +17,7 @@ import torch
 
 from embedspace.engines import Prompt, Sampling, VLLMClient
 from embedspace.errors import EngineError, EngineOverloadedError, EngineUnreachableError
-from embedspace.prompt.prompt_embeds import PromptEmbeds
-from embedspace.prompt.recipe import Recipe
-from embedspace.prompt.wire import encode_prompt_embeds
+from embedspace.prompt import PromptEmbeds, Recipe, encode_prompt_embeds
 from embedspace.runs.cases import Case
 from embedspace.runs.execution import RunSummary, execute
 from embedspace.runs.records import read_records

@@ -26,9 +26,7 @@ from embedspace.errors import (
     PromptRefusedError,
     PromptRejectedError,
 )
-from embedspace.prompt.prompt_embeds import PromptEmbeds
-from embedspace.prompt.recipe import Recipe
-from embedspace.prompt.wire import decode_prompt_embeds
+from embedspace.prompt import PromptEmbeds, Recipe, decode_prompt_embeds
 from embedspace.safety import Verdict
 from tests.fake_vllm import (
     HIDDEN_SIZE,

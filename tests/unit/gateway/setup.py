@@ -20,8 +20,7 @@ import psutil
 from embedspace import EmbeddingSpace, SafetyFilter, encode_prompt_embeds
 from embedspace.engines import Sampling, VLLMClient
 from embedspace.gateway import Gateway
-from embedspace.prompt.prompt_embeds import PromptEmbeds
-from embedspace.prompt.wire import decode_prompt_embeds
+from embedspace.prompt import PromptEmbeds, decode_prompt_embeds
 from embedspace.space.nearest_rows import read_back
 from tests.fake_vllm import MODEL, FakeVLLM, Reply, Request, reply
 

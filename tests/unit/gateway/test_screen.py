@@ -13,7 +13,7 @@ from embedspace import EmbeddingSpace
 from embedspace.gateway import Limits
 from embedspace.gateway.frames import Frame
 from embedspace.gateway.screen import MOST_PROMPTS, Screen
-from embedspace.prompt.prompt_embeds import PromptEmbeds
+from embedspace.prompt import PromptEmbeds
 from embedspace.safety import Verdict
 from tests.unit.gateway.setup import Setup
 

@@ -11,7 +11,7 @@ from embedspace import EmbeddingSpace, Projector, PromptEmbeds
 from embedspace.projector import ProjectorConfig, SentenceEncoder
 from embedspace.projector.heads import HEADS, Lexical, away_from_mean
 from embedspace.projector.projector import insert
-from embedspace.prompt.recipe import Recipe
+from embedspace.prompt import Recipe
 from embedspace.runs.replayer import Replayer
 from tests.checkpoints import make_tiny_checkpoint
 
