@@ -63,6 +63,8 @@ class RunFolder:
                 raise ValueError(
                     f"another process is writing the {self.noun} in {self.path}; wait for it to end or {self.elsewhere}"
                 ) from None
+            for draft in self.path.glob(f"{self.manifest}.*.draft"):  # of a process that was killed
+                draft.unlink()
         return held
 
     def clear(self) -> None:

@@ -41,6 +41,12 @@ def test_a_configuration_is_kept_and_damage_is_an_error(tmp_path: Path) -> None:
             folder.read()
 
 
+def test_the_draft_of_a_killed_writer_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "run.json.0123.draft").write_text("{")
+    with folder_at(tmp_path).lock():
+        assert not list(tmp_path.glob("*.draft"))
+
+
 def test_clearing_removes_results_and_leaves_the_files_of_others(tmp_path: Path) -> None:
     folder = folder_at(tmp_path)
     folder.write({"config": {}})

@@ -5,12 +5,18 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from embedspace.encoders import load_sentence_encoder, sentence_vectors
+from embedspace.encoders import SentenceEncoder, load_sentence_encoder, sentence_vectors
 
 SHORT_BUT_MANY_TOKENS = [f"a b {number} c d e f g" for number in range(8)]
 LONG_BUT_FEW_TOKENS = [
     f"{word} international responsibilities" for word in ("seven", "eight", "nine", "ten") * 2
 ]
+
+
+def test_an_encoder_is_loaded_once_in_a_process_and_computes_in_float32():
+    model = load_sentence_encoder("all-minilm-l6-v2")
+    assert SentenceEncoder("all-minilm-l6-v2").model is SentenceEncoder().model is model
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
 
 
 def test_vectors_are_those_of_the_encoder_in_the_order_of_the_texts():
