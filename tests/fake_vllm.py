@@ -18,7 +18,8 @@ from embedspace.prompt import decode_prompt_embeds
 MODEL = "fake-model"
 MAX_MODEL_LEN = 32
 HIDDEN_SIZE = 4
-LONGEST_WAIT = 20.0
+MAX_WAIT = 120.0
+"""Seconds; an upper bound of every wait, long enough for a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def choices(request: Request) -> list[dict[str, Any]]:
 
 
 class FakeVLLM:
-    """Serves on a free port of 127.0.0.1 while the ``with`` block lasts."""
+    """Serves on a free port of 127.0.0.1 inside its ``with`` block."""
 
     def __init__(
         self,
@@ -162,7 +163,7 @@ class FakeVLLM:
 
             def _wait(self, event: threading.Event) -> bool:
                 """Whether the event came, rather than the end of the connection."""
-                for _ in range(int(LONGEST_WAIT / 0.02)):
+                for _ in range(int(MAX_WAIT / 0.02)):
                     if event.wait(0.02):
                         return True
                     if select.select([self.connection], [], [], 0)[0]:
@@ -177,7 +178,7 @@ class FakeVLLM:
                 self.send_header("content-length", str(len(answer.body + answer.rest) + answer.missing))
                 self.end_headers()
                 self.wfile.write(answer.body)
-                if answer.then is not None and answer.then.wait(LONGEST_WAIT):
+                if answer.then is not None and answer.then.wait(MAX_WAIT):
                     self.wfile.write(answer.rest)
 
             def log_message(self, format: str, *args: object) -> None:

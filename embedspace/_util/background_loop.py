@@ -1,4 +1,8 @@
-"""Concurrent work for a caller that is not asynchronous: in order, bounded, and cancelled when abandoned."""
+"""Concurrent work for a caller that is not asynchronous: in order, bounded, and cancelled when abandoned.
+
+Not ``anyio.from_thread.start_blocking_portal``: it waits for its thread when it is dropped, so a program that ends
+without closing it, or a forked child that drops it, waits forever.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +64,24 @@ class BackgroundLoop:
         finally:
             future.cancel()
 
+    def map_in_order(
+        self, work: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], limit: int
+    ) -> Iterator[R]:
+        """Results in the order of the items, which are read no further than ``limit`` ahead of the results taken."""
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(self.submit(work(item)))
+                while waiting and (len(waiting) == limit or waiting[0].done()):
+                    yield waiting[0].result()
+                    waiting.popleft()
+            while waiting:
+                yield waiting[0].result()
+                waiting.popleft()
+        finally:
+            for future in waiting:
+                future.cancel()
+
     def cancel(self) -> None:
         """Cancel all that runs, and wait until it has ended."""
         self.run(_cancel_others())
@@ -72,23 +94,6 @@ class BackgroundLoop:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def in_order(items: Iterable[T], submit: Callable[[T], Future[R]], limit: int) -> Iterator[R]:
-    """Results in the order of the items, which are read no further than ``limit`` ahead of the results taken."""
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(submit(item))
-            while waiting and (len(waiting) == limit or waiting[0].done()):
-                yield waiting[0].result()
-                waiting.popleft()
-        while waiting:
-            yield waiting[0].result()
-            waiting.popleft()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 async def _cancel_others() -> None:

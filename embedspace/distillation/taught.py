@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from embedspace.distillation.likelihood import end_tokens
-from embedspace.engines.padding import padded
+from embedspace.engines.batching import padded
 from embedspace.prompt import PromptEmbeds, Rows, add_to_rows, row_mask, tensor_digest
 
 if TYPE_CHECKING:

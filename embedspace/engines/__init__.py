@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from embedspace.engines.base import Completion, Engine, Prompt, Resending, Sampling, Scorer, TokenIds
+from embedspace.engines.base import Completion, Engine, Prompt, RetryingEngine, Sampling, Scorer, TokenIds
 
 if TYPE_CHECKING:
     from embedspace.engines.transformers.engine import TransformersEngine
@@ -22,7 +22,7 @@ __all__ = [
     "Completion",
     "Engine",
     "Prompt",
-    "Resending",
+    "RetryingEngine",
     "Sampling",
     "Scorer",
     "TokenIds",

@@ -1,27 +1,28 @@
-"""What every engine has in common: sampling parameters, completions, and the protocol."""
+"""What every engine has in common: sampling parameters, completions, and the protocols."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from embedspace.prompt import PromptEmbeds
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TokenIds = Sequence[int]
 Prompt = PromptEmbeds | TokenIds
-"""What engines take: embeddings, or token ids for comparison with the ordinary way."""
+"""What engines take: embeddings, or token ids for comparison with ordinary prompting."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to generate. Engines give the same meaning to every field.
+    """Sampling parameters, with the same meaning for every engine.
+
+    >>> Sampling(max_tokens=8, temperature=0.7, stop="\\n").stop
+    ('\\n',)
 
     Raises:
         ValueError: a field is out of its range.
@@ -32,15 +33,15 @@ class Sampling:
     temperature: float = 0.0
     """0 is greedy decoding."""
     top_p: float = 1.0
-    """Nucleus sampling: smallest set of tokens with this probability mass."""
+    """Nucleus sampling: draw from the smallest set of tokens with this probability mass."""
     n: int = 1
     """Completions for each prompt."""
     seed: int = 0
-    """Seed of every prompt's own random numbers: a completion does not depend on its batch."""
+    """Each prompt's random numbers are seeded with this, so a completion does not depend on its batch."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion; they are not part of its text."""
     logprobs: int | None = None
-    """With a number, log-probabilities of the chosen tokens and of that many likeliest ones."""
+    """Where given, report log-probabilities of the chosen tokens and of this many likeliest ones."""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -63,13 +64,18 @@ class Sampling:
                 raise ValueError(f"Sampling.{name} is {getattr(self, name)!r}; it must be {allowed}")
         if self.n > 1 and self.temperature == 0:
             raise ValueError(
-                f"Sampling.n is {self.n} with temperature 0: all would be equal; set a temperature"
+                f"Sampling.n is {self.n} with temperature 0: all completions would be equal; set a temperature"
             )
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer of an engine, or the reason why there is none."""
+    """One completion of a prompt, or the reason why there is none.
+
+    >>> failed = Completion.failed(3, "the prompt has no token ids")
+    >>> failed.prompt_index, failed.finish_reason, failed.error
+    (3, 'error', 'the prompt has no token ids')
+    """
 
     prompt_index: int
     """Position of the prompt in the input of ``generate``."""
@@ -77,15 +83,15 @@ class Completion:
     """0 to n - 1: which of the prompt's completions."""
     text: str
     token_ids: tuple[int, ...]
-    """New tokens, the end-of-sequence token included where it was produced; () where a server does not tell."""
+    """New tokens, the end-of-sequence token included where it was produced; () where a server does not report them."""
     finish_reason: str
     """``stop``, ``length`` or ``error``."""
     seconds: float
     """Time from sending to receiving the request or batch that this completion was part of."""
     logprobs: tuple[float, ...] = ()
-    """Log-probability of each new token, where asked for."""
+    """Log-probability of each new token, if requested."""
     top_logprobs: tuple[dict[str, float], ...] = ()
-    """Likeliest tokens at each position as text -> log-probability, where asked for."""
+    """Likeliest tokens at each position as text -> log-probability, if requested."""
     error: str | None = None
     """What was wrong with this prompt, for a completion that failed."""
 
@@ -96,12 +102,12 @@ class Completion:
 
 
 @runtime_checkable
-class Resending(Protocol):
-    """An engine over a network, which sends a request again where it met passing trouble."""
+class RetryingEngine(Protocol):
+    """An engine that sends requests over a network, and again after a transient failure."""
 
     @property
     def retries(self) -> Mapping[str, int]:
-        """How many requests were sent again so far, by what they met before."""
+        """How many requests were sent again so far, by the failure before."""
         ...
 
 
@@ -111,7 +117,7 @@ class Engine(Protocol):
 
     ``generate`` streams: it reads prompts as it needs them and yields completions in prompt order
     (``n`` in a row for each prompt). A prompt that cannot be answered yields one completion with
-    ``error`` set; trouble with the engine itself raises :class:`~embedspace.errors.EngineError`.
+    ``error`` set; a failure of the engine itself raises :class:`~embedspace.errors.EngineError`.
     """
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
@@ -123,14 +129,14 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back processes, connections and memory."""
+        """Release processes, connections and memory."""
         ...
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """An engine that also tells how likely given continuations are."""
+    """An engine that also computes the log-probabilities of given continuations."""
 
-    def score_all(self, asked: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]) -> list[list[Tensor]]:
+    def score_all(self, pairs: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]) -> list[list[Tensor]]:
         """Log-probabilities of the tokens of each continuation of each prompt, in nats."""
         ...

@@ -1,26 +1,33 @@
-"""Prompts in batches of one kind, each checked before it travels."""
+"""Prompts in batches: checked one by one, of one kind, padded to one length."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
 
 from embedspace.engines.base import Completion, Prompt
 from embedspace.prompt import PromptEmbeds, preflight
 
+if TYPE_CHECKING:
+    from jaxtyping import Int, Shaped
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts that stood together: fit ones, all embeddings or all token ids, and those that are not fit."""
+    """Adjacent prompts: valid ones, all embeddings or all token ids, and the records of invalid ones."""
 
     prompts: tuple[tuple[int, Prompt], ...]
     """Position in the input, and prompt."""
-    refused: tuple[Completion, ...] = ()
+    failed: tuple[Completion, ...] = ()
 
     def in_order(self, completions: Iterable[Completion]) -> list[Completion]:
-        """The completions of the fit prompts together with the refused ones, in the order of the input."""
-        return sorted([*completions, *self.refused], key=operator.attrgetter("prompt_index", "index"))
+        """The completions of the valid prompts together with the failed ones, in the order of the input."""
+        return sorted([*completions, *self.failed], key=operator.attrgetter("prompt_index", "index"))
 
 
 def batches(
@@ -31,45 +38,45 @@ def batches(
     max_rows: int | None = None,
     max_bytes: int | None = None,
 ) -> Iterator[Batch]:
-    """Split prompts into batches, read no further than one prompt ahead.
+    """Split prompts into batches of checked prompts, reading at most one prompt ahead.
 
     Args:
         prompts: embeddings or token ids, in any mixture.
         size: most prompts of a batch.
-        hidden_size: what the model needs, where known.
+        hidden_size: of the model, where known.
         max_rows: most rows of a prompt, where known.
         max_bytes: most bytes of the vectors of a batch; a larger prompt makes a batch of its own.
 
     Raises:
         TypeError: something is neither a PromptEmbeds nor token ids.
     """
-    fit: list[tuple[int, Prompt]] = []
-    refused: list[Completion] = []
+    valid: list[tuple[int, Prompt]] = []
+    failed: list[Completion] = []
     held = 0
     for position, prompt in enumerate(prompts):
         try:
             checked = check_prompt(prompt, hidden_size=hidden_size, max_rows=max_rows)
         except ValueError as error:
-            refused.append(Completion.failed(position, str(error)))
+            failed.append(Completion.failed(position, str(error)))
         else:
             cost = _bytes(checked)
-            other_kind = bool(fit) and isinstance(fit[-1][1], PromptEmbeds) != isinstance(
+            other_kind = bool(valid) and isinstance(valid[-1][1], PromptEmbeds) != isinstance(
                 checked, PromptEmbeds
             )
-            if fit and (other_kind or (max_bytes is not None and held + cost > max_bytes)):
-                yield Batch(tuple(fit), tuple(refused))
-                fit, refused, held = [], [], 0
-            fit.append((position, checked))
+            if valid and (other_kind or (max_bytes is not None and held + cost > max_bytes)):
+                yield Batch(tuple(valid), tuple(failed))
+                valid, failed, held = [], [], 0
+            valid.append((position, checked))
             held += cost
-        if len(fit) + len(refused) == size:
-            yield Batch(tuple(fit), tuple(refused))
-            fit, refused, held = [], [], 0
-    if fit or refused:
-        yield Batch(tuple(fit), tuple(refused))
+        if len(valid) + len(failed) == size:
+            yield Batch(tuple(valid), tuple(failed))
+            valid, failed, held = [], [], 0
+    if valid or failed:
+        yield Batch(tuple(valid), tuple(failed))
 
 
 def check_prompt(prompt: Prompt, *, hidden_size: int | None = None, max_rows: int | None = None) -> Prompt:
-    """The prompt, token ids as a plain list, if it is fit to be answered.
+    """The prompt, token ids as a plain list, if an engine can answer it.
 
     Raises:
         TypeError: neither a PromptEmbeds nor token ids.
@@ -90,6 +97,27 @@ def check_prompt(prompt: Prompt, *, hidden_size: int | None = None, max_rows: in
     if max_rows is not None and len(ids) > max_rows:
         raise ValueError(f"the prompt has {len(ids)} tokens and at most {max_rows} fit beside the new tokens")
     return ids
+
+
+def padded(
+    prompts: Sequence[Shaped[Tensor, "tokens ..."]], shared: int = 0
+) -> tuple[Shaped[Tensor, "prompts tokens ..."], Int[Tensor, "prompts tokens"]]:
+    """Prompts of different lengths as one batch, and its attention mask: 0 on padding.
+
+    The padding stands after the ``shared`` leading rows: with no shared rows, at the left.
+
+    >>> batch, mask = padded([torch.tensor([5, 6, 7]), torch.tensor([5, 8])], shared=1)
+    >>> batch.tolist(), mask.tolist()
+    ([[5, 6, 7], [5, 0, 8]], [[1, 1, 1], [1, 0, 1]])
+    """
+    longest = max(map(len, prompts))
+    batch = prompts[0].new_zeros(len(prompts), longest, *prompts[0].shape[1:])
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, seen, prompt in zip(batch, mask, prompts, strict=True):
+        own = longest - len(prompt) + shared
+        row[:shared], row[own:] = prompt[:shared], prompt[shared:]
+        seen[:shared] = seen[own:] = 1
+    return batch, mask
 
 
 def _bytes(prompt: Prompt) -> int:

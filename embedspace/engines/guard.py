@@ -1,4 +1,4 @@
-"""Prompts that a filter refuses, before they are sent."""
+"""Screening of prompts before they are sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embedspace.prompt import PromptEmbeds
 
 
 class Judgement(Protocol):
-    """What a filter says of a prompt; a :class:`~embedspace.Verdict` is one."""
+    """A filter's decision about a prompt; a :class:`~embedspace.Verdict` is one."""
 
     @property
     def allowed(self) -> bool: ...
@@ -38,7 +38,7 @@ class Guard(Protocol):
 
 
 def admits(judgement: Judgement) -> bool:
-    """Whether a prompt may pass: a score that is no number is no small one."""
+    """Whether a prompt may pass; a NaN score counts as above the threshold."""
     return judgement.allowed and not math.isnan(judgement.score) and judgement.score <= judgement.threshold
 
 
@@ -66,15 +66,15 @@ def conversation_refusal(guard: Guard, parts: Sequence[PromptEmbeds]) -> str | N
 
 
 def guarded(batch: Batch, guard: Guard) -> Batch:
-    """The batch without the embeddings that the guard refuses, which fail alone; token ids are not looked at."""
+    """The batch without the embeddings that the guard refuses, which fail alone; token ids are not screened."""
     embedded = [prompt for _, prompt in batch.prompts if isinstance(prompt, PromptEmbeds)]
     if not embedded:
         return batch
     reasons = iter(refusals(guard, embedded))
     judged = [
-        (place, prompt, next(reasons) if isinstance(prompt, PromptEmbeds) else None)
-        for place, prompt in batch.prompts
+        (position, prompt, next(reasons) if isinstance(prompt, PromptEmbeds) else None)
+        for position, prompt in batch.prompts
     ]
-    failed = [Completion.failed(place, reason) for place, _, reason in judged if reason]
-    fit = tuple((place, prompt) for place, prompt, reason in judged if not reason)
-    return Batch(fit, (*batch.refused, *failed))
+    failed = [Completion.failed(position, reason) for position, _, reason in judged if reason]
+    fit = tuple((position, prompt) for position, prompt, reason in judged if not reason)
+    return Batch(fit, (*batch.failed, *failed))

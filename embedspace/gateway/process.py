@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from embedspace.engines.vllm import supervisor as guardian
+from embedspace.engines.vllm import supervisor
 from embedspace.errors import ServerStartError
 from embedspace.gateway.keys import KEYS_VARIABLE
 from embedspace.gateway.settings import Limits
@@ -83,7 +83,15 @@ class Gateway:
         python = [sys.executable, "-P"]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [*python, str(guardian.__file__), *python, "-m", "embedspace.cli", "gateway", *self._command],
+                [
+                    *python,
+                    str(supervisor.__file__),
+                    *python,
+                    "-m",
+                    "embedspace.cli",
+                    "gateway",
+                    *self._command,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -105,7 +113,7 @@ class Gateway:
         """End the process and wait for it; harmless where it does not run."""
         process, self._process = self._process, None
         if process is not None:
-            process.communicate()  # the end of its input is the guardian's sign to clear up
+            process.communicate()  # the end of its input tells the supervisor to stop it
 
     def __enter__(self) -> Self:
         return self.start()

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from embedspace.engines.vllm.errors import PassingError
-from embedspace.engines.vllm.transport import Connection
+from embedspace.engines.vllm.transport import Connection, TransientError
 from embedspace.errors import EngineError, EngineUnreachableError, PromptRejectedError
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.settings import Settings
@@ -254,7 +253,7 @@ class Upstream:
     async def _asked(self, question: Coroutine[Any, Any, R]) -> R:
         try:
             return await question
-        except PassingError as passing:
+        except TransientError as passing:
             raise passing.error from None
 
     async def _watch(self) -> asyncio.Task[None]:

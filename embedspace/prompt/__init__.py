@@ -5,7 +5,12 @@ from embedspace.prompt.prompt_embeds import PromptEmbeds, require_content, requi
 from embedspace.prompt.recipe import Recipe, Value
 from embedspace.prompt.row_selection import Rows, add_to_rows, row_mask
 from embedspace.prompt.rows import describe_nonfinite_rows, evenly_spaced, in_blocks, tensor_digest
-from embedspace.prompt.wire import decode_prompt_embeds, encode_prompt_embeds, preflight
+from embedspace.prompt.wire import (
+    decode_prompt_embeds,
+    encode_checked_vectors,
+    encode_prompt_embeds,
+    preflight,
+)
 
 __all__ = [
     "CACHE_FORMAT",
@@ -18,6 +23,7 @@ __all__ = [
     "cache_key",
     "decode_prompt_embeds",
     "describe_nonfinite_rows",
+    "encode_checked_vectors",
     "encode_prompt_embeds",
     "evenly_spaced",
     "in_blocks",

@@ -92,6 +92,11 @@ def encode_prompt_embeds(prompt: PromptEmbeds | Tensor, dtype: torch.dtype | Non
     if dtype is not None:
         vectors = vectors.to(dtype)
     preflight(vectors)
+    return encode_checked_vectors(vectors)
+
+
+def encode_checked_vectors(vectors: Float[Tensor, "tokens hidden"]) -> str:
+    """:func:`encode_prompt_embeds` for vectors that :func:`preflight` has accepted."""
     dense = vectors.detach().cpu().contiguous()
     if dense.untyped_storage().nbytes() != dense.nbytes:
         dense = dense.clone()  # torch.save stores the whole storage under a view

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from embedspace._util.progress import progress
-from embedspace.engines import Completion, Engine, Resending, Sampling, Scorer
+from embedspace.engines import Completion, Engine, RetryingEngine, Sampling, Scorer
 from embedspace.errors import EngineResponseError
 from embedspace.metrics import Score
 from embedspace.prompt import PromptEmbeds
@@ -73,7 +73,7 @@ def execute(
                     failed += any(record.error is not None for record in records)
                     advance()
         finally:
-            if isinstance(engine, Resending):
+            if isinstance(engine, RetryingEngine):
                 # The run writes it when it is closed, also where the engine failed.
                 retries = run.sitting["retries"] = dict(engine.retries)
     return RunSummary(plan.total, recorded, failed, skipped, retries)

@@ -172,11 +172,11 @@ def test_a_server_without_the_flag_takes_token_ids_alone_and_dies_with_its_kille
             assert program.stdout is not None
             url = program.stdout.readline().strip()
             processes = psutil.Process(program.pid).children(recursive=True)
-            assert len(processes) >= 3, "guardian, server and engine"
+            assert len(processes) >= 3, "supervisor, server and engine"
             check_refusals(url, EmbeddingSpace.from_pretrained(model))
         finally:
             program.kill()
-    _, alive = psutil.wait_procs(processes, timeout=60)
+    _, alive = psutil.wait_procs(processes, timeout=120)
     assert alive == []
 
 

@@ -1,4 +1,4 @@
-"""The in-process engine: a transformers model in this very process, no server needed."""
+"""The in-process engine: a transformers model in this process, no server needed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from embedspace.engines.base import Completion, Prompt, Sampling
-from embedspace.engines.padding import padded
+from embedspace.engines.batching import check_prompt, padded
 from embedspace.engines.transformers.sampling import Sampler, StopStrings
 from embedspace.engines.transformers.shared_prefix import SharedPrefix
 from embedspace.errors import EngineError
 from embedspace.models import resolve
-from embedspace.prompt import PromptEmbeds, preflight
+from embedspace.prompt import PromptEmbeds
 from embedspace.space import EmbeddingSpace
 
 if TYPE_CHECKING:
@@ -32,16 +32,21 @@ _Item = TypeVar("_Item")
 class TransformersEngine:
     """Generates and scores with a transformers model in this process.
 
-    Embeddings and token ids take the same road after the embedding layer, so greedy answers to a prompt
-    and to its embeddings are the same. Sampling draws each prompt's random numbers from the seed and the
-    prompt itself: an answer depends neither on the batch nor on what was asked before. Rows with which the
-    prompts of a batch, or one prompt after another, begin alike are computed once; the last such rows are kept.
+    Embeddings and token ids are treated alike after the embedding layer, so greedy completions of a prompt
+    and of its embeddings are the same. Each prompt's random numbers are seeded by the sampling's seed and the
+    prompt itself: a completion depends neither on its batch nor on earlier calls. The common prefix of a batch, or
+    of one prompt and the next, is computed once; the key-value cache of the last such prefix is kept.
+
+    >>> engine = TransformersEngine("smollm2-135m-instruct")
+    >>> prompt = engine.space.embed_chat([{"role": "user", "content": "What is the capital of France?"}])
+    >>> [completion.text for completion in engine.generate([prompt], Sampling(max_tokens=2))]
+    ['The capital']
 
     Args:
-        model: packaged name, local folder, hub id, or a space that is loaded already.
+        model: packaged name, local folder, hub id, or a loaded space.
         dtype: dtype to compute in, as torch names it; ``auto`` is float32 on a CPU and the
             checkpoint's own elsewhere.
-        device: as torch names it; ``auto`` takes a GPU where there is one.
+        device: as torch names it; ``auto`` is a GPU where there is one.
         batch_size: most sequences that are generated together.
 
     Raises:
@@ -61,7 +66,7 @@ class TransformersEngine:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not isinstance(model, EmbeddingSpace):
-            resolve(model)  # the whole model first: the space is then read from it, not fetched beside it
+            resolve(model)  # the whole model first: the space is then read from it, not downloaded as well
         self.space = model if isinstance(model, EmbeddingSpace) else EmbeddingSpace.from_pretrained(model)
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device, self.space)
@@ -79,9 +84,9 @@ class TransformersEngine:
             EngineError: the device ran out of memory.
         """
         size = max(1, self.batch_size // sampling.n)
-        asked = ((prompt, self._sampling_that_fits(prompt, sampling)) for prompt in prompts)
+        requests = ((prompt, self._fit_to_context(prompt, sampling)) for prompt in prompts)
         for (is_ids, fitting), alike in itertools.groupby(
-            enumerate(asked), key=lambda item: (not isinstance(item[1][0], PromptEmbeds), item[1][1])
+            enumerate(requests), key=lambda item: (not isinstance(item[1][0], PromptEmbeds), item[1][1])
         ):
             while batch := [(position, prompt) for position, (prompt, _) in itertools.islice(alike, size)]:
                 yield from self._generate_batch(batch, fitting, is_ids=is_ids)
@@ -90,7 +95,7 @@ class TransformersEngine:
         """Log-probabilities, in nats, of the tokens of a continuation after a prompt.
 
         Raises:
-            ValueError: the continuation is empty, or the prompt is not fit for this model.
+            ValueError: the continuation is empty, or this model cannot answer the prompt.
         """
         return self.score_many(prompt, [continuation])[0]
 
@@ -102,27 +107,27 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def score_all(
-        self, asked: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]
+        self, pairs: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]
     ) -> list[list[Float[Tensor, " tokens"]]]:
         """:meth:`score_many` for several prompts, those of like length together.
 
         Raises:
             ValueError: as for :meth:`score`, before anything is computed.
         """
-        targets = [[self._continuation_ids(said) for said in continuations] for _, continuations in asked]
-        for (prompt, _), own in zip(asked, targets, strict=True):
+        targets = [[self._continuation_ids(each) for each in continuations] for _, continuations in pairs]
+        for (prompt, _), own in zip(pairs, targets, strict=True):
             self._check(prompt, room=max(map(len, own), default=0))
 
-        def kind(place: int) -> bool:
-            return isinstance(asked[place][0], PromptEmbeds)
+        def is_embedded(position: int) -> bool:
+            return isinstance(pairs[position][0], PromptEmbeds)
 
-        found: dict[int, list[Tensor]] = {}
-        order = sorted(range(len(asked)), key=lambda place: (kind(place), len(asked[place][0])))
-        for _, alike in itertools.groupby(order, key=kind):
-            for places in _chunks(list(alike), self.batch_size):
-                batch = [asked[place][0] for place in places], [targets[place] for place in places]
-                found |= zip(places, self._score_batch(*batch), strict=True)
-        return [found[place] for place in range(len(asked))]
+        scores: dict[int, list[Tensor]] = {}
+        order = sorted(range(len(pairs)), key=lambda each: (is_embedded(each), len(pairs[each][0])))
+        for _, alike in itertools.groupby(order, key=is_embedded):
+            for chunk in _chunks(list(alike), self.batch_size):
+                batch = [pairs[each][0] for each in chunk], [targets[each] for each in chunk]
+                scores |= zip(chunk, self._score_batch(*batch), strict=True)
+        return [scores[position] for position in range(len(pairs))]
 
     def describe(self) -> dict[str, str]:
         """Kind, model, numeric dtype, device and versions, for records."""
@@ -136,12 +141,12 @@ class TransformersEngine:
         }
 
     def close(self) -> None:
-        """Let go of the model's memory."""
+        """Release the model's memory."""
         self.model = None
         self._prefix = SharedPrefix(None)
 
-    def _sampling_that_fits(self, prompt: Prompt, sampling: Sampling) -> Sampling:
-        """With at most as many new tokens as the context has positions for after the prompt, as vLLM has it."""
+    def _fit_to_context(self, prompt: Prompt, sampling: Sampling) -> Sampling:
+        """With at most as many new tokens as the context has positions left after the prompt, as in vLLM."""
         room = (
             sampling.max_tokens
             if self.space.context_length is None
@@ -152,17 +157,11 @@ class TransformersEngine:
     def _check(self, prompt: Prompt, *, room: int) -> None:
         """Raise ``ValueError`` or ``TypeError`` where a prompt cannot be answered with ``room`` new tokens."""
         limit = None if self.space.context_length is None else self.space.context_length - room
-        if isinstance(prompt, PromptEmbeds):
-            preflight(prompt, hidden_size=self.space.hidden_size, max_rows=limit)
-            self.space.require(prompt)
-        elif not len(prompt):
-            raise ValueError("the prompt has no token ids")
-        elif limit is not None and len(prompt) > limit:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens and at most {limit} fit beside the new tokens"
-            )
+        checked = check_prompt(prompt, hidden_size=self.space.hidden_size, max_rows=limit)
+        if isinstance(checked, PromptEmbeds):
+            self.space.require(checked)
         else:
-            self.space.lookup(prompt)
+            self.space.lookup(checked)
 
     def _generate_batch(
         self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling, *, is_ids: bool
@@ -212,7 +211,7 @@ class TransformersEngine:
         ]
 
     def _generation_config(self, sampling: Sampling) -> Any:
-        """Plain decoding: nothing of the checkpoint's own sampling defaults but its end-of-sequence tokens."""
+        """Greedy decoding: of the checkpoint's sampling defaults only its end-of-sequence tokens are used."""
         from transformers import GenerationConfig
 
         own = self.model.generation_config
@@ -308,7 +307,7 @@ def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 
 def _identity(prompt: Prompt) -> str:
-    """What a prompt's random numbers hang on besides the seed."""
+    """What seeds a prompt's random numbers besides the sampling's seed."""
     return prompt.recipe.digest if isinstance(prompt, PromptEmbeds) else repr(list(prompt))
 
 

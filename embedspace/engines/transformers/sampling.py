@@ -1,4 +1,4 @@
-"""Token choice for the in-process engine: greedy or sampled, reproducible prompt by prompt."""
+"""Token choice of the in-process engine: greedy or sampled, reproducible for each prompt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sampler:
             for position, identity in enumerate(identities)
         ]
         self._chosen: list[list[float]] = [[] for _ in identities]
-        self._likeliest: list[list[dict[str, float]]] = [[] for _ in identities]
+        self._top: list[list[dict[str, float]]] = [[] for _ in identities]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         from transformers import TemperatureLogitsWarper, TopPLogitsWarper
@@ -56,12 +56,12 @@ class Sampler:
             self._chosen[row].append(value)
             if self._sampling.logprobs:
                 names = [self._tokenizer.decode([token]) for token in ids[row].tolist()]
-                self._likeliest[row].append(dict(zip(names, values[row].tolist(), strict=True)))
+                self._top[row].append(dict(zip(names, values[row].tolist(), strict=True)))
 
     def completion(
         self, row: int, tokens: Sequence[int], ended: set[int], seconds: float
     ) -> Callable[[int, int], Completion]:
-        """A maker of the Completion of one sequence, given its prompt's position and its index."""
+        """A function that makes the Completion of one sequence from its prompt's position and its index."""
         taken, text, reason = self._cut(list(tokens), ended)
 
         def make(prompt_index: int, index: int) -> Completion:
@@ -73,13 +73,13 @@ class Sampler:
                 reason,
                 seconds,
                 tuple(self._chosen[row][: len(taken)]),
-                tuple(self._likeliest[row][: len(taken)]),
+                tuple(self._top[row][: len(taken)]),
             )
 
         return make
 
     def _cut(self, tokens: list[int], ended: set[int]) -> tuple[list[int], str, str]:
-        """Tokens, text and finish reason of one sequence without what stands after its end."""
+        """Tokens, text and finish reason of one sequence, cut at its end."""
         end = next((position for position, token in enumerate(tokens) if token in ended), None)
         body = tokens[:end]
         text = self._tokenizer.decode(body, skip_special_tokens=True)
@@ -105,7 +105,7 @@ class StopStrings:
         self._skipped = skipped
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        # Every token adds at least one byte, so the last of them that can be part of a stop string are few.
+        # Every token adds at least one byte, so only the last few can be part of a stop string.
         tail = max((len(stop.encode()) for stop in self._stop), default=0) + 1
         done = [
             any(stop in self._tokenizer.decode(row[-tail:], skip_special_tokens=True) for stop in self._stop)

@@ -1,4 +1,4 @@
-"""The rows with which prompts begin alike, computed once in a process."""
+"""The common prefix of prompts, computed once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-WORTH_SHARING = 32
-"""Fewest leading rows for which a pass of their own is worth its time."""
+MIN_SHARED_ROWS = 32
+"""Fewest leading rows for which a forward pass of their own is worth its time."""
 
 
 class SharedPrefix:
-    """The key-value cache of rows that prompts were found to begin with.
+    """The key-value cache of the rows that prompts begin with.
 
-    One is kept, so memory stays bounded: it gives way as soon as prompts begin with other rows.
+    One is kept, so memory stays bounded: it is replaced as soon as prompts begin with other rows.
 
     Args:
         model: a causal language model of transformers.
@@ -28,40 +28,40 @@ class SharedPrefix:
         self._cache: Any = None
 
     def length(self, prompts: Sequence[Tensor], *, columns: int) -> int:
-        """How many leading rows of these prompts need not be computed for each; 0 where it is not worth it.
+        """How many leading rows of these prompts are in the cache now; 0 where sharing is not worth it.
 
         The last row of a prompt is never shared: the first new token comes from it.
 
         Args:
-            prompts: rows [tokens, hidden], all in the dtype of computing, or token ids [tokens].
+            prompts: rows [tokens, hidden], all in the model's dtype, or token ids [tokens].
             columns: prompts, padding and new tokens together.
         """
         first, *others = prompts
         shared = min(map(len, prompts)) - 1
         known = 0 if self._rows is None else min(shared, _common(first, self._rows))
         shared = min([shared if others else known, *(_common(first, other) for other in others)])
-        if shared < WORTH_SHARING or not self._can_be_shared(columns):
+        if shared < MIN_SHARED_ROWS or not self._can_be_shared(columns):
             self._rows = self._cache = None
             return 0
-        # A batch may have a few words more in common than all batches have: that is no reason to begin anew.
-        if min(known, shared) >= max(WORTH_SHARING, shared // 2):
+        # A batch may share a few words more than all batches do, which is no reason to compute a new cache.
+        if min(known, shared) >= max(MIN_SHARED_ROWS, shared // 2):
             return min(known, shared)
-        self._rows = self._cache = None  # before the new one is made: the two need not fit together
+        self._rows = self._cache = None  # before the new one is computed: memory may not hold both
         self._cache = self._computed(first[None, :shared])
         self._rows = first[:shared].clone()
         return shared
 
     def keep(self, prompt: Tensor, cache: Any, *, columns: int) -> None:
-        """Take over the cache that is left of a prompt computed alone: the next one may begin like it."""
-        if len(prompt) > WORTH_SHARING and self._can_be_shared(columns):
+        """Keep the cache of a prompt computed alone: the next prompt may begin with the same rows."""
+        if len(prompt) > MIN_SHARED_ROWS and self._can_be_shared(columns):
             self._rows, self._cache = prompt.clone(), cache
 
     def cache(self, length: int, sequences: int) -> Any:
-        """The first ``length`` rows of the kept cache for a batch, to be continued without changing what is kept."""
+        """The first ``length`` rows of the kept cache for a batch, which continuing does not change."""
         cache = copy.copy(self._cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         for layer in cache.layers:
-            # Continuing a layer puts new memory in the place of these views.
+            # Continuing a layer replaces these views by new memory.
             layer.keys = layer.keys[:, :, :length].expand(sequences, -1, -1, -1)
             layer.values = layer.values[:, :, :length].expand(sequences, -1, -1, -1)
             if layer.is_sliding:
@@ -79,7 +79,7 @@ class SharedPrefix:
         return DynamicCache(config=self._model.config)
 
     def _can_be_shared(self, columns: int) -> bool:
-        """Whether the model's cache holds every row's keys and values, and padding inside it does no harm.
+        """Whether the model's cache holds every row's keys and values, and allows padding inside it.
 
         Prompts of unequal length are padded between prefix and rest. A sliding window counts these columns; so
         it must be wider than all of them.

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from operator import itemgetter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import torch
 
-from embedspace._util.background_loop import BackgroundLoop, in_order
+from embedspace._util.background_loop import BackgroundLoop
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.engines.batching import Batch, batches, check_prompt
 from embedspace.engines.guard import Guard, conversation_refusal, guarded
 from embedspace.engines.vllm.pool import ServerPool
 from embedspace.engines.vllm.protocol import (
-    chat_request,
-    completion_request,
+    ChatRequest,
+    CompletionRequest,
     embedded_parts,
-    read_completions,
-    read_piece,
-    require_content_alone,
+    require_content_only,
 )
 from embedspace.engines.vllm.transport import Connection, ServerInfo
 from embedspace.errors import EngineError, EngineResponseError, PromptRefusedError, PromptRejectedError
@@ -33,35 +31,33 @@ from embedspace.prompt import PromptEmbeds, encode_prompt_embeds, preflight
 if TYPE_CHECKING:
     from embedspace.space import Message
 
-T = TypeVar("T")
-
-_REQUEST_BYTES = 32 * 2**20  # of vectors; together with max_concurrency it bounds the client's memory
+_MAX_REQUEST_BYTES = 32 * 2**20  # of vectors; together with max_concurrency it bounds the client's memory
 
 
 class VLLMClient:
     """Generates on vLLM servers that were started with ``--enable-prompt-embeds``.
 
-    Prompts are read as they are needed and completions come in prompt order. A prompt that is not fit to be
-    sent, or that the server refuses, fails alone. Requests that meet 429, 5xx, a lost connection or an answer that
-    is no completion are sent again, after growing pauses, to whichever server is there; what still fails then
-    raises an :class:`~embedspace.errors.EngineError` that names the server, the prompts and the answer.
+    Prompts are read as they are needed and completions come in prompt order. A prompt that fails its check, or that
+    the server refuses, fails alone. Requests that meet 429, 5xx, a lost connection or an answer that is no
+    completion are sent again, after growing pauses, to whichever server is up; what still fails then raises an
+    :class:`~embedspace.errors.EngineError` that names the server, the prompts and the answer.
 
     Args:
         url: the server's address, e.g. ``http://127.0.0.1:8000``, or a list of them: all serve the same model.
         model: the name it is served under; by default the only one there is.
         api_key: sent to the server and shown nowhere; by default ``$VLLM_API_KEY``.
-        hidden_size: prompts of another one are refused before they are sent, where given.
+        hidden_size: where given, prompts of another one are refused before they are sent.
         timeout: seconds without an answer after which a request counts as lost and is sent again.
         max_retries: how often one request is sent again.
-        patience: seconds for which requests wait where no server is there any more; at first all must be there.
+        patience: seconds for which requests wait while every server is down; at the start all must be up.
         prompts_per_request: most prompts in one request.
-        max_concurrency: most requests under way at each server.
+        max_concurrency: most requests in flight at each server.
         dtype: of the embeddings on the wire; by default each prompt's own.
         guard: screens embeddings before they are sent, such as a :class:`~embedspace.SafetyFilter`; a prompt that it
             refuses fails alone. Token ids and text are not screened.
 
     Raises:
-        ValueError: an address is not one or is there twice, there are none, or a number is out of its range.
+        ValueError: an address is malformed or given twice, there are none, or a number is out of its range.
     """
 
     def __init__(
@@ -86,13 +82,13 @@ class VLLMClient:
             )
         api_key = os.environ.get("VLLM_API_KEY") if api_key is None else api_key
         urls = [url] if isinstance(url, str) else list(url)
-        self._servers = ServerPool(
+        self._pool = ServerPool(
             [Connection(address, api_key=api_key, timeout=timeout) for address in urls],
             slots=max_concurrency,
             max_retries=max_retries,
             patience=patience,
         )
-        # Twice as many are read as are under way: one slow request does not idle the others' places.
+        # Twice as many requests are prepared as are in flight: one slow request leaves no slot idle.
         self._window = 2 * max_concurrency * len(urls)
         self._model = model
         self._hidden_size = hidden_size
@@ -103,26 +99,26 @@ class VLLMClient:
         self._loop = BackgroundLoop("embedspace-vllm-client")
 
     def __repr__(self) -> str:
-        return f"VLLMClient({self._servers.url!r}, {self._model!r})"
+        return f"VLLMClient({self._pool.url!r}, {self._model!r})"
 
     @property
     def info(self) -> ServerInfo:
-        """What the servers say of themselves, asked once; of several, ``url`` lists all.
+        """What the servers report about themselves, requested once; of several, ``url`` lists all.
 
         Raises:
-            EngineError: one cannot be reached, leaves open which model is meant, or is not like the others.
+            EngineError: one cannot be reached, serves several models and none was named, or differs from the others.
         """
         if self._info is None:
-            self._info = self._open_loop().run(self._servers.info(self._model))
+            self._info = self._open_loop().run(self._pool.info(self._model))
         return self._info
 
     @property
     def retries(self) -> Mapping[str, int]:
-        """How many requests were sent again so far, by what they met before: ``429``, ``broken off``, ..."""
-        return dict(self._servers.retries)
+        """How many requests were sent again so far, by the failure before: ``429``, ``broken off``, ..."""
+        return dict(self._pool.retries)
 
     def check(self, hidden_size: int | None = None) -> ServerInfo:
-        """Ask every server anew what it serves and, where a hidden size is given, whether it takes embeddings.
+        """Ask every server again what it serves and, where a hidden size is given, whether it takes embeddings.
 
         Raises:
             EngineError: as :attr:`info`; it was started without the flag, or its model has another hidden size.
@@ -133,13 +129,13 @@ class VLLMClient:
             row = encode_prompt_embeds(torch.zeros(1, hidden_size), self._dtype)
             body = {"model": self.info.model, "max_tokens": 1, "prompt_embeds": [row]}
             probe = ("/v1/completions", body, "one row as a probe", itemgetter("choices"))
-            # A filter that refuses a row of zeros has read it.
+            # A gateway's filter that refuses a row of zeros has accepted its format.
             with suppress(PromptRefusedError):
-                self._open_loop().run(self._servers.each(lambda server: server.post(*probe)))
+                self._open_loop().run(self._pool.each(lambda connection: connection.post(*probe)))
         return self.info
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
-        """Completions in prompt order, ``n`` for each prompt; abandoning the iterator cancels what is under way.
+        """Completions in prompt order, ``n`` for each prompt; abandoning the iterator cancels what is in flight.
 
         Raises:
             TypeError: something is neither a PromptEmbeds nor token ids.
@@ -147,19 +143,21 @@ class VLLMClient:
         """
         info = self.info
 
-        async def answer(batch: Batch) -> list[Completion]:
-            return batch.in_order(await self._complete(info, batch.prompts, sampling))
+        async def complete(batch: Batch) -> list[Completion]:
+            request = CompletionRequest(info.model, batch.prompts, sampling, self._dtype)
+            return batch.in_order(await self._complete(request) if batch.prompts else [])
 
         work = batches(
             prompts,
             self._prompts_per_request,
             hidden_size=self._hidden_size,
             max_rows=_max_rows(info),
-            max_bytes=_REQUEST_BYTES,
+            max_bytes=_MAX_REQUEST_BYTES,
         )
         if (guard := self._guard) is not None:
             work = (guarded(batch, guard) for batch in work)
-        yield from self._flow(work, answer)
+        for completions in self._open_loop().map_in_order(complete, work, self._window):
+            yield from completions
 
     def generate_chat(
         self, conversations: Iterable[Sequence[Message]], sampling: Sampling
@@ -176,23 +174,26 @@ class VLLMClient:
         """
         info = self.info
 
-        async def answer(item: tuple[int, Sequence[Message], str | None]) -> list[Completion]:
-            position, messages, refusal = item
-            if refusal:
-                return [Completion.failed(position, refusal)]
-            return await self._chat(info, position, messages, sampling)
+        async def complete(numbered: tuple[int, tuple[Sequence[Message], str | None]]) -> list[Completion]:
+            position, (messages, problem) = numbered
+            if problem is not None:
+                return [Completion.failed(position, problem)]
+            try:
+                return await self._pool.send(
+                    ChatRequest(info.model, position, messages, sampling, self._dtype)
+                )
+            except (PromptRejectedError, ValueError) as error:
+                return [Completion.failed(position, str(error))]
 
-        work = (
-            (position, messages, self._refusal(embedded_parts(messages)))
-            for position, messages in enumerate(map(require_content_alone, conversations))
-        )
-        yield from self._flow(work, answer)
+        work = ((messages, self._chat_problem(info, messages)) for messages in conversations)
+        for completions in self._open_loop().map_in_order(complete, enumerate(work), self._window):
+            yield from completions
 
     def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
-        """The text of one completion, piece by piece as the server makes it.
+        """The text of one completion, piece by piece as the server generates it.
 
         Raises:
-            ValueError: ``sampling.n`` is not 1, or the prompt is not fit to be sent.
+            ValueError: ``sampling.n`` is not 1, or the prompt fails its check.
             PromptRefusedError: the guard refused the prompt.
             EngineError: the server failed, refused the prompt, or the stream ended before the completion did.
         """
@@ -202,7 +203,8 @@ class VLLMClient:
         prompt = check_prompt(prompt, hidden_size=self._hidden_size, max_rows=_max_rows(info))
         if refusal := self._refusal([prompt] if isinstance(prompt, PromptEmbeds) else []):
             raise PromptRefusedError(refusal)
-        yield from self._open_loop().iterate(self._pieces(info, prompt, sampling))
+        request = CompletionRequest(info.model, ((0, prompt),), sampling, self._dtype)
+        yield from self._open_loop().iterate(self._stream(info, request))
 
     def describe(self) -> dict[str, str]:
         """Kind, address, model, dtype on the wire, and versions, for records."""
@@ -216,10 +218,10 @@ class VLLMClient:
         }
 
     def close(self) -> None:
-        """Cancel what is under way and close all connections; harmless when repeated."""
+        """Cancel what is in flight and close all connections; harmless when repeated."""
         if not self._loop.closed:
             self._loop.cancel()
-            self._loop.run(self._servers.close())
+            self._loop.run(self._pool.close())
             self._loop.close()
 
     def __enter__(self) -> Self:
@@ -235,78 +237,36 @@ class VLLMClient:
 
     def _open_loop(self) -> BackgroundLoop:
         if self._loop.closed:
-            raise EngineError(f"the client of {self._servers.url} is closed; make a new VLLMClient")
+            raise EngineError(f"the client of {self._pool.url} is closed; make a new VLLMClient")
         return self._loop
 
-    def _flow(
-        self, work: Iterable[T], answer: Callable[[T], Coroutine[Any, Any, list[Completion]]]
-    ) -> Iterator[Completion]:
-        loop = self._open_loop()
-        for completions in in_order(work, lambda item: loop.submit(answer(item)), self._window):
-            yield from completions
-
-    async def _complete(
-        self, info: ServerInfo, prompts: Sequence[tuple[int, Prompt]], sampling: Sampling
-    ) -> list[Completion]:
-        if not prompts:
-            return []
-        positions = [position for position, _ in prompts]
-        subject = (
-            f"prompt {positions[0]}" if len(prompts) == 1 else f"prompts {positions[0]} to {positions[-1]}"
-        )
-
-        async def ask(server: Connection) -> list[Completion]:
-            began = time.monotonic()
-            # Made anew for each attempt: only what is under way is held in its encoded form.
-            body = completion_request(info.model, [prompt for _, prompt in prompts], sampling, self._dtype)
-            return await server.post(
-                "/v1/completions",
-                body,
-                subject,
-                lambda answer: read_completions(answer, positions, sampling, time.monotonic() - began),
-            )
-
+    def _chat_problem(self, info: ServerInfo, messages: Sequence[Message]) -> str | None:
+        """Why a conversation cannot be sent, or None where it can."""
+        parts = embedded_parts(require_content_only(messages))
         try:
-            return await self._servers.ask(ask)
+            for part in parts:
+                preflight(part, hidden_size=self._hidden_size, max_rows=_max_rows(info))
+        except ValueError as error:
+            return str(error)
+        return self._refusal(parts)
+
+    async def _complete(self, request: CompletionRequest) -> list[Completion]:
+        try:
+            return await self._pool.send(request)
         except (PromptRejectedError, ValueError) as error:
-            if len(prompts) == 1:
-                return [Completion.failed(positions[0], str(error))]
+            if len(request.prompts) == 1:
+                return [Completion.failed(request.prompts[0][0], str(error))]
         # One refused prompt refuses the whole request: halve it until that prompt stands alone.
-        half = len(prompts) // 2
+        half = len(request.prompts) // 2
         return [
-            *await self._complete(info, prompts[:half], sampling),
-            *await self._complete(info, prompts[half:], sampling),
+            *await self._complete(replace(request, prompts=request.prompts[:half])),
+            *await self._complete(replace(request, prompts=request.prompts[half:])),
         ]
 
-    async def _chat(
-        self, info: ServerInfo, position: int, messages: Sequence[Message], sampling: Sampling
-    ) -> list[Completion]:
-        async def ask(server: Connection) -> list[Completion]:
-            began = time.monotonic()
-            return await server.post(
-                "/v1/chat/completions",
-                chat_request(info.model, messages, sampling, self._dtype),
-                f"conversation {position}",
-                lambda answer: read_completions(answer, [position], sampling, time.monotonic() - began),
-            )
-
-        try:
-            for part in embedded_parts(messages):
-                preflight(part, hidden_size=self._hidden_size, max_rows=_max_rows(info))
-            return await self._servers.ask(ask)
-        except (PromptRejectedError, ValueError) as error:
-            return [Completion.failed(position, str(error))]
-
-    async def _pieces(
-        self, info: ServerInfo, prompt: Prompt, sampling: Sampling
-    ) -> AsyncGenerator[str, None]:
-        body = completion_request(info.model, [prompt], sampling, self._dtype)
+    async def _stream(self, info: ServerInfo, request: CompletionRequest) -> AsyncGenerator[str, None]:
         ended = False
-        events = self._servers.stream(
-            lambda server: server.stream("/v1/completions", body, "a stream", read_piece)
-        )
-        async with aclosing(events) as pieces:
-            async for text, last in pieces:
+        async with aclosing(self._pool.stream(request)) as events:
+            async for text, last in events:
                 ended = ended or last
                 if text:
                     yield text
@@ -318,5 +278,5 @@ class VLLMClient:
 
 
 def _max_rows(info: ServerInfo) -> int | None:
-    """Most rows that leave room for one new token."""
+    """Most rows of a prompt that leave room for one new token."""
     return None if info.max_model_len is None else info.max_model_len - 1

@@ -1,26 +1,28 @@
-"""Several vLLM servers as one: load spread over them, requests sent again, dead servers taken out and back in."""
+"""Several vLLM servers as one: least-loaded routing, retries, dead servers taken out and probed back in."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from embedspace.engines.vllm.errors import PassingError
-from embedspace.engines.vllm.transport import Connection, ServerInfo
+from embedspace.engines.base import Completion
+from embedspace.engines.vllm.protocol import ChatRequest, CompletionRequest, read_event
+from embedspace.engines.vllm.transport import Connection, ServerInfo, TransientError
 from embedspace.errors import EngineError, EngineUnreachableError
 
 R = TypeVar("R")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
-_FIRST_PROBE, _LONGEST_PROBE = 0.1, 5.0
+_FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0
+_FIRST_PROBE_PAUSE, _MAX_PROBE_PAUSE = 0.1, 5.0
 _PROBE_TIMEOUT = 10.0
 
 _log = logging.getLogger(__name__)
@@ -31,27 +33,26 @@ class _Server:
     """One server as the pool sees it."""
 
     connection: Connection
-    under_way: int = 0
-    served: ServerInfo | None = None
-    """What it said of itself when it was asked first."""
+    in_flight: int = 0
+    info: ServerInfo | None = None
+    """What it reported at first."""
     probing: asyncio.Task[None] | None = None
     """Runs from a suspicion until the server answers again; no request is sent meanwhile."""
-    suspected: float = 0.0
-    """When the suspicion arose."""
-    missed: Exception | None = None
-    """Why the latest probe failed; None for a server that is there, or whose first probe is under way."""
+    suspected_at: float = 0.0
+    probe_error: Exception | None = None
+    """Why the latest probe failed; None for a server that is up, or whose first probe is under way."""
 
 
 class ServerPool:
-    """Sends each request to the server with the fewest under way, and again where it met passing trouble.
+    """Sends each request to the server with the fewest in flight, and again after a transient failure.
 
     Everything here runs on one event loop.
 
     Args:
         connections: one for each server.
-        slots: most requests under way at each server.
+        slots: most requests in flight at each server.
         max_retries: how often one request is sent again.
-        patience: seconds for which requests wait while no server is there.
+        patience: seconds for which requests wait while every server is down.
 
     Raises:
         ValueError: no servers, one address twice, or a number out of its range.
@@ -63,8 +64,10 @@ class ServerPool:
         urls = [connection.url for connection in connections]
         if not urls:
             raise ValueError("the list of urls is empty; give at least one server's address")
-        if doubled := [url for url, times in Counter(urls).items() if times > 1]:
-            raise ValueError(f"{', '.join(doubled)} is given more than once; give each server's address once")
+        if repeated := [url for url, times in Counter(urls).items() if times > 1]:
+            raise ValueError(
+                f"{', '.join(repeated)} is given more than once; give each server's address once"
+            )
         if max_retries < 0:
             raise ValueError(f"max_retries is {max_retries}; it must be 0 or more")
         if not patience >= 0:
@@ -72,7 +75,7 @@ class ServerPool:
         self.url = ", ".join(urls)
         """Addresses of all servers."""
         self.retries: Counter[str] = Counter()
-        """How often requests were sent again, by what they met before."""
+        """How many requests were sent again, by the failure before."""
         self._servers = [_Server(connection) for connection in connections]
         self._slots = slots
         self._max_retries = max_retries
@@ -80,156 +83,162 @@ class ServerPool:
         self._changed = asyncio.Condition()
         self._random = random.Random()
 
-    async def info(self, wanted: str | None) -> ServerInfo:
-        """What all servers say of themselves; they have to agree.
+    async def info(self, model: str | None) -> ServerInfo:
+        """What all servers report about themselves; they have to agree.
 
         Raises:
             EngineError: one cannot be reached or does not serve the model, or they serve different ones.
         """
-        told = await self.each(lambda connection: connection.info(wanted))
-        for info in told[1:]:
-            _require_same(told[0], info)
-        for server, info in zip(self._servers, told, strict=True):
-            server.served = info
-        versions = ", ".join(sorted({info.version for info in told}))
-        return replace(told[0], url=self.url, version=versions)
+        infos = await self.each(lambda connection: connection.info(model))
+        for other in infos[1:]:
+            _require_same(infos[0], other)
+        for server, info in zip(self._servers, infos, strict=True):
+            server.info = info
+        versions = ", ".join(sorted({info.version for info in infos}))
+        return replace(infos[0], url=self.url, version=versions)
 
     async def each(self, ask: Callable[[Connection], Awaitable[R]]) -> list[R]:
-        """The answer of every server.
+        """The answer of every server; nothing here waits for one that is down.
 
         Raises:
             EngineError: one of them failed.
         """
-        return await asyncio.gather(*(self._insisted(server, ask) for server in self._servers))
+        return await asyncio.gather(*(self._request_from(server, ask) for server in self._servers))
 
-    async def ask(self, ask: Callable[[Connection], Awaitable[R]]) -> R:
-        """The answer of one server, the least loaded first; where it meets passing trouble, of the next one.
+    async def send(self, request: CompletionRequest | ChatRequest) -> list[Completion]:
+        """The completions that a server answers with; after a transient failure the next one is asked.
 
         Raises:
-            EngineError: no server was there for longer than ``patience``, or the last attempt failed.
+            ValueError: the prompts cannot be encoded.
+            EngineError: every server was down for longer than ``patience``, or the last attempt failed.
         """
         for attempt in itertools.count():
-            async with self._place() as server:
+            async with self._acquire_server() as server:
+                sent = time.monotonic()
+                # Encoded anew for each attempt: only what is in flight is held in its encoded form.
+                body = request.body()
+                read = functools.partial(request.read, sent)
                 try:
-                    return await ask(server.connection)
-                except PassingError as trouble:
-                    await self._bear(server, trouble, attempt)
+                    return await server.connection.post(request.path, body, request.subject, read)
+                except TransientError as failure:
+                    await self._handle_transient(server, failure, attempt)
         raise AssertionError("unreachable")
 
-    async def stream(self, ask: Callable[[Connection], AsyncGenerator[R, None]]) -> AsyncGenerator[R, None]:
-        """The events that one server sends, as :meth:`ask`; once the first one came, trouble is final.
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[tuple[str, bool], None]:
+        """New text, and whether the completion ends with it, for each event that a server sends.
 
-        Takes no slot: whoever reads a stream may ask for completions meanwhile.
+        Sent again as by :meth:`send`, but not once an event has arrived. Takes no slot: the reader of a stream
+        may ask for completions meanwhile.
         """
+        body = request.body()
         for attempt in itertools.count():
-            async with self._place(bounded=False) as server:
-                begun = False
+            async with self._acquire_server(bounded=False) as server:
+                started = False
                 try:
-                    async with aclosing(ask(server.connection)) as events:
+                    async with aclosing(
+                        server.connection.stream(request.path, body, "a stream", read_event)
+                    ) as events:
                         async for event in events:
-                            begun = True
+                            started = True
                             yield event
                     return
-                except PassingError as trouble:
-                    await self._bear(server, trouble, self._max_retries if begun else attempt)
+                except TransientError as failure:
+                    await self._handle_transient(server, failure, self._max_retries if started else attempt)
 
     async def close(self) -> None:
         """Close what connections are open."""
         for server in self._servers:
             await server.connection.close()
 
-    async def _insisted(self, server: _Server, ask: Callable[[Connection], Awaitable[R]]) -> R:
-        """The answer of this very server; nothing here waits for one that is down."""
+    async def _request_from(self, server: _Server, ask: Callable[[Connection], Awaitable[R]]) -> R:
+        """The answer of this very server."""
         for attempt in itertools.count():
             try:
                 return await ask(server.connection)
-            except PassingError as trouble:
-                await self._pause(trouble, attempt)
+            except TransientError as failure:
+                await self._pause(failure, attempt)
         raise AssertionError("unreachable")
 
-    async def _bear(self, server: _Server, trouble: PassingError, attempt: int) -> None:
-        """Return when the request may be sent again."""
-        if trouble.away and server.probing is None and server.served is not None:
-            server.suspected, server.missed = time.monotonic(), None
-            server.probing = asyncio.create_task(self._probe(server, server.served))
-        await self._pause(trouble, attempt)
+    async def _handle_transient(self, server: _Server, failure: TransientError, attempt: int) -> None:
+        """Return when the request may be sent again.
 
-    async def _pause(self, trouble: PassingError, attempt: int) -> None:
+        Raises:
+            EngineError: it was sent often enough.
+        """
+        if failure.server_down and server.probing is None and server.info is not None:
+            server.suspected_at, server.probe_error = time.monotonic(), None
+            server.probing = asyncio.create_task(self._probe(server, server.info))
+        await self._pause(failure, attempt)
+
+    async def _pause(self, failure: TransientError, attempt: int) -> None:
         if attempt == self._max_retries:
             # The chain is cut: the original carries the request with its key.
-            raise trouble.error from None
-        self.retries[trouble.reason] += 1
-        growing = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * self._random.uniform(0.75, 1)
-        await asyncio.sleep(growing if trouble.pause is None else trouble.pause)
+            raise failure.error from None
+        self.retries[failure.reason] += 1
+        backoff = min(_FIRST_PAUSE * 2**attempt, _MAX_PAUSE) * self._random.uniform(0.75, 1)
+        await asyncio.sleep(backoff if failure.pause is None else failure.pause)
 
     @asynccontextmanager
-    async def _place(self, bounded: bool = True) -> AsyncIterator[_Server]:
-        """A place at the least loaded server that is there."""
+    async def _acquire_server(self, bounded: bool = True) -> AsyncIterator[_Server]:
+        """A slot at the least loaded server that is up."""
         async with self._changed:
-            while (server := self._free(bounded)) is None:
-                await self._wait()
-            server.under_way += 1
+            while (server := self._least_loaded(bounded)) is None:
+                await self._wait_for_change()
+            server.in_flight += 1
         try:
             yield server
         finally:
-            server.under_way -= 1
-            async with self._changed:
-                self._changed.notify_all()
+            server.in_flight -= 1
+            await self._notify()
 
-    def _free(self, bounded: bool) -> _Server | None:
-        there = [server for server in self._servers if server.probing is None]
-        least = min(there, key=lambda server: server.under_way, default=None)
-        return None if least is None or (bounded and least.under_way >= self._slots) else least
+    def _least_loaded(self, bounded: bool) -> _Server | None:
+        up = [server for server in self._servers if server.probing is None]
+        server = min(up, key=lambda server: server.in_flight, default=None)
+        return None if server is None or (bounded and server.in_flight >= self._slots) else server
 
-    async def _wait(self) -> None:
-        """Wait for a change: a place that is free, a server that is back, or the end of patience.
+    async def _wait_for_change(self) -> None:
+        """Wait for a free slot, a server that is up again, or the end of ``patience``.
 
         Raises:
-            EngineUnreachableError: no server was there for longer than ``patience``.
+            EngineUnreachableError: every server was down for longer than ``patience``.
         """
-        left = None
-        if all(server.missed is not None for server in self._servers):
-            left = max(server.suspected for server in self._servers) + self._patience - time.monotonic()
-            if left <= 0:
-                raise self._gone()
-        try:
-            async with asyncio.timeout(left):
+        seconds = None
+        if all(server.probe_error is not None for server in self._servers):
+            down_since = max(server.suspected_at for server in self._servers)
+            seconds = down_since + self._patience - time.monotonic()
+            if seconds <= 0:
+                reasons = "; ".join(str(server.probe_error) for server in self._servers)
+                raise EngineUnreachableError(
+                    f"no server is left: for {self._patience:g} s none of {self.url} came back. Start it again, or "
+                    f"raise `patience` (seconds) where starting takes longer. The latest attempts: {reasons}"
+                )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
                 await self._changed.wait()
-        except TimeoutError:
-            pass
 
-    def _gone(self) -> EngineUnreachableError:
-        reasons = "; ".join(str(server.missed) for server in self._servers)
-        return EngineUnreachableError(
-            f"no server is left: for {self._patience:g} s none of {self.url} came back. Start it again, or raise "
-            f"`patience` (seconds) where starting takes longer. The latest attempts: {reasons}"
-        )
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _probe(self, server: _Server, before: ServerInfo) -> None:
         """Ask a server that may be down what it serves, with growing pauses, until it serves what it did before."""
-        pause = _FIRST_PROBE
+        pause = _FIRST_PROBE_PAUSE
         while True:
             try:
                 _require_same(before, await server.connection.info(before.model, _PROBE_TIMEOUT))
                 break
-            except (
-                Exception
-            ) as error:  # whatever it is: a probe that died would leave its server out for good
-                if server.missed is None:
+            except Exception as error:  # whatever it is: without its probe the server would stay out for good
+                if server.probe_error is None:
                     _log.warning("%s; waiting for it", error)
-                server.missed = error
-                await self._tell()
+                server.probe_error = error
+                await self._notify()
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PROBE)
-        if server.missed is not None:
-            away = time.monotonic() - server.suspected
-            _log.warning("the vLLM server at %s is back after %.0f s", before.url, away)
-        server.probing = server.missed = None
-        await self._tell()
-
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+            pause = min(2 * pause, _MAX_PROBE_PAUSE)
+        if server.probe_error is not None:
+            seconds = time.monotonic() - server.suspected_at
+            _log.warning("the vLLM server at %s is back after %.0f s", before.url, seconds)
+        server.probing = server.probe_error = None
+        await self._notify()
 
 
 def _require_same(one: ServerInfo, other: ServerInfo) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedspace.engines.base import Completion, Prompt, Sampling
-from embedspace.prompt import PromptEmbeds, encode_prompt_embeds
+from embedspace.prompt import PromptEmbeds, encode_checked_vectors, encode_prompt_embeds
 
 if TYPE_CHECKING:
     import torch
@@ -18,35 +20,83 @@ Json = dict[str, Any]
 Scores = tuple[tuple[float, ...], tuple[dict[str, float], ...]]
 
 
-def completion_request(
-    model: str, prompts: Sequence[Prompt], sampling: Sampling, dtype: torch.dtype | None
-) -> Json:
-    """The body of a completions request for prompts that are all embeddings or all token ids.
+@dataclass(frozen=True)
+class CompletionRequest:
+    """A completions request for prompts that are all embeddings or all token ids.
 
-    Beside embeddings there is no ``prompt`` at all: an empty text would count as one more prompt.
+    The prompts were checked by :func:`~embedspace.engines.batching.check_prompt`; here they are checked again only
+    where they are converted to another dtype.
     """
-    body = {"model": model, **_sampling_fields(sampling)}
-    if sampling.logprobs is not None:
-        body["logprobs"] = sampling.logprobs
-    embedded = [prompt for prompt in prompts if isinstance(prompt, PromptEmbeds)]
-    if embedded:
-        body["prompt_embeds"] = [encode_prompt_embeds(prompt, dtype) for prompt in embedded]
-    else:
-        body["prompt"] = [list(prompt) for prompt in prompts if not isinstance(prompt, PromptEmbeds)]
-    return body
+
+    path: ClassVar[str] = "/v1/completions"
+    model: str
+    prompts: tuple[tuple[int, Prompt], ...]
+    """Position in the input, and prompt."""
+    sampling: Sampling
+    dtype: torch.dtype | None
+    """Of embeddings on the wire; None keeps each prompt's own."""
+
+    @property
+    def subject(self) -> str:
+        """What an error message calls the request."""
+        first, last = self.prompts[0][0], self.prompts[-1][0]
+        return f"prompt {first}" if len(self.prompts) == 1 else f"prompts {first} to {last}"
+
+    def body(self) -> Json:
+        """The JSON; embeddings are encoded here.
+
+        Beside embeddings there is no ``prompt`` at all: an empty text would count as one more prompt.
+
+        Raises:
+            ValueError: embeddings are not finite in the dtype of the wire.
+        """
+        body = {"model": self.model, **_sampling_fields(self.sampling)}
+        if self.sampling.logprobs is not None:
+            body["logprobs"] = self.sampling.logprobs
+        embedded = [prompt for _, prompt in self.prompts if isinstance(prompt, PromptEmbeds)]
+        if embedded:
+            body["prompt_embeds"] = [_encode(prompt, self.dtype) for prompt in embedded]
+        else:
+            body["prompt"] = [list(ids) for _, ids in self.prompts if not isinstance(ids, PromptEmbeds)]
+        return body
+
+    def read(self, sent: float, answer: Any) -> list[Completion]:
+        """The completions in the answer to a request that was sent at ``sent`` of ``time.monotonic``."""
+        positions = [position for position, _ in self.prompts]
+        return _read_completions(answer, positions, self.sampling, time.monotonic() - sent)
 
 
-def chat_request(
-    model: str, messages: Sequence[Message], sampling: Sampling, dtype: torch.dtype | None
-) -> Json:
-    """The body of a chat request; embedded content travels as ``prompt_embeds`` parts."""
-    body = {"model": model, **_sampling_fields(sampling)}
-    if sampling.logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
-    body["messages"] = [
-        {**message, "content": [_part(part, dtype) for part in _parts(message)]} for message in messages
-    ]
-    return body
+@dataclass(frozen=True)
+class ChatRequest:
+    """A chat request for one conversation; embedded content, checked before, travels as ``prompt_embeds`` parts."""
+
+    path: ClassVar[str] = "/v1/chat/completions"
+    model: str
+    position: int
+    """Of the conversation in the input."""
+    messages: Sequence[Message]
+    sampling: Sampling
+    dtype: torch.dtype | None
+
+    @property
+    def subject(self) -> str:
+        """What an error message calls the request."""
+        return f"conversation {self.position}"
+
+    def body(self) -> Json:
+        """The JSON, as :meth:`CompletionRequest.body`."""
+        body = {"model": self.model, **_sampling_fields(self.sampling)}
+        if self.sampling.logprobs is not None:
+            body |= {"logprobs": True, "top_logprobs": self.sampling.logprobs}
+        body["messages"] = [
+            {**message, "content": [_encode_part(part, self.dtype) for part in _parts(message)]}
+            for message in self.messages
+        ]
+        return body
+
+    def read(self, sent: float, answer: Any) -> list[Completion]:
+        """The completions in the answer, as :meth:`CompletionRequest.read`."""
+        return _read_completions(answer, [self.position], self.sampling, time.monotonic() - sent)
 
 
 def embedded_parts(messages: Sequence[Message]) -> list[PromptEmbeds]:
@@ -58,8 +108,8 @@ def embedded_parts(messages: Sequence[Message]) -> list[PromptEmbeds]:
     return [part for message in messages for part in _parts(message) if isinstance(part, PromptEmbeds)]
 
 
-def require_content_alone(messages: Sequence[Message]) -> Sequence[Message]:
-    """The conversation, if its embedded parts are content through and through.
+def require_content_only(messages: Sequence[Message]) -> Sequence[Message]:
+    """The conversation, if its embedded parts have content rows only.
 
     Raises:
         TypeError: a content is not text, embeddings or a list of those.
@@ -74,13 +124,13 @@ def require_content_alone(messages: Sequence[Message]) -> Sequence[Message]:
     return messages
 
 
-def read_completions(
+def _read_completions(
     answer: Any, prompt_indices: Sequence[int], sampling: Sampling, seconds: float
 ) -> list[Completion]:
     """The completions in an answer to a completions or chat request, by the choices' own indices.
 
     Raises:
-        ValueError: other choices than were asked for.
+        ValueError: not the choices that were requested.
         LookupError, TypeError, AttributeError: an answer of another shape.
     """
     choices = {choice["index"]: choice for choice in answer["choices"]}
@@ -111,8 +161,8 @@ def read_completions(
     return completions
 
 
-def read_piece(event: Any) -> tuple[str, bool]:
-    """The new text in one event of a streamed completion, and whether it is the last of the completion.
+def read_event(event: Any) -> tuple[str, bool]:
+    """The new text in one event of a streamed completion, and whether the completion ends with it.
 
     Raises:
         LookupError, TypeError: an event of another shape.
@@ -155,10 +205,16 @@ def _sampling_fields(sampling: Sampling) -> Json:
     return fields | ({"stop": list(sampling.stop)} if sampling.stop else {})
 
 
-def _part(part: str | PromptEmbeds, dtype: torch.dtype | None) -> Json:
+def _encode(prompt: PromptEmbeds, dtype: torch.dtype | None) -> str:
+    if dtype is None or dtype == prompt.vectors.dtype:
+        return encode_checked_vectors(prompt.vectors)
+    return encode_prompt_embeds(prompt, dtype)  # what is finite in one dtype may overflow in another
+
+
+def _encode_part(part: str | PromptEmbeds, dtype: torch.dtype | None) -> Json:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    return {"type": "prompt_embeds", "data": encode_prompt_embeds(part, dtype)}
+    return {"type": "prompt_embeds", "data": _encode(part, dtype)}
 
 
 def _parts(message: Message) -> Sequence[str | PromptEmbeds]:

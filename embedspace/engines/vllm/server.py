@@ -1,4 +1,4 @@
-"""A vLLM server as a context manager: started with the right flags, watched, and gone when the program is."""
+"""A vLLM server of this program's own, as a context manager and as an engine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from embedspace.engines.vllm import supervisor as guardian
+from embedspace.engines.base import Completion, Prompt, Sampling
+from embedspace.engines.vllm import supervisor
+from embedspace.engines.vllm.client import VLLMClient
 from embedspace.engines.vllm.installation import (
     Dtype,
     default_dtype,
@@ -43,7 +45,7 @@ class VLLMServer:
 
     ``with VLLMServer("smollm2-135m-instruct") as server:`` starts it, waits until it answers, and stops it.
     The server ends with the program even where the program is killed; Ctrl-C in the terminal reaches the
-    program alone, so the answers under way are not lost before the context manager ends the server.
+    program alone, so answers in flight are not lost before the context manager stops the server.
 
     Args:
         model: packaged name, local folder or hub id.
@@ -51,9 +53,9 @@ class VLLMServer:
             in bfloat16.
         max_model_len: most tokens of a prompt and its completion together.
         port: by default a free one.
-        arguments: more of vLLM's own command-line arguments, e.g. ``["--tensor-parallel-size", "2"]``.
+        arguments: more command-line arguments of vLLM, e.g. ``["--tensor-parallel-size", "2"]``.
         enable_prompt_embeds: False starts a server that refuses embeddings.
-        log_path: file for all that the server prints; by default a new temporary one, which stays.
+        log_path: file for the server's output; by default a new temporary one, which is kept.
         ready_timeout: seconds that loading may take.
     """
 
@@ -75,11 +77,11 @@ class VLLMServer:
         self._flags = ["--dtype", self.dtype, "--max-model-len", str(max_model_len), *arguments]
         if enable_prompt_embeds:
             self._flags.append("--enable-prompt-embeds")
-        self._wanted_port = port
+        self._requested_port = port
         self._ready_timeout = ready_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._port = port
-        self._wanted_log = log_path
+        self._requested_log_path = log_path
         self.model = Path(model).name if Path(model).is_dir() else str(model)
         """Name that requests give for the model."""
 
@@ -89,9 +91,9 @@ class VLLMServer:
 
     @cached_property
     def log_path(self) -> Path:
-        """File with all that the server prints."""
-        if self._wanted_log is not None:
-            return Path(self._wanted_log)
+        """File with the server's output."""
+        if self._requested_log_path is not None:
+            return Path(self._requested_log_path)
         handle, name = tempfile.mkstemp(prefix="embedspace-vllm-", suffix=".log")
         os.close(handle)
         return Path(name)
@@ -110,7 +112,7 @@ class VLLMServer:
         return f"http://{HOST}:{self._port}"
 
     def start(self) -> Self:
-        """Start the server and return when it answers; nothing stays behind where that fails.
+        """Start the server and return when it answers; if that fails, no process is left behind.
 
         Raises:
             ValueError: the model is unknown.
@@ -124,15 +126,15 @@ class VLLMServer:
 
         folder = models.resolve(self._source)
         for last in [False] * (_PORT_ATTEMPTS - 1) + [True]:
-            self._port = _free_port(self._wanted_port)
+            self._port = _free_port(self._requested_port)
             try:
                 self._launch(folder, self._port)
                 self._wait_until_ready()
                 break
             except BaseException as error:
                 self.stop()
-                # Between finding a port and the server's taking it, another program may have been faster.
-                if last or self._wanted_port is not None or "ddress already in use" not in str(error):
+                # Another program may have taken the port since it was found free.
+                if last or self._requested_port is not None or "ddress already in use" not in str(error):
                     raise
         return self
 
@@ -146,7 +148,7 @@ class VLLMServer:
         if process is None:
             return
         if process.stdin is not None:
-            process.stdin.close()  # the end of this pipe is the guardian's sign to clear up
+            process.stdin.close()  # the end of this pipe tells the supervisor to stop the server
         process.wait()
 
     def __enter__(self) -> Self:
@@ -168,7 +170,7 @@ class VLLMServer:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(guardian.__file__), *command],
+                [sys.executable, "-P", str(supervisor.__file__), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -189,7 +191,7 @@ class VLLMServer:
             )
         with console.status("") as status:
             while not self._answers():
-                self._require_life(time.monotonic() - began)
+                self._require_running(time.monotonic() - began)
                 self._show(status, time.monotonic() - began)
                 time.sleep(_POLL_SECONDS)
         console.print(
@@ -205,7 +207,7 @@ class VLLMServer:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _require_life(self, seconds: float) -> None:
+    def _require_running(self, seconds: float) -> None:
         code = self._process.poll() if self._process is not None else 0
         if code is not None:
             problem = f"ended with exit code {code} after {seconds:.0f} s"
@@ -230,13 +232,53 @@ class VLLMServer:
         return [re.sub(r"\x1b\[[0-9;]*m", "", line.rstrip()) for line in lines]
 
 
-def _free_port(wanted: int | None) -> int:
-    """The wanted port if nothing listens on it, else any free one."""
+class ServedEngine:
+    """A :class:`VLLMServer` and its client as one engine, started and stopped together.
+
+    Args:
+        server: is started here, and stopped by :meth:`close`.
+        client: creates the client from the server's address and the model's name.
+
+    Raises:
+        ServerStartError: the server did not come up.
+    """
+
+    def __init__(self, server: VLLMServer, client: Callable[[str, str], VLLMClient] = VLLMClient) -> None:
+        self._server = server.start()
+        try:
+            self._client = client(server.url, server.model)
+        except BaseException:
+            server.stop()
+            raise
+
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
+        """Completions in prompt order, as :meth:`VLLMClient.generate <embedspace.engines.VLLMClient.generate>`."""
+        return self._client.generate(prompts, sampling)
+
+    def describe(self) -> dict[str, str]:
+        """As the client, with the kind ``vllm_server`` and the dtype in which the server computes."""
+        return {**self._client.describe(), "engine": "vllm_server", "server_dtype": self._server.dtype}
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """The client's."""
+        return self._client.retries
+
+    def close(self) -> None:
+        """Close the connections and stop the server; harmless when repeated."""
+        try:
+            self._client.close()
+        finally:
+            self._server.stop()
+
+
+def _free_port(port: int | None) -> int:
+    """The port if nothing listens on it; any free one for None."""
     with socket.socket() as probe:
         try:
-            probe.bind((HOST, wanted or 0))
+            probe.bind((HOST, port or 0))
         except OSError as error:
             raise ServerStartError(
-                f"port {wanted} of {HOST} cannot be used ({error.strerror}); leave `port` out for a free one"
+                f"port {port} of {HOST} cannot be used ({error.strerror}); leave `port` out for a free one"
             ) from error
         return int(probe.getsockname()[1])

@@ -1,6 +1,6 @@
-"""A small process between a program and its server: when the program is gone, however it went, so is the server.
+"""A small process between a program and its server: the server ends when the program ends, even if it is killed.
 
-Run as ``python guardian.py COMMAND...`` with a pipe from the program as standard input. It needs the standard
+Run as ``python supervisor.py COMMAND...`` with a pipe from the program as standard input. It needs the standard
 library alone, so it starts in milliseconds and runs by path, whatever the program's import path is.
 """
 
@@ -26,50 +26,50 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class Guardian:
-    """Runs one command and outlives it by a moment: no descendant of the command stays behind."""
+class Supervisor:
+    """Runs one command and ends after all its descendants, which it stops itself where necessary."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._stopping = False
         self._program = os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._ask_to_stop)
-        # Descendants that lose their parent come to the guardian instead of leaving its sight.
+            signal.signal(number, self._request_stop)
+        # Descendants that lose their parent become children of the supervisor and stay visible to it.
         _process_control(_PR_SET_CHILD_SUBREAPER, 1)
         self._server = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            # Should the guardian itself be killed, the server is asked to end.
+            # Should the supervisor itself be killed, the server is asked to end.
             preexec_fn=lambda: _process_control(_PR_SET_PDEATHSIG, signal.SIGTERM),
         )
 
     def run(self) -> int:
-        """Wait for the server's or the program's end, clear up, and return the server's exit code."""
-        while not self._stopping and self._server.returncode is None and not self._program_is_gone():
+        """Wait for the server's or the program's end, stop what is left, and return the server's exit code."""
+        while not self._stopping and self._server.returncode is None and not self._program_has_ended():
             self._reap()
         self._stop()
         code = self._server.returncode
         return 1 if code is None else code if code >= 0 else 128 - code
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
 
-    def _program_is_gone(self) -> bool:
+    def _program_has_ended(self) -> bool:
         readable, _, _ = select.select([sys.stdin], [], [], _POLL_SECONDS)
-        # A process forked off the program may hold the pipe open after the program's end: ask for both.
+        # A process forked off the program may hold the pipe open after the program's end: check both.
         return bool(readable and not os.read(sys.stdin.fileno(), 4096)) or os.getppid() != self._program
 
     def _stop(self) -> None:
-        """Ask every descendant to end, then kill what is left; also those that start meanwhile."""
+        """Terminate every descendant, then kill what is left; also those that start meanwhile."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + GRACE_SECONDS
-            asked: set[int] = set()
+            signalled: set[int] = set()
             while (alive := descendants(os.getpid())) and time.monotonic() < deadline:
-                for process in alive - asked:
+                for process in alive - signalled:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process, number)
-                asked = alive
+                signalled = alive
                 time.sleep(_POLL_SECONDS / 4)
                 self._reap()
         self._reap()
@@ -105,4 +105,4 @@ def _process_control(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Guardian(sys.argv[1:]).run())
+    sys.exit(Supervisor(sys.argv[1:]).run())

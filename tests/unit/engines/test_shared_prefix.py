@@ -8,12 +8,12 @@ import torch
 
 from embedspace import EmbeddingSpace
 from embedspace.engines import Sampling, TransformersEngine
-from embedspace.engines.transformers.shared_prefix import WORTH_SHARING
+from embedspace.engines.transformers.shared_prefix import MIN_SHARED_ROWS
 from embedspace.space.shared_prefix import PrefixedPrompts
 from tests.checkpoints import FAMILIES, make_tiny_checkpoint
 
 GREEDY = Sampling(max_tokens=6)
-ROWS = 3 * WORTH_SHARING
+ROWS = 3 * MIN_SHARED_ROWS
 
 
 def prompt(*seeds_and_rows):
@@ -123,9 +123,9 @@ def test_one_prefix_is_kept_and_no_more(tiny, computed):
 
 
 def test_a_few_common_rows_are_not_worth_a_pass_of_their_own(tiny, computed):
-    few = [rows(tiny.space, prompt((15, WORTH_SHARING - 1), (50 + i, 5 - i))) for i in range(2)]
+    few = [rows(tiny.space, prompt((15, MIN_SHARED_ROWS - 1), (50 + i, 5 - i))) for i in range(2)]
     list(tiny.generate(few, Sampling(max_tokens=1)))
-    assert computed == [2 * (WORTH_SHARING - 1 + 5)]
+    assert computed == [2 * (MIN_SHARED_ROWS - 1 + 5)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -166,7 +166,7 @@ def test_the_packaged_models_greedy_answers_are_those_to_token_ids_alone(smollm2
         "Écris un mot en français.",
     ]
     asked = list(prompts.many(questions))
-    assert len(prompts.prefix) > WORTH_SHARING
+    assert len(prompts.prefix) > MIN_SHARED_ROWS
     answers = [completion.token_ids for completion in engine.generate(asked, Sampling(max_tokens=12))]
     for question, answer in zip(questions, answers, strict=True):
         expected = alone(engine, smollm2.chat_ids(prompts.conversation(question)), 12)

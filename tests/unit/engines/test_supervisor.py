@@ -1,4 +1,4 @@
-"""Claims about the guardian: nothing that it runs outlives the program that asked for it."""
+"""Claims about the supervisor: nothing that it runs outlives the program that started it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from embedspace.engines.vllm import supervisor as guardian
+from embedspace.engines.vllm import supervisor
 
-GUARDIAN = [sys.executable, str(Path(guardian.__file__))]
+SUPERVISOR = [sys.executable, str(Path(supervisor.__file__))]
 
 # A server with a worker of its own, in a session of its own, as far from its parent as a process can get.
 SERVER = """
@@ -36,7 +36,7 @@ process.wait()
 """
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still not so after {seconds} s"
@@ -72,7 +72,7 @@ def server(tmp_path: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def processes(tmp_path: Path, started: list[int]) -> Callable[[], list[int]]:
-    """Waits for a server, and gives the ids of guardian, server and worker."""
+    """Waits for a server, and gives the ids of supervisor, server and worker."""
 
     def read() -> list[int]:
         wait_until((tmp_path / "processes").exists)
@@ -83,13 +83,15 @@ def processes(tmp_path: Path, started: list[int]) -> Callable[[], list[int]]:
 
 
 def run_program(command: Sequence[str], kind: str = "plain") -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, kind, *GUARDIAN, *command])
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, kind, *SUPERVISOR, *command])
 
 
-def run_guardian(command: Sequence[str], grace: float = guardian.GRACE_SECONDS) -> subprocess.Popen[bytes]:
+def run_supervisor(
+    command: Sequence[str], grace: float = supervisor.GRACE_SECONDS
+) -> subprocess.Popen[bytes]:
     code = (
-        "import sys; from embedspace.engines import guardian; "
-        f"guardian.GRACE_SECONDS = {grace}; sys.exit(guardian.Guardian(sys.argv[1:]).run())"
+        "import sys; from embedspace.engines.vllm import supervisor; "
+        f"supervisor.GRACE_SECONDS = {grace}; sys.exit(supervisor.Supervisor(sys.argv[1:]).run())"
     )
     return subprocess.Popen([sys.executable, "-c", code, *command], stdin=subprocess.PIPE)
 
@@ -109,48 +111,48 @@ def test_server_and_workers_are_gone_after_their_program_is_killed(
 def test_closing_the_pipe_ends_the_server(
     server: Callable[..., list[str]], processes: Callable[[], list[int]]
 ) -> None:
-    program = run_guardian(server())
+    program = run_supervisor(server())
     ids = processes()
     assert program.stdin is not None
     program.stdin.close()
-    assert program.wait(timeout=30) == 128 + signal.SIGTERM
+    assert program.wait(timeout=120) == 128 + signal.SIGTERM
     assert all(map(is_gone, ids))
 
 
-def test_asking_the_guardian_to_end_ends_the_server(
+def test_asking_the_supervisor_to_end_ends_the_server(
     server: Callable[..., list[str]], processes: Callable[[], list[int]]
 ) -> None:
-    program = run_guardian(server())
+    program = run_supervisor(server())
     ids = processes()
     program.terminate()
-    program.communicate(timeout=30)
+    program.communicate(timeout=120)
     assert all(map(is_gone, ids))
 
 
 def test_processes_that_do_not_listen_are_killed(
     server: Callable[..., list[str]], processes: Callable[[], list[int]]
 ) -> None:
-    program = run_guardian(server(STUBBORN, STUBBORN), grace=0.3)
+    program = run_supervisor(server(STUBBORN, STUBBORN), grace=0.3)
     ids = processes()
-    program.communicate(timeout=30)
+    program.communicate(timeout=120)
     assert all(map(is_gone, ids))
 
 
 def test_the_servers_exit_code_is_reported_and_its_workers_end_with_it(
     server: Callable[..., list[str]], processes: Callable[[], list[int]]
 ) -> None:
-    program = run_guardian(server("sys.exit(7)"))
+    program = run_supervisor(server("sys.exit(7)"))
     ids = processes()
-    assert program.wait(timeout=30) == 7
+    assert program.wait(timeout=120) == 7
     assert program.stdin is not None
     program.stdin.close()
     assert all(map(is_gone, ids))
 
 
-def test_a_server_whose_guardian_is_killed_ends(
+def test_a_server_whose_supervisor_is_killed_ends(
     server: Callable[..., list[str]], processes: Callable[[], list[int]]
 ) -> None:
-    program = run_guardian(server())
+    program = run_supervisor(server())
     _, process, _ = processes()
     program.kill()
     program.communicate()
@@ -161,7 +163,7 @@ def test_descendants_are_found_through_names_with_brackets(tmp_path: Path) -> No
     odd = tmp_path / "a) (b"
     odd.symlink_to(sys.executable)
     with subprocess.Popen([odd, "-c", SLEEP]) as process:
-        wait_until(lambda: process.pid in guardian.descendants(os.getpid()))
+        wait_until(lambda: process.pid in supervisor.descendants(os.getpid()))
         process.kill()
         process.wait()
-    assert process.pid not in guardian.descendants(os.getpid())
+    assert process.pid not in supervisor.descendants(os.getpid())

@@ -30,8 +30,8 @@ from embedspace.prompt import PromptEmbeds, Recipe, decode_prompt_embeds
 from embedspace.safety import Verdict
 from tests.fake_vllm import (
     HIDDEN_SIZE,
-    LONGEST_WAIT,
     MAX_MODEL_LEN,
+    MAX_WAIT,
     MODEL,
     FakeVLLM,
     Reply,
@@ -169,7 +169,7 @@ def test_requests_under_way_and_prompts_read_ahead_are_bounded(fake: FakeVLLM, c
 
     def respond(request: Request) -> Reply:
         if marks(request)[0] < 6:
-            together.wait(LONGEST_WAIT)  # passes when three requests are there at once, and not before
+            together.wait(MAX_WAIT)  # passes when three requests are there at once, and not before
         return reply({"choices": choices(request)})
 
     fake.respond = respond
@@ -181,7 +181,7 @@ def test_requests_under_way_and_prompts_read_ahead_are_bounded(fake: FakeVLLM, c
 
 
 def test_large_prompts_do_not_travel_together(fake: FakeVLLM, connect: Connect, monkeypatch) -> None:
-    monkeypatch.setattr("embedspace.engines.vllm.client._REQUEST_BYTES", 5 * HIDDEN_SIZE * 4)
+    monkeypatch.setattr("embedspace.engines.vllm.client._MAX_REQUEST_BYTES", 5 * HIDDEN_SIZE * 4)
     texts(connect(), [embedded(mark, rows=rows) for mark, rows in enumerate([2, 3, 1, 9, 4])])
     assert sorted(len(request.body["prompt_embeds"]) for request in fake.requests) == [1, 1, 1, 2]
 
@@ -325,7 +325,7 @@ def test_abandoning_the_completions_cancels_what_is_under_way(fake: FakeVLLM, co
     answers = connect(prompts_per_request=1).generate([embedded(mark) for mark in range(4)], GREEDY)
     assert next(answers).text == "0.0"
     answers.close()  # type: ignore[attr-defined]
-    assert fake.disconnected.wait(LONGEST_WAIT)
+    assert fake.disconnected.wait(MAX_WAIT)
 
 
 def test_an_interrupt_reaches_a_caller_that_waits(fake: FakeVLLM, connect: Connect) -> None:
@@ -336,7 +336,7 @@ def test_an_interrupt_reaches_a_caller_that_waits(fake: FakeVLLM, connect: Conne
     fake.respond = respond
     with pytest.raises(KeyboardInterrupt):
         texts(connect(), [embedded(1)])
-    assert fake.disconnected.wait(LONGEST_WAIT)
+    assert fake.disconnected.wait(MAX_WAIT)
 
 
 def test_the_key_is_sent_and_never_shown(

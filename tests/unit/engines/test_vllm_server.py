@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 import urllib.request
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     monkeypatch.setenv("STAND_IN", "serves")
-    for name in ("vllm_server", "vllm_installation"):
-        monkeypatch.setattr(f"embedspace.engines.{name}.runs_on_cpu", lambda: True)
+    for name in ("server", "installation"):
+        monkeypatch.setattr(f"embedspace.engines.vllm.{name}.runs_on_cpu", lambda: True)
     folder = tmp_path / "a-model"
     folder.mkdir()
     return folder
@@ -134,6 +135,14 @@ def test_a_server_that_takes_too_long_is_stopped(
 ) -> None:
     monkeypatch.setenv("STAND_IN", "hangs")
     server = VLLMServer(model, log_path=tmp_path / "log", ready_timeout=1.5)
+    answers = server._answers
+
+    def answers_after_its_first_line() -> bool:
+        while not (tmp_path / "log").read_text().count("\n"):
+            time.sleep(0.02)
+        return answers()
+
+    monkeypatch.setattr(server, "_answers", answers_after_its_first_line)
     with pytest.raises(ServerStartError, match=r"did not answer within ready_timeout=1\.5 s"):
         server.start()
     assert not psutil.pid_exists(said_by(server)["pid"])  # type: ignore[arg-type]
