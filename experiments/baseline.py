@@ -87,7 +87,7 @@ class Baseline:
 
 
 def same(a: Record, b: Record) -> bool:
-    """Whether two answers are equal: token by token where the engine tells the tokens, else in their text."""
+    """Whether two answers are equal: token by token where the engine returns token ids, else by their text."""
     return a.token_ids == b.token_ids if a.token_ids and b.token_ids else a.text == b.text
 
 

@@ -1,6 +1,6 @@
 """Gallery: the evidence at full size, and the figures of it that ``docs/`` shows.
 
-``python experiments/gallery.py`` runs everything anew; with names after it, those alone.
+``python experiments/gallery.py`` runs everything again; with names after it, only those.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 
+from embedspace._util.files import write_json
 from embedspace._util.provenance import describe_origin, provenance
 from embedspace.errors import EngineError
 from experiments.run import RunFailed, run_experiment
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 NOTES = "gallery.json"
-"""Beside the figures: where each comes from. ``README.md`` there says the same to people."""
+"""Beside the figures: command and origin of each. ``README.md`` there is made of it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ EXHIBITS: Mapping[str, Exhibit] = {
                 "experiment=style",
                 f"data/style={style}",
                 "sampling.max_tokens=32",
-                # Other methods and controls answer at one strength, and are told by openings at the others.
+                # Other methods and controls answer at one strength; at the others only openings are scored.
                 "experiment.answered_methods=[]",
                 "experiment.answered_control_alphas=[1.0]",
             ],
@@ -89,13 +90,9 @@ def show(name: str, exhibit: Exhibit, runs: Path, figures: Path, origin: Mapping
         "command": f"python experiments/run.py {' '.join([*exhibit.overrides, 'engine=transformers'])}",
         "seconds": round(seconds),
         "figures": captions,
-        "git": origin["git"],
-        "machine": origin["machine"],
-        "packages": origin["packages"],
+        **{fact: origin[fact] for fact in ("git", "machine", "packages")},
     }
-    path.write_text(
-        json.dumps({key: notes[key] for key in sorted(notes)}, indent=1, ensure_ascii=False) + "\n"
-    )
+    write_json(path, {key: notes[key] for key in sorted(notes)})
     (figures / "README.md").write_text(as_page(notes))
 
 

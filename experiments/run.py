@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 class RunFailed(CompactHydraException):
-    """Hydra shows its text without a traceback, goes on with the other jobs of a sweep, and exits with 1."""
+    """Hydra shows its text without a traceback, continues with the other jobs of a sweep, and exits with 1."""
 
 
 @hydra.main(version_base=None, config_path="../configs", config_name="run")
 def main(config: DictConfig) -> None:
     """Ask what is not recorded yet, analyse, and write the report."""
+    folder = folder_of(config)
+    kept = f"the records are in {folder}, the same command resumes the run"
     try:
-        run_experiment(config, folder_of(config))
+        run_experiment(config, folder)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; the records are in {folder_of(config)}, the same command goes on from there")
+        print(f"\ninterrupted; {kept}")
         sys.exit(130)
     except EngineError as error:
-        raise RunFailed(
-            f"error: {error}\nthe records are in {folder_of(config)}, the same command goes on from there"
-        ) from error
+        raise RunFailed(f"error: {error}\n{kept}") from error
     except (ValueError, TypeError, OSError) as error:
         raise RunFailed(f"error: {error}") from error
 
@@ -57,30 +57,17 @@ def run_experiment(config: DictConfig, folder: Path) -> Report | None:
         print(experiment.run(folder))
         return None
     space, sampling = instantiate(config.model), instantiate(config.sampling)
+    open_engine = partial(instantiate, config.engine)
     with Run.open(
         folder, values, fingerprint=space.fingerprint, fresh=config.fresh, ignored=UNIMPORTANT
     ) as run:
-        outcome = execute(
-            run,
-            partial(instantiate, config.engine),
-            experiment.cases(space),
-            sampling,
-            title=folder.name,
-        )
-        good = [record for record in run.records() if record.error is None]
-        print(f"{outcome.cases} cases, {outcome.recorded} asked now, records in {run.records_path}")
-        if outcome.retries:
-            told = ", ".join(f"{reason} {times}" for reason, times in sorted(outcome.retries.items()))
-            print(f"{sum(outcome.retries.values())} requests were sent again: {told}")
-        if outcome.skipped:
-            print(
-                f"{outcome.skipped} cases ask for likelihoods alone, which this engine cannot tell; left out"
-            )
-        report = experiment.analyse(good)
+        summary = execute(run, open_engine, experiment.cases(space), sampling, title=folder.name)
+        print(f"{summary}, records in {run.records_path}")
+        report = experiment.analyse([record for record in run.records() if record.error is None])
         print(f"report: {write_report(report, run)}")
-    if outcome.failed:
+    if summary.failed:
         raise RunFailed(
-            f"{outcome.failed} of {outcome.cases} cases failed; their errors are in {run.records_path} and in the "
+            f"{summary.failed} of {summary.cases} cases failed; their errors are in {run.records_path} and in the "
             "report. The same command tries them again"
         )
     return report

@@ -91,7 +91,7 @@ class BuildResult:
     made: int
     """Shards made now."""
     damaged: int
-    """Shards that were there, had other bytes than were written, and were made anew."""
+    """Shards that had other bytes than were written, and were made again."""
     refused: int
     """Texts that are no prompts; the manifest holds the reasons, the other texts are all there."""
 

@@ -92,7 +92,7 @@ class Corpus:
         path = self.folder / self.manifest["shards"][number]["name"]
         if not path.is_file() or (check and not is_whole(path)):
             state = "damaged: its bytes are not those that were written" if path.is_file() else "missing"
-            raise ValueError(f"{path} is {state}; make the corpus again, which makes only this shard anew")
+            raise ValueError(f"{path} is {state}; make the corpus again, which replaces only this shard")
         return _Opened(path, self.space, self.manifest["settings"]["template"])
 
 
@@ -100,7 +100,7 @@ class _Opened:
     """One shard, memory-mapped."""
 
     def __init__(self, path: Path, space: EmbeddingSpace, template: Any) -> None:
-        file = open_tensors(path, advice="make the corpus again, which makes only this shard anew")
+        file = open_tensors(path, advice="make the corpus again, which replaces only this shard")
         self._tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         self._offsets = file.get_tensor("offsets").tolist()
         self._ends = file.get_tensor("ends").tolist()

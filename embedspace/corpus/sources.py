@@ -37,7 +37,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class LineFiles:
-    """Files of lines: plain text, a text a line, or JSON Lines, a field of an object a line."""
+    """Files of lines: plain text, a text a line, or JSON Lines, a field of an object a line.
+
+    Hugging Face ``datasets`` would copy the files into its cache, identify them by path and time instead of content,
+    and fail the whole file for one damaged line.
+    """
 
     files: tuple[FileIdentity, ...]
     lines: tuple[int, ...]

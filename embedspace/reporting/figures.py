@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INK, FAINT, PAPER = "#010101", "#020202", "#030303"
 SERIES = ("#040401", "#040402", "#040403", "#040404", "#040405", "#040406")
 CONTROL = "#040407"
-"""Stand-ins that no palette uses: each is replaced by a CSS variable of the report's page."""
+"""Placeholder colours that no palette uses: each is replaced by a CSS variable of the report's page."""
 
 _VARIABLES = {
     INK: "var(--ink)",
@@ -26,7 +26,7 @@ _VARIABLES = {
     **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)},
 }
 
-_MOST_TICKS = 11
+_MAX_TICKS = 11
 
 MARKERS = ("o", "s", "D", "^", "v", "P")
 
@@ -74,7 +74,13 @@ def line_figure(
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
-    """Measures along an axis, their 95% intervals as bands, and reference levels."""
+    """Measures along an axis, their 95% intervals as bands, and reference levels.
+
+    >>> line = Line("style", {0.0: Interval(0.1, 0.0, 0.2, 9), 1.0: Interval(0.5, 0.4, 0.6, 9)})
+    >>> figure = line_figure([line], x_label="alpha", y_label="nats", caption="Likelihood by strength.")
+    >>> figure.svg[:15], figure.caption
+    ('<svg role="img"', 'Likelihood by strength.')
+    """
 
     def draw(axes: Axes) -> None:
         colours = iter(SERIES)
@@ -88,7 +94,7 @@ def line_figure(
             axes.minorticks_off()
         if log_y:
             axes.set_yscale("log")
-        if len(positions) <= _MOST_TICKS:
+        if len(positions) <= _MAX_TICKS:
             axes.set_xticks(positions, [f"{x:g}".replace("-", "\u2212") for x in positions])
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -130,7 +136,11 @@ def dot_figure(
     controls: Sequence[str] = (),
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """One row for each named measure: the estimate as a dot, its 95% interval as a bar."""
+    """One row for each named measure: the estimate as a dot, its 95% interval as a bar.
+
+    >>> dot_figure({"own": Interval(0.5, 0.4, 0.6, 9)}, x_label="share", caption="Recall.").caption
+    'Recall.'
+    """
 
     def draw(axes: Axes) -> None:
         colours = iter(SERIES)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from embedspace._util.files import atomic_write
 from embedspace._util.markdown import markdown_table
 from embedspace.metrics import Interval
 from embedspace.runs import Record, Tag
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 Cell = str | int | float | Interval
 
-MOST_RECORDS = 2000
+MAX_RECORDS = 2000
 """Records that a page lists one by one; the record file holds all."""
 
 _FOLDED_CHARACTERS = 420
@@ -114,10 +115,7 @@ def write_report(report: Report, run: Run) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    page = _render(report, run)
-    draft = run.report_path.with_name(f"{run.report_path.name}.draft")
-    draft.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    draft.replace(run.report_path)
+    atomic_write(run.report_path, _render(report, run).encode(errors="xmlcharrefreplace"))
     return run.report_path
 
 
@@ -133,11 +131,11 @@ def _render(report: Report, run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"paragraphs": _paragraphs, "cell": _cell, "tags": _tags, "svg": Markup}
-    records = list(itertools.islice(run.records(), MOST_RECORDS + 1))
+    records = list(itertools.islice(run.records(), MAX_RECORDS + 1))
     return environment.get_template("report.html.j2").render(
         report=report,
-        records=records[:MOST_RECORDS],
-        more_records=len(records) > MOST_RECORDS,
+        records=records[:MAX_RECORDS],
+        more_records=len(records) > MAX_RECORDS,
         answers=sum(1 for _ in run.records()),
         failures=[record for record in run.records() if record.error is not None],
         records_name=run.records_path.name,
@@ -150,12 +148,20 @@ def _render(report: Report, run: Run) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign, as a sentence shows it."""
+    """A number with its sign, as a sentence shows it.
+
+    >>> signed(-0.5), signed(0.5, 1)
+    ('−0.50', '+0.5')
+    """
     return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
 def unsigned(value: float, digits: int = 2) -> str:
-    """A number whose sign is shown where it is negative, as a sentence and a table show it."""
+    """A number whose sign is shown where it is negative, as a sentence and a table show it.
+
+    >>> unsigned(-0.5), unsigned(0.5)
+    ('−0.50', '0.50')
+    """
     return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
@@ -213,7 +219,7 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _retries(manifest: Mapping[str, Any]) -> Mapping[str, int]:
-    """What the engine sent again in all sittings together, by what it met before."""
+    """Requests that the engine sent again, in all sittings together, by the reason for it."""
     return sum((Counter(sitting.get("retries", {})) for sitting in manifest["sittings"]), Counter[str]())
 
 

@@ -34,6 +34,14 @@ def differences(first: str | Path, second: str | Path) -> list[Difference]:
 
     Folders, addresses, times and machines do not count.
 
+    >>> import tempfile
+    >>> from embedspace.runs import Run
+    >>> place = tempfile.mkdtemp()
+    >>> for seed in (1, 2):
+    ...     Run.open(f"{place}/{seed}", {"seed": seed}, fingerprint="abc").close()
+    >>> [(each.kind, each.name, each.first, each.second) for each in differences(f"{place}/1", f"{place}/2")]
+    [('configuration', 'seed', '1', '2')]
+
     Raises:
         ValueError: a folder holds no run, or a damaged one.
     """

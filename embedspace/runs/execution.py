@@ -36,11 +36,33 @@ class RunSummary:
     retries: Mapping[str, int] = field(default_factory=dict)
     """Requests that the engine sent again, by the reason for it."""
 
+    def __str__(self) -> str:
+        parts = [f"{self.cases} cases, {self.recorded} asked now"]
+        if self.retries:
+            reasons = ", ".join(f"{reason} {times}" for reason, times in sorted(self.retries.items()))
+            parts.append(f"{sum(self.retries.values())} requests sent again ({reasons})")
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped, since this engine cannot compute likelihoods")
+        return "; ".join(parts)
+
 
 def execute(
     run: Run, open_engine: Callable[[], Engine], cases: Iterable[Case], sampling: Sampling, *, title: str
 ) -> RunSummary:
     """Ask everything that the run has not recorded yet.
+
+    >>> import tempfile
+    >>> class SumEngine:
+    ...     def generate(self, prompts, sampling):
+    ...         return (Completion(i, 0, f"{sum(ids)}", (), "stop", 0.0) for i, ids in enumerate(prompts))
+    ...     def describe(self):
+    ...         return {"engine": "sum"}
+    ...     def close(self):
+    ...         pass
+    >>> with Run.open(tempfile.mkdtemp(), {}, fingerprint="abc") as run:
+    ...     summary = execute(run, SumEngine, [Case("q0", [1, 2])], Sampling(), title="sums")
+    ...     summary.recorded, [record.text for record in run.records()]
+    (1, ['3'])
 
     Args:
         run: where the records go.

@@ -1,4 +1,4 @@
-"""Records: what was asked and what came back, one JSON line for each completion."""
+"""Records: one JSON line for each completion, with its prompt's recipe and hash."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
+from embedspace._util.files import atomic_path
 from embedspace.engines import Sampling
 from embedspace.metrics import Score
 from embedspace.prompt import Recipe
@@ -49,7 +50,7 @@ class Record:
     space: str
     """Fingerprint of the embedding space."""
     engine: Mapping[str, str]
-    """What the engine says about itself."""
+    """The engine's own description."""
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
@@ -57,7 +58,7 @@ class Record:
     seconds: float
     """Time of the request or batch that the completion was part of."""
     scores: Mapping[str, Score] = field(default_factory=dict)
-    """Likelihoods of named continuations of the prompt; only the in-process engine tells them."""
+    """Likelihoods of named continuations of the prompt; only the in-process engine computes them."""
     error: str | None = None
     prompt_sha256: str | None = None
     """Hash of the prompt's dtype, shape and bytes, or of its token ids; None in records of earlier versions."""
@@ -102,6 +103,15 @@ class Record:
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a file, in order; a last line cut in the middle of its writing is left out.
 
+    >>> import tempfile
+    >>> from embedspace import Recipe
+    >>> path = Path(tempfile.mkdtemp()) / "records.jsonl"
+    >>> record = Record("q0", 0, {}, Recipe.of("embed", {"text": "Hi"}), 1, Sampling(), "", {}, "Yes", (), "stop", 0.1)
+    >>> path.write_bytes(record.to_json() + b'{"key": "q1", "cho') > 0
+    True
+    >>> [record.text for record in read_records(path)]
+    ['Yes']
+
     Raises:
         ValueError: another line is damaged; the message names it.
     """
@@ -114,7 +124,7 @@ def _numbered(path: Path) -> Iterator[tuple[bytes, Record]]:
         torn: tuple[int, ValueError] | None = None
         for number, line in enumerate(file, start=1):
             if torn is not None:
-                raise ValueError(f"{path}, line {torn[0]} is damaged: {torn[1]}; remove the line to go on")
+                raise ValueError(f"{path}, line {torn[0]} is damaged: {torn[1]}; remove the line to continue")
             try:
                 if not line.endswith(b"\n"):
                     raise ValueError("the line has no end")
@@ -198,14 +208,8 @@ class RecordLog:
         self.completed = {key: digests[key] for key in choices if key in whole}
 
     def _rewrite(self, keys: Collection[str]) -> None:
-        draft = self.path.with_name(f"{self.path.name}.draft")
-        with draft.open("wb") as file:
-            for line, record in _numbered(self.path):
-                if record.key in keys:
-                    file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+        with atomic_path(self.path, sync=True) as draft, draft.open("wb") as file:
+            file.writelines(line for line, record in _numbered(self.path) if record.key in keys)
 
 
 @contextmanager
@@ -218,12 +222,18 @@ def _explained(path: Path, log: RecordLog) -> Iterator[None]:
         remedy = "make room" if full else "make it writable or choose another out=FOLDER"
         raise OSError(
             f"cannot write {path} ({error.strerror or error}); the {len(log.completed)} cases recorded before are "
-            f"kept. To go on, {remedy} and run the same command again"
+            f"kept. To continue, {remedy} and run the same command again"
         ) from error
 
 
 def by_tags(records: Iterable[Record], *names: str) -> dict[tuple[Tag, ...], list[Record]]:
-    """Records grouped by the values of some of their tags; records without one of them are left out."""
+    """Records grouped by the values of some of their tags; records without one of them are left out.
+
+    >>> from types import SimpleNamespace
+    >>> records = [SimpleNamespace(tags={"alpha": alpha, "question": 0}) for alpha in (0.0, 1.0, 1.0)]
+    >>> {group: len(found) for group, found in by_tags(records, "alpha").items()}
+    {(0.0,): 1, (1.0,): 2}
+    """
     groups: dict[tuple[Tag, ...], list[Record]] = {}
     for record in records:
         if all(name in record.tags for name in names):

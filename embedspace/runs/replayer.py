@@ -1,4 +1,4 @@
-"""Replay: a recorded prompt made once more from its recipe, and compared bit by bit."""
+"""Replay: a recorded prompt made again from its recipe and compared bit by bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from embedspace.runs.run import MANIFEST, read_manifest
 from embedspace.space import EmbeddingSpace
 from embedspace.style import StyleVector, examples, mask_from_text
 
-Given = Mapping[str, Any]
+Parameters = Mapping[str, Any]
 """Parameters of a step."""
 
 
@@ -44,7 +44,7 @@ class Replayed:
 def replay(
     path: Path, index: int, *, model: str | None = None, vectors: Sequence[str | Path] = ()
 ) -> Replayed:
-    """Make the prompt of a record once more.
+    """Make the prompt of a record again.
 
     Args:
         path: record file of a run.
@@ -95,7 +95,7 @@ class Replayer:
         Raises:
             ValueError: a step is unknown or lacks something; the message names it.
         """
-        made: PromptEmbeds = _followed(self, recipe, PROMPTS)
+        made: PromptEmbeds = _repeat_step(self, recipe, PROMPTS)
         return made
 
     def vector(self, recipe: Recipe) -> StyleVector:
@@ -104,14 +104,14 @@ class Replayer:
         Raises:
             ValueError: as :meth:`prompt`.
         """
-        made: StyleVector = _followed(self, recipe, VECTORS)
+        made: StyleVector = _repeat_step(self, recipe, VECTORS)
         return made
 
 
-Step = Callable[[Replayer, Given, Sequence[Recipe]], Any]
+Step = Callable[[Replayer, Parameters, Sequence[Recipe]], Any]
 
 
-def _followed(replayer: Replayer, recipe: Recipe, steps: Mapping[str, Step]) -> Any:
+def _repeat_step(replayer: Replayer, recipe: Recipe, steps: Mapping[str, Step]) -> Any:
     step = steps.get(recipe.operation)
     if step is None:
         raise ValueError(
@@ -126,17 +126,17 @@ def _followed(replayer: Replayer, recipe: Recipe, steps: Mapping[str, Step]) -> 
         ) from error
 
 
-def _embed_chat(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+def _embed_chat(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
     return replayer.space.embed_chat(json.loads(given["messages"]), given["add_generation_prompt"])
 
 
-def _to(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+def _to(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
     import torch
 
     return replayer.prompt(inputs[0]).to(getattr(torch, given["dtype"]))
 
 
-def _from_peft(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+def _from_peft(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
     soft = PromptEmbeds.from_peft(given["folder"], replayer.space, base_model=given["base_model"])
     if tensor_digest(soft.vectors) != given["vectors"]:
         raise ValueError(
@@ -145,7 +145,7 @@ def _from_peft(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> Pr
     return soft
 
 
-def _style(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+def _style(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
     vector = replayer.vectors.get(given["vector"])
     if vector is None:
         vector = replayer.vector(inputs[1])
@@ -160,50 +160,36 @@ def _style(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> Prompt
     )
 
 
-def _interpolate(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
-    return interpolate(
-        replayer.prompt(inputs[0]),
-        replayer.prompt(inputs[1]),
-        given["t"],
-        method=given["method"],
-        align=given["align"],
-        template=given["template"],
-        match_norm=given["match_norm"],
-        space=replayer.space,
-    )
+def _interpolate(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    first, second = (replayer.prompt(recipe) for recipe in inputs)
+    options = _options(given, "method", "align", "template", "match_norm")
+    return interpolate(first, second, given["t"], space=replayer.space, **options)
 
 
-def _blend(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
-    return blend(
-        [replayer.prompt(recipe) for recipe in inputs],
-        [float(weight) for weight in given["weights"].split(",")],
-        align=given["align"],
-        template=given["template"],
-        match_norm=given["match_norm"],
-        space=replayer.space,
-    )
+def _blend(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    prompts = [replayer.prompt(recipe) for recipe in inputs]
+    weights = [float(weight) for weight in given["weights"].split(",")]
+    options = _options(given, "align", "template", "match_norm")
+    return blend(prompts, weights, space=replayer.space, **options)
 
 
-def _compress(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+def _compress(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
     from embedspace.engines import TransformersEngine
 
     engine = None
     if "engine" in given:
         described = dict(ast.literal_eval(given["engine"]))
         engine = TransformersEngine(described["model"], dtype=described["dtype"], device=described["device"])
-    chosen = {name: given[name] for name in ("information", "words", "opening", "fold") if name in given}
-    return compress(
-        replayer.prompt(inputs[0]),
-        length=given["length"],
-        method=given["method"],
-        match_norm=given["match_norm"],
-        space=replayer.space,
-        engine=engine,
-        **chosen,
-    )
+    later = [name for name in ("information", "words", "opening", "fold") if name in given]
+    options = _options(given, "length", "method", "match_norm", *later)
+    return compress(replayer.prompt(inputs[0]), space=replayer.space, engine=engine, **options)
 
 
-def _project(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+def _options(given: Parameters, *names: str) -> dict[str, Any]:
+    return {name: given[name] for name in names}
+
+
+def _project(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
     import torch
 
     from embedspace.projector import Projector
@@ -221,13 +207,13 @@ def _project(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> Prom
     return projector.project(given.get("text", values), replayer.space, vector=values)
 
 
-def _insert(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> PromptEmbeds:
+def _insert(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
     from embedspace.projector.projector import insert
 
     return insert(replayer.prompt(inputs[0]), replayer.prompt(inputs[1]), given["at"])
 
 
-def _fit_style(replayer: Replayer, given: Given, inputs: Sequence[Recipe]) -> StyleVector:
+def _fit_style(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> StyleVector:
     positive, negative = examples(Recipe.of("fit_style", given, *inputs), replayer.prompt)
     return StyleVector.fit(replayer.space, positive, negative, method=given["method"])
 

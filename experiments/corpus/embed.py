@@ -47,10 +47,10 @@ class EmbedCorpus:
             self.max_tokens,
         )
         made = make_corpus(spec, processes=self.processes, runner=self.runner, fresh=self.fresh)
-        anew = f", {made.damaged} of them because they were damaged" if made.damaged else ""
+        again = f", {made.damaged} of them because they were damaged" if made.damaged else ""
         summary = (
             f"{made.texts:,} texts, {made.rows:,} rows, {made.size / 1e6:,.1f} MB in {made.shards} shards "
-            f"({made.made} made now{anew}): {folder / 'manifest.json'}"
+            f"({made.made} made now{again}): {folder / 'manifest.json'}"
         )
         if made.refused:
             raise ValueError(

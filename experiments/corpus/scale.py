@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from embedspace._util.files import write_json
+from embedspace._util.markdown import markdown_table
 
 DAY = 86_400.0
 
@@ -73,7 +75,7 @@ def simulate(costs: Costs, servers: int, prompts: int, seed: int) -> Queue:
     The client begins a prompt as soon as a core is free and fewer prompts are under way than there are slots, as a
     client with back-pressure does.
     """
-    lottery = random.Random(seed)
+    rng = random.Random(seed)
     mean = costs.new_tokens * costs.server_slots / costs.server_tokens_per_second
     slots = [0.0] * (servers * costs.server_slots)
     cores = [0.0] * costs.client_cores
@@ -86,7 +88,7 @@ def simulate(costs: Costs, servers: int, prompts: int, seed: int) -> Queue:
         encoded = began + costs.client_seconds
         heapq.heappush(cores, encoded)
         network_free = max(network_free, encoded) + wire
-        work = mean * lottery.lognormvariate(-(costs.spread**2) / 2, costs.spread)
+        work = mean * rng.lognormvariate(-(costs.spread**2) / 2, costs.spread)
         ended = max(network_free, slot) + work
         heapq.heappush(slots, ended)
         took.append(ended - began)
@@ -115,25 +117,29 @@ class Scale:
         """Write ``scale.json`` into ``folder``, and return the table."""
         queues = [simulate(self.costs, count, self.simulated * count, self.seed) for count in self.servers]
         folder.mkdir(parents=True, exist_ok=True)
-        told = {"costs": asdict(self.costs), "queues": [asdict(queue) for queue in queues]}
-        (folder / "scale.json").write_text(json.dumps(told, indent=1) + "\n")
+        write_json(
+            folder / "scale.json",
+            {"costs": asdict(self.costs), "queues": [asdict(queue) for queue in queues]},
+        )
         return self.table(queues)
 
     def table(self, queues: Sequence[Queue]) -> str:
         """One line for each number of servers."""
-        days = " | ".join(f"{count:.0e} prompts".replace("e+0", "e") for count in self.prompts)
-        lines = [
-            f"| servers | ends first | reckoned, prompts/s | simulated, prompts/s | median s | 99% s | {days} |",
-            "| --- " * (6 + len(self.prompts)) + "|",
-        ]
+        counts = [f"{count:.0e} prompts".replace("e+0", "e") for count in self.prompts]
+        header = ["servers", "ends first", "reckoned, prompts/s", "simulated, prompts/s", "median s", "99% s"]
+        rows = []
         for queue in queues:
             name, rate = self.costs.bottleneck(queue.servers)
-            took = " | ".join(_duration(count / queue.prompts_per_second) for count in self.prompts)
-            lines.append(
-                f"| {queue.servers} | {name} | {rate:,.1f} | {queue.prompts_per_second:,.1f} | "
-                f"{queue.median_seconds:.1f} | {queue.slowest_seconds:.1f} | {took} |"
-            )
-        return "\n".join(lines)
+            simulated = queue.prompts_per_second
+            times = [
+                f"{rate:,.1f}",
+                f"{simulated:,.1f}",
+                f"{queue.median_seconds:.1f}",
+                f"{queue.slowest_seconds:.1f}",
+            ]
+            took = [_duration(count / simulated) for count in self.prompts]
+            rows.append([queue.servers, name, *times, *took])
+        return markdown_table([*header, *counts], rows)
 
 
 def _duration(seconds: float) -> str:

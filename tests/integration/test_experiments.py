@@ -190,7 +190,7 @@ def test_an_interrupt_says_how_to_go_on_and_exits_with_130(undisturbed: Path, tm
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on from there" in output
+    assert "the same command resumes the run" in output
     assert run(tmp_path, *BASELINE).returncode == 0
     assert final(tmp_path) == final(undisturbed)
 
