@@ -7,11 +7,12 @@ say where each begins: nothing is padded, and one prompt is one slice of a memor
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,6 @@ from embedspace.space import EmbeddingSpace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
 
     Array = npt.NDArray[Any]
 
@@ -87,15 +87,17 @@ def make_shard(
     }
     arrays, ids = columns.arrays(), columns.ids()
     specs = {name: (_CODES[str(array.dtype)], list(array.shape)) for name, array in arrays.items()}
-    pieces: dict[str, Iterator[memoryview]] = {name: iter([_bytes(array)]) for name, array in arrays.items()}
+    pieces: dict[str, Iterable[memoryview]] = {
+        name: [array.view(np.uint8).reshape(-1).data] for name, array in arrays.items()
+    }
     if what == "embeddings":
         code = _DTYPES[str(space.dtype).removeprefix("torch.")]
         specs["vectors"] = code, [len(ids), space.hidden_size]
         pieces["vectors"] = _rows(space, ids)
     order = [name for name in ("offsets", "ends", "ids", "vectors", "content", "said") if name in specs]
     header = encode_header({name: specs[name] for name in order}, metadata)
-    path, size = _write(folder, number, [iter([memoryview(header)]), *(pieces[name] for name in order)])
-    return Shard(number, path.name, len(texts), len(ids), size, refused)
+    path = _write(folder, number, itertools.chain([header], *(pieces[name] for name in order)))
+    return Shard(number, path.name, len(texts), len(ids), path.stat().st_size, refused)
 
 
 def number_of(path: Path) -> int | None:
@@ -170,34 +172,21 @@ def _rows(space: EmbeddingSpace, ids: Array) -> Iterator[memoryview]:
 
     for start in range(0, len(ids), _ROW_BATCH_SIZE):
         chunk = torch.from_numpy(ids[start : start + _ROW_BATCH_SIZE].astype(np.int64))
-        yield _raw(space.table.lookup(chunk))
+        yield space.table.lookup(chunk).contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _raw(rows: torch.Tensor) -> memoryview:
-    import torch
-
-    return rows.contiguous().flatten().view(torch.uint8).numpy().data
-
-
-def _bytes(array: Array) -> memoryview:
-    return array.view(np.uint8).reshape(-1).data
-
-
-def _write(folder: Path, number: int, parts: Sequence[Iterator[memoryview]]) -> tuple[Path, int]:
+def _write(folder: Path, number: int, pieces: Iterable[bytes | memoryview]) -> Path:
+    """Write a file whose name holds the digest of its bytes, so that it is known only at the end."""
     draft = folder / f"shard-{number:06d}.{os.getpid()}.draft"
     digest = hashlib.sha256()
     try:
-        with draft.open("wb", buffering=0) as file:
-            for part in parts:
-                for piece in part:
-                    digest.update(piece)
-                    while piece:
-                        piece = piece[file.write(piece) :]
-            size = file.tell()
+        with draft.open("wb") as file:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+            file.flush()
             os.fsync(file.fileno())
-        path = folder / f"shard-{number:06d}-{digest.hexdigest()[:32]}.safetensors"
-        draft.replace(path)
+        return draft.replace(folder / f"shard-{number:06d}-{digest.hexdigest()[:32]}.safetensors")
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    return path, size
