@@ -1,4 +1,4 @@
-"""The command line, ``embedspace models | serve | verify | cache | gateway | replay | diff``: each command one call."""
+"""The command ``embedspace models | serve | verify | cache | gateway | replay | diff``."""
 
 from __future__ import annotations
 
@@ -17,23 +17,12 @@ from embedspace.gateway.command import add_arguments as add_gateway_arguments
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 1 a failed check or engine or a difference, 2 wrong use."""
     options = _parser().parse_args(arguments)
-    commands = {
-        "models": _models,
-        "serve": _serve,
-        "verify": _verify,
-        "cache": _cache,
-        "gateway": _gateway,
-        "replay": _replay,
-        "diff": _diff,
-    }
     try:
-        return commands[options.command](options)
-    except (ValueError, OSError) as error:
+        status: int = options.run(options)
+        return status
+    except (ValueError, OSError, EngineError) as error:
         print(f"embedspace: {error}", file=sys.stderr)
-        return 2
-    except EngineError as error:
-        print(f"embedspace: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, EngineError) else 2
     except KeyboardInterrupt:
         return 130
 
@@ -42,12 +31,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="embedspace", description="Language-model prompts in embedding space."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
+    _add_model_commands(commands)
+    _add_result_commands(commands)
+    gateway = commands.add_parser(
+        "gateway", help="put a filter before a vLLM server that takes prompt embeddings"
+    )
+    gateway.set_defaults(run=_gateway)
+    add_gateway_arguments(gateway)
+    return parser
 
+
+def _add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     models = commands.add_parser("models", help="list the packaged models")
+    models.set_defaults(run=_models)
     models.add_argument("--prepare", action="store_true", help="prepare all that are installed")
 
     serve = commands.add_parser("serve", help="serve a model with vLLM, ready for prompt embeddings")
+    serve.set_defaults(run=_serve)
     serve.add_argument("model", help="packaged name, local folder or hub id")
     serve.add_argument("--port", type=int, default=None, help="default: a free one")
     serve.add_argument(
@@ -56,39 +57,37 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-model-len", type=int, default=2048)
 
     verify = commands.add_parser("verify", help="check that text and its embeddings are the same thing")
+    verify.set_defaults(run=_verify)
     verify.add_argument("model", help="packaged name, local folder or hub id")
     verify.add_argument("--server", metavar="URL", help="check this vLLM server as well")
-    verify.add_argument("--json", metavar="FILE", type=Path, help="write the certificate for machines")
+    verify.add_argument("--json", metavar="FILE", type=Path, help="write the certificate as JSON")
 
+
+def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     cache = commands.add_parser("cache", help="look at a cache of prompts, check it, or make it smaller")
+    cache.set_defaults(run=_cache)
     cache.add_argument("path", type=Path, help="the cache's file")
     cache.add_argument("action", choices=("stats", "verify", "prune"))
     cache.add_argument(
         "--max-size", type=size_in_bytes, help="prune: keep at most this, such as 500M or 2G; default: 4G"
     )
 
-    add_gateway_arguments(
-        commands.add_parser("gateway", help="put a filter before a vLLM server that takes prompt embeddings")
-    )
-
     replay = commands.add_parser(
         "replay", help="make a recorded prompt again from its recipe and compare the bits"
     )
+    replay.set_defaults(run=_replay)
     replay.add_argument("records", type=Path, help="records.jsonl of a run")
     replay.add_argument("--index", type=int, required=True, help="which record, counted from 0")
     replay.add_argument("--model", help="default: the one that run.json names")
     replay.add_argument(
-        "--vector",
-        metavar="FILE",
-        action="append",
-        default=[],
+        "--vector", metavar="FILE", action="append", default=[],
         help="a style vector that StyleVector.save wrote",
-    )
+    )  # fmt: skip
 
     diff = commands.add_parser("diff", help="what differs between two runs")
+    diff.set_defaults(run=_diff)
     diff.add_argument("first", type=Path, help="folder of a run")
     diff.add_argument("second", type=Path)
-    return parser
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -110,6 +110,12 @@ class Report:
 def write_report(report: Report, run: Run) -> Path:
     """Write a run's ``report.html``, atomically.
 
+    >>> import tempfile
+    >>> from embedspace.runs import Run
+    >>> with Run.open(tempfile.mkdtemp(), {"seed": 7}, fingerprint="abc") as run:
+    ...     write_report(Report("Style", "What alpha does.", []), run).name
+    'report.html'
+
     The page makes no request, follows the reader's light or dark scheme, and escapes all that a model wrote.
 
     Raises:

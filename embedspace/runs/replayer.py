@@ -46,6 +46,22 @@ def replay(
 ) -> Replayed:
     """Make the prompt of a record again.
 
+    >>> import tempfile
+    >>> from embedspace.engines import Completion, Sampling
+    >>> from embedspace.runs import Case, Run, execute
+    >>> class Silent:
+    ...     def generate(self, prompts, sampling):
+    ...         return (Completion(i, 0, "", (), "stop", 0.0) for i, _ in enumerate(prompts))
+    ...     def describe(self):
+    ...         return {"engine": "silent"}
+    ...     def close(self):
+    ...         pass
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> with Run.open(tempfile.mkdtemp(), {}, fingerprint=space.fingerprint) as run:
+    ...     _ = execute(run, Silent, [Case("q0", space.embed("Hello"))], Sampling(), title="embed")
+    >>> replay(run.records_path, 0, model="smollm2-135m-instruct").identical
+    True
+
     Args:
         path: record file of a run.
         index: which record, counted from 0.

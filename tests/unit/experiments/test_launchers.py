@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments import launchers
 from experiments.launchers import EXTRAS, missing_launcher
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = sorted(path.stem for path in (ROOT / "configs/launcher").glob("*.yaml"))
 
 
