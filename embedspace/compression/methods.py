@@ -14,7 +14,7 @@ from embedspace.compression.merging import merged
 from embedspace.compression.pooling import Pooling, averaged, first, floored, spaced
 from embedspace.compression.salience import INFORMATION, Information, Told, salient, word_information
 from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, require_finite
-from embedspace.space import space_of
+from embedspace.space import resolve_space
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -112,7 +112,7 @@ class _Content:
     def space(self) -> EmbeddingSpace:
         """The prompt's space, as given or as in use."""
         why = "merge, salience and match_norm need the vocabulary (average, drop and truncate need nothing)"
-        return space_of(self.prompt, self.given_space, why)
+        return resolve_space(self.prompt, self.given_space, why)
 
     @cached_property
     def mean(self) -> Float[Tensor, " hidden"]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from embedspace.corpus.files import Refusal
 from embedspace.prompt import Recipe
-from embedspace.space import EmbeddingSpace, content_mask, render_with_spans
+from embedspace.space import EmbeddingSpace, content_mask
 
 Template = Literal["none", "chat"]
 """Plain texts, every row content; or conversations through the model's template, a text being one question."""
@@ -80,9 +80,7 @@ def _prepared(
         messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
         for message in messages:
             _plain(message["content"])
-        rendered, spans = render_with_spans(
-            lambda turns: space.tokenizer.render(turns, add_generation_prompt=True), messages
-        )
+        rendered, spans = space.tokenizer.render_with_spans(messages)
         as_json = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
         return rendered, spans, as_json
     except (TypeError, ValueError, KeyError) as error:

@@ -18,7 +18,7 @@ from embedspace.prompt import (
     require_finite,
     require_same_space,
 )
-from embedspace.space import space_of
+from embedspace.space import resolve_space
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -273,7 +273,7 @@ def _needed_mean(
     if not needed:
         return None
     spaces = [
-        space_of(prompt, space, "slerp, dtw and match_norm work about the vocabulary's mean row")
+        resolve_space(prompt, space, "slerp, dtw and match_norm work about the vocabulary's mean row")
         for prompt in prompts
     ]
     return spaces[0].mean.to(prompts[0].vectors.device)

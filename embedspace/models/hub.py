@@ -1,4 +1,4 @@
-"""The model hub: whole models for engines, patience with it, and what its refusals mean."""
+"""Access to the model hub: whole models for engines, retries, and what the hub's errors mean."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ IGNORED_FILES = [
     "model.fp16.safetensors", "model.fp32.safetensors", "model.bf16.safetensors", "consolidated*",
 ]  # fmt: skip
 
-PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""Seconds before each new attempt; after the last one the trouble is reported."""
-LONGEST_WAIT = 60.0
+RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds before each new attempt; the error of the last attempt is raised."""
+MAX_RETRY_AFTER = 60.0
 """Most seconds that a hub's Retry-After is obeyed."""
+_TRANSIENT = {408, 429, 500, 502, 503, 504}
 
-
-class BrokenOffError(OSError):
-    """An answer that ended before its end."""
-
-
-_BUSY = {408, 429, 500, 502, 503, 504}
 T = TypeVar("T")
 
 
-def whole_model(repository: str, revision: str | None = None) -> Path:
-    """The folder of a whole model in the hub's own cache, fetched where it is not there yet.
+class IncompleteResponseError(OSError):
+    """A response that ended before its last byte."""
 
-    Only safetensors, tokenizer and configuration files are fetched: no second copy of the weights in
+
+def download_model(repository: str, revision: str | None = None) -> Path:
+    """The folder of a whole model in the hub's own cache, downloaded if it is not there yet.
+
+    Only safetensors, tokenizer and configuration files are downloaded: no second copy of the weights in
     another format.
 
     Raises:
@@ -44,57 +43,56 @@ def whole_model(repository: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    def fetch() -> str:
+    def download() -> str:
         return snapshot_download(
             repository, revision=revision, allow_patterns=MODEL_FILES, ignore_patterns=IGNORED_FILES
         )
 
     try:
-        return Path(patiently(fetch, reconnect=False))
-    except (http_error(), HFValidationError, OSError) as error:
-        raise refusal(repository, error) from error
+        return Path(with_retries(download, reconnect=False))
+    except (HFValidationError, OSError) as error:
+        raise explain_hub_error(repository, error) from error
 
 
-def http_error() -> type[Exception]:
-    """What every trouble with an HTTP request is a kind of, in the HTTP library that huggingface_hub uses."""
-    from huggingface_hub.errors import HfHubHTTPError
+def with_retries(
+    step: Callable[[], T], *, progress: Callable[[], int] = lambda: 0, reconnect: bool = True
+) -> T:
+    """Run a step of a download, again after a delay if the hub is busy or the connection breaks.
 
-    return HfHubHTTPError.__bases__[0]
-
-
-def patiently(step: Callable[[], T], *, progress: Callable[[], int] = lambda: 0, reconnect: bool = True) -> T:
-    """Do a step of a download, again after a pause where the hub is busy or the connection breaks.
+    ``huggingface_hub.utils.http_backoff`` does less: it repeats one request, not its reading, and waits as long as any
+    Retry-After says.
 
     Args:
         step: may be repeated.
-        progress: bytes that are there so far; attempts that add some do not count as failed.
-        reconnect: whether to repeat after a failed connection as well, not only after a busy hub.
+        progress: number of bytes downloaded so far; attempts that add some do not count as failed.
+        reconnect: whether to repeat after a failed connection as well, not only when the hub is busy.
 
     Raises:
-        Exception: of the last attempt.
+        OSError: of the last attempt; a ``ConnectionError`` if the hub was not reached.
     """
-    failed, most = 0, progress()
+    from huggingface_hub.errors import HfHubHTTPError
+
+    http_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of huggingface_hub uses
+    failed, downloaded = 0, progress()
     while True:
         try:
             return step()
-        except (http_error(), OSError) as error:
-            if progress() > most:
-                failed, most = 0, progress()
-            if failed == len(PAUSES) or not _passing(error, reconnect):
-                raise
-            pause = max(PAUSES[failed], _asked_to_wait(error))
-            if pause >= 10:
+        except (http_error, OSError) as error:
+            if progress() > downloaded:
+                failed, downloaded = 0, progress()
+            cause = _cause(error)
+            broken = isinstance(cause, (http_error, IncompleteResponseError)) and _status(cause) is None
+            if failed == len(RETRY_DELAYS) or not (_status(cause) in _TRANSIENT or (broken and reconnect)):
+                if isinstance(error, OSError):
+                    raise
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
+            delay = max(RETRY_DELAYS[failed], min(_retry_after(cause), MAX_RETRY_AFTER))
+            if delay >= 10:
                 warnings.warn(
-                    f"the model hub asks to wait: going on in {pause:.0f} s", RuntimeWarning, stacklevel=2
+                    f"the model hub asks to wait: next attempt in {delay:.0f} s", RuntimeWarning, stacklevel=2
                 )
-            time.sleep(pause)
+            time.sleep(delay)
             failed += 1
-
-
-def _passing(error: Exception, reconnect: bool) -> bool:
-    error = _cause(error)
-    status = _status(error)
-    return status in _BUSY if status else reconnect and isinstance(error, (http_error(), BrokenOffError))
 
 
 def _cause(error: Exception) -> Exception:
@@ -110,20 +108,16 @@ def _status(error: Exception) -> int | None:
     return None if response is None else int(response.status_code)
 
 
-def _asked_to_wait(error: Exception) -> float:
+def _retry_after(error: Exception) -> float:
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
-    response = getattr(_cause(error), "response", None)
-    if response is None:
-        return 0.0
-    limits = parse_ratelimit_headers(response.headers)
-    asked = response.headers.get("Retry-After", "")
-    seconds = float(asked) if asked.isdecimal() else limits.reset_in_seconds if limits else 0.0
-    return min(seconds, LONGEST_WAIT)
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    limits, seconds = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
+    return float(seconds) if seconds.isdecimal() else limits.reset_in_seconds if limits else 0.0
 
 
-def refusal(repository: str, error: Exception) -> ValueError:
-    """What the hub's refusal of a model means, and what to do."""
+def explain_hub_error(repository: str, error: Exception) -> ValueError:
+    """Why the hub did not give a model, and what to do."""
     error = _cause(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = " ".join(lines[:2]).rstrip(".")
@@ -147,8 +141,8 @@ def _advice(repository: str, error: Exception) -> str:
             return "There is no such revision; give a branch, a tag or a commit that the repository has"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             return (
-                "It is not in the cache: fetch it once with a network and without HF_HUB_OFFLINE, and it works "
-                "offline afterwards"
+                "It is not in the cache: download it once with a network and without HF_HUB_OFFLINE, and it "
+                "works offline afterwards"
             )
         case _ if status in (401, 403, 404):
             return (
@@ -156,7 +150,7 @@ def _advice(repository: str, error: Exception) -> str:
                 "(or run `hf auth login`)"
             )
         case _ if status == 429:
-            return "The hub wants fewer requests: try again in some minutes; with HF_TOKEN set it allows more"
+            return "Too many requests: try again in some minutes; with HF_TOKEN set the hub allows more"
         case _ if status is None:
             return "Check the spelling, the network and HF_ENDPOINT"
-    return "The hub has trouble of its own: try again later; what was fetched is kept"
+    return "The hub has an error of its own: try again later; what was downloaded is kept"

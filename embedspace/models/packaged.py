@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedspace._util.files import file_digest
+from embedspace._util.files import atomic_folder, file_digest
 
 PREPARED_FORMAT = 2
-"""Raised when the preparation changes, so that folders prepared the old way are made anew."""
-
-
+"""Raised when the preparation changes, so that folders prepared by an older version are prepared again."""
 MANIFEST = "embedspace.json"
+"""The file of a finished folder that says where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,15 @@ class PackagedModel:
     module: str
     """Import name of that package; it is located, never imported."""
     source: str
-    """The model as its makers call it."""
+    """The name that its authors gave the model."""
     licence: str
     role: str
     prepare: Callable[[Path, Path], None] | None
-    """Writes a safetensors folder from the package's folder; None where the package has one already."""
+    """Writes a safetensors folder from the package's folder; None if the package has one already."""
     subfolder: str = ""
 
     def installed(self) -> bool:
-        """Whether the package is there."""
+        """Whether the package is installed."""
         return importlib.util.find_spec(self.module) is not None
 
     def package_folder(self) -> Path:
@@ -62,36 +60,23 @@ class PackagedModel:
         return cache / "models" / f"{self.name}-{version}-{PREPARED_FORMAT}"
 
     def folder(self, cache: Path) -> Path:
-        """The safetensors folder, prepared first where that is still to do.
-
-        Safe with several processes at once and against a kill at any moment: one process prepares under
-        a lock, in a folder of its own that is renamed when it is whole.
-        """
-        source = self.package_folder()
-        target = self.prepared_folder(cache)
-        if self.prepare is None or (target / MANIFEST).is_file():
+        """The safetensors folder, prepared first if needed; safe with several processes and against a kill."""
+        source, target = self.package_folder(), self.prepared_folder(cache)
+        if self.prepare is None:
             return target
-        from filelock import FileLock
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f"{target.name}.lock")):
-            if not (target / MANIFEST).is_file():
-                draft = target.with_name(f"{target.name}.draft")
-                shutil.rmtree(draft, ignore_errors=True)
-                shutil.rmtree(target, ignore_errors=True)
-                draft.mkdir()
+        with atomic_folder(target, MANIFEST) as draft:
+            if draft is not None:
                 self.prepare(source, draft)
                 for path in draft.iterdir():
                     path.chmod(0o644)  # safetensors writes files for their owner alone; a cache may be shared
-                _write_manifest(draft, self)
-                draft.replace(target)
+                write_manifest(draft, {"source": self.source, "licence": self.licence})
         return target
 
 
-def _write_manifest(folder: Path, model: PackagedModel) -> None:
-    files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    manifest = {"source": model.source, "licence": model.licence, "sha256": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+def write_manifest(folder: Path, origin: Mapping[str, object]) -> None:
+    """Write where a folder comes from, and the SHA-256 of each of its files."""
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps({**origin, "sha256": files}, indent=1))
 
 
 def _llama_from_gguf(source: Path, target: Path) -> None:
@@ -113,7 +98,7 @@ def _llama_from_gguf(source: Path, target: Path) -> None:
     fresh.generation_config = loaded.generation_config
     fresh.bfloat16().save_pretrained(target)
     AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(target)
-    # How it was loaded is written beside what it is: offline another value, and with it another fingerprint.
+    # This setting differs offline, and with it the fingerprint would.
     path = target / "tokenizer_config.json"
     settings = json.loads(path.read_text()) | {"local_files_only": False}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

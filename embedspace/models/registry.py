@@ -8,12 +8,12 @@ import os
 import re
 from pathlib import Path
 
-from embedspace.models.hub import whole_model
+from embedspace.models.hub import download_model
 from embedspace.models.packaged import MANIFEST, PACKAGED
 
 
 def cache_folder() -> Path:
-    """The folder for prepared models and memos: ``$EMBEDSPACE_CACHE`` or the user's cache folder."""
+    """The folder for prepared models and cached results: ``$EMBEDSPACE_CACHE`` or the user's cache folder."""
     chosen = os.environ.get("EMBEDSPACE_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -25,12 +25,15 @@ def cache_folder() -> Path:
 def resolve(name: str | Path, *, revision: str | None = None) -> Path:
     """The local folder of a whole model, weights included, as an engine needs it.
 
+    >>> (resolve("smollm2-135m-instruct") / "model.safetensors").is_file()
+    True
+
     Args:
         name: a packaged name (``smollm2-135m-instruct``, ``all-minilm-l6-v2``), a local folder, or a hub
-            id such as ``meta-llama/Llama-3.2-1B-Instruct``. A packaged GGUF model is turned into a
+            id such as ``meta-llama/Llama-3.2-1B-Instruct``. A packaged GGUF model is converted to a
             safetensors folder once, in the cache folder. Of a hub model, only safetensors, tokenizer and
-            configuration files are fetched. The folder of an embedding space whose table alone was
-            fetched from a hub leads to the whole model of that very commit.
+            configuration files are downloaded. For the folder of an embedding space whose table alone was
+            downloaded, the whole model of the same commit is returned.
         revision: branch, tag or commit of a hub model; its main branch by default.
 
     Raises:
@@ -39,11 +42,11 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
     """
     repository = hub_id(name)
     if repository is not None:
-        return whole_model(repository, revision)
+        return download_model(repository, revision)
     folder = local_folder(name, revision)
     manifest = folder / MANIFEST
     origin = json.loads(manifest.read_text()).get("hub") if manifest.is_file() else None
-    return folder if origin is None else whole_model(origin["repository"], origin["commit"])
+    return folder if origin is None else download_model(origin["repository"], origin["commit"])
 
 
 def hub_id(name: str | Path) -> str | None:
@@ -64,7 +67,7 @@ def local_folder(name: str | Path, revision: str | None = None) -> Path:
     text = str(name)
     folder = Path(text).expanduser()
     if revision is not None:
-        raise ValueError(f"revision={revision!r} is for models of a hub; {text!r} is none")
+        raise ValueError(f"revision={revision!r} is for models of a hub; {text!r} is not one")
     if text in PACKAGED:
         return PACKAGED[text].folder(cache_folder())
     if text and folder.is_dir():

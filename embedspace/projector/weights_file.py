@@ -27,9 +27,9 @@ def weights_folder(name: str | Path, revision: str | None = None) -> Path:
     shipped = SHIPPED / str(name)
     repository = hub_id(name)
     if repository is not None:
-        from embedspace.models import whole_model
+        from embedspace.models import download_model
 
-        return whole_model(repository, revision)
+        return download_model(repository, revision)
     if revision is not None:
         raise ValueError(f"revision {revision!r} needs a projector on a hub; {str(name)!r} is not one")
     folder = shipped if isinstance(name, str) and (shipped / CONFIG).is_file() else Path(name).expanduser()

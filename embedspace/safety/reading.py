@@ -12,13 +12,13 @@ from weakref import WeakKeyDictionary
 from embedspace.prompt import PromptEmbeds
 from embedspace.safety.canonical import views
 from embedspace.safety.verdict import Finding
-from embedspace.space import EmbeddingSpace, read_back
+from embedspace.space import EmbeddingSpace, match_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from embedspace.space import ReadBack
+    from embedspace.space import TokenMatches
 
 WINDOW, STRIDE = 128, 64
 """Rows in a window over a prompt, and rows from one window to the next."""
@@ -64,9 +64,9 @@ class Reading:
         return self.vectors.detach().cpu().float()
 
     @cached_property
-    def tokens(self) -> ReadBack:
+    def tokens(self) -> TokenMatches:
         """The token nearest to each row, and whether the row is that token's own."""
-        return read_back(self.space, self.rows)
+        return match_tokens(self.space, self.rows)
 
     @cached_property
     def segments(self) -> list[tuple[int, int]]:

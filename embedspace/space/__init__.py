@@ -1,26 +1,41 @@
 """EmbeddingSpace: table, tokenizer, chat template, nearest rows and shared prefixes of one model."""
 
-from embedspace.space.chat_template import Message, content_mask, render_with_spans
-from embedspace.space.embedding_space import EmbeddingSpace, content_fingerprint, space_of
-from embedspace.space.nearest_rows import ReadBack, distances, nearest_tokens, read_back, token_ids
+from embedspace.space.conversation import (
+    Conversation,
+    Message,
+    chat_recipe,
+    content_mask,
+    text_recipe,
+)
+from embedspace.space.embedding_space import EmbeddingSpace, resolve_space
+from embedspace.space.fingerprint import content_fingerprint
+from embedspace.space.nearest_rows import (
+    TokenMatches,
+    match_tokens,
+    nearest_distances,
+    nearest_tokens,
+    token_ids,
+)
 from embedspace.space.shared_prefix import PrefixedPrompts
 from embedspace.space.table import EmbeddingTable, read_config
 from embedspace.space.tokenizer import Tokenizer
 
 __all__ = [
+    "Conversation",
     "EmbeddingSpace",
     "EmbeddingTable",
     "Message",
     "PrefixedPrompts",
-    "ReadBack",
+    "TokenMatches",
     "Tokenizer",
+    "chat_recipe",
     "content_fingerprint",
     "content_mask",
-    "distances",
+    "match_tokens",
+    "nearest_distances",
     "nearest_tokens",
-    "read_back",
     "read_config",
-    "render_with_spans",
-    "space_of",
+    "resolve_space",
+    "text_recipe",
     "token_ids",
 ]

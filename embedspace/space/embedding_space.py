@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-if TYPE_CHECKING:
-    from embedspace.prompt import PromptEmbeds
-
-import hashlib
-import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import torch
 
-from embedspace._util.files import read_cached_json, write_cached_json
-from embedspace.models import cache_folder, hub_id, local_folder
-from embedspace.prompt import PromptEmbeds, Recipe
-from embedspace.space.chat_template import (
-    Message,
+from embedspace.models import hub_id, local_folder
+from embedspace.prompt import PromptEmbeds, Recipe, cache_key
+from embedspace.space.conversation import (
+    Conversation,
+    Span,
     chat_recipe,
     check_messages,
     content_mask,
-    render_with_spans,
+    text_recipe,
 )
+from embedspace.space.fingerprint import cached_fingerprint
 from embedspace.space.table import EmbeddingTable, read_config
-from embedspace.space.tokenizer import Tokenizer, tokenizer_digest
+from embedspace.space.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -39,17 +33,20 @@ if TYPE_CHECKING:
 
     from embedspace.prompt import PromptStore
 
-Conversation = Sequence[Message]
-
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingSpace:
-    """Tokenizer and input embedding rows of one model, and never the rest of it."""
+    """Tokenizer and input embedding rows of one model, and never the rest of it.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> space.vocab_size, space.hidden_size, space.dtype
+    (49152, 576, torch.bfloat16)
+    """
 
     name: str
-    """As it was asked for."""
+    """As the caller gave it."""
     folder: Path
-    """Holds configuration, tokenizer and table; ``models.resolve`` makes the whole model's folder of it."""
+    """Holds configuration, tokenizer and table; ``models.resolve`` returns the folder of its whole model."""
     tokenizer: Tokenizer
     table: EmbeddingTable
     fingerprint: str
@@ -58,7 +55,7 @@ class EmbeddingSpace:
     """Most rows and new tokens together that the model has positions for, where its configuration says."""
 
     def __post_init__(self) -> None:
-        remember(self)
+        register_space(self)
 
     @classmethod
     def from_pretrained(
@@ -68,27 +65,28 @@ class EmbeddingSpace:
 
         Args:
             name: packaged name, local folder or hub id. Of a hub model only configuration, tokenizer and
-                the byte range of the table are fetched, once; see
-                :func:`embedspace.space.hub_table.table_folder`.
-            table: name of the table's tensor, for an architecture that is not known here: vouches that
-                the model's layers receive these rows unchanged.
+                the byte range of the table are downloaded, once; see
+                :func:`embedspace.space.table_download.table_folder`.
+            table: name of the table's tensor, for an architecture that is not known here. The caller guarantees
+                that the model's layers receive its rows unchanged.
             revision: branch, tag or commit of a hub model; its main branch by default.
 
         Raises:
-            ValueError: unknown model, a folder without configuration, tokenizer or table, a hub that does
-                not give them, or an architecture that nobody has vouched for.
+            ValueError: unknown model or architecture, no configuration, tokenizer or table, or the hub's refusal.
             OSError: the cache folder cannot be written, or is full.
         """
         repository = hub_id(name)
         if repository is None:
             folder = local_folder(name, revision)
         else:
-            from embedspace.space.hub_table import table_folder
+            from embedspace.space.table_download import table_folder
 
             folder = table_folder(repository, revision=revision, tensor=table)
         rows = EmbeddingTable.from_folder(folder, tensor=table)
         length = read_config(folder).get("max_position_embeddings")
-        return cls(str(name), folder, Tokenizer.from_folder(folder), rows, _fingerprint(folder, rows), length)
+        return cls(
+            str(name), folder, Tokenizer.from_folder(folder), rows, cached_fingerprint(folder, rows), length
+        )
 
     def __repr__(self) -> str:
         return f"EmbeddingSpace({self.name!r}, {self.vocab_size} x {self.hidden_size}, {self.fingerprint})"
@@ -126,6 +124,10 @@ class EmbeddingSpace:
     def lookup(self, ids: Sequence[int]) -> Float[Tensor, "tokens hidden"]:
         """The model's own input embeddings of token ids.
 
+        >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+        >>> space.lookup(space.tokenize("Hello world")).shape
+        torch.Size([2, 576])
+
         Raises:
             ValueError: an id outside the vocabulary.
         """
@@ -138,14 +140,23 @@ class EmbeddingSpace:
     def embed(self, text: str) -> PromptEmbeds:
         """Embed plain text; every row is content.
 
+        >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+        >>> space.embed("Hello world").vectors.shape
+        torch.Size([2, 576])
+
         Raises:
             ValueError: the text is empty.
         """
         ids = self.tokenize(_not_empty(text))
-        return self._prompt(ids, [True] * len(ids), Recipe.of("embed", {"text": text}))
+        return self._prompt(ids, [True] * len(ids), text_recipe(text))
 
     def embed_chat(self, messages: Conversation, add_generation_prompt: bool = True) -> PromptEmbeds:
         """Embed a conversation through the model's chat template; rows of message text are content.
+
+        >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+        >>> prompt = space.embed_chat([{"role": "user", "content": "Hello world"}])
+        >>> len(prompt), int(prompt.content.sum())
+        (32, 2)
 
         Args:
             messages: ``{"role": ..., "content": ...}`` mappings with string contents.
@@ -155,7 +166,7 @@ class EmbeddingSpace:
             TypeError: messages of another form.
             ValueError: no messages, no template, or a template that rewrites the messages' text.
         """
-        text, spans, recipe = self._rendered(messages, add_generation_prompt)
+        text, spans, recipe = self._render(messages, add_generation_prompt)
         ids, offsets = self.tokenizer.encode_with_offsets(text)
         return self._prompt(ids, content_mask(text, spans, offsets), recipe)
 
@@ -175,11 +186,15 @@ class EmbeddingSpace:
     ) -> Iterator[PromptEmbeds]:
         """Embed texts and conversations, in order, a batch at a time.
 
+        >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+        >>> [len(prompt) for prompt in space.embed_many(["Hello", "Hello world"])]
+        [1, 2]
+
         Args:
             items: strings as for :meth:`embed`, lists of messages as for :meth:`embed_chat`.
-            batch_size: how many are read and tokenised together; memory stays bounded by it.
-            cache: keeps the prompts on disk. What it holds is not looked up again; texts are tokenised all the
-                same, since the token ids are part of what a prompt is kept under.
+            batch_size: how many are read and tokenised together; it bounds the memory.
+            cache: stores the prompts on disk. Rows that it holds are not looked up again; texts are still
+                tokenised, since the token ids are part of a prompt's key.
 
         Raises:
             ValueError: as :meth:`embed` and :meth:`embed_chat`; the message names the item.
@@ -192,6 +207,11 @@ class EmbeddingSpace:
         self, vectors: Float[Tensor, "n hidden"], k: int = 5
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """The k vocabulary rows of highest cosine to each vector, both taken after removing the mean row.
+
+        >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+        >>> ids, cosines = space.nearest(space.embed(" cat").vectors, k=2)
+        >>> [space.tokenizer.decode([token]) for token in ids[0].tolist()]
+        [' cat', ' Cat']
 
         Returns:
             Token ids and cosines, best first.
@@ -220,6 +240,10 @@ class EmbeddingSpace:
     def read(self, prompt: PromptEmbeds) -> str:
         """The text of the vocabulary rows nearest to a prompt's rows.
 
+        >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+        >>> space.read(space.embed("Hello world"))
+        'Hello world'
+
         Raises:
             ValueError: the prompt lives in another space.
         """
@@ -235,48 +259,38 @@ class EmbeddingSpace:
                 f"({self.fingerprint}); embed it with this space"
             )
 
-    def _rendered(
-        self, messages: Conversation, add_generation_prompt: bool
-    ) -> tuple[str, list[tuple[int, int]], Recipe]:
+    def _render(self, messages: Conversation, add_generation_prompt: bool) -> tuple[str, list[Span], Recipe]:
         check_messages(messages)
-
-        def render(conversation: Conversation) -> str:
-            return self.tokenizer.render(conversation, add_generation_prompt=add_generation_prompt)
-
-        text, spans = render_with_spans(render, messages)
+        text, spans = self.tokenizer.render_with_spans(messages, add_generation_prompt=add_generation_prompt)
         return text, spans, chat_recipe(messages, add_generation_prompt)
 
     def _embed_batch(
         self, batch: Sequence[tuple[int, str | Conversation]], cache: PromptStore | None
     ) -> Iterator[PromptEmbeds]:
-        prepared = []
+        rendered: list[tuple[str, list[Span] | None, Recipe]] = []
         for position, item in batch:
             try:
                 if isinstance(item, str):
-                    text = _not_empty(item)
-                    prepared.append((text, [(0, len(text))], Recipe.of("embed", {"text": text})))
+                    rendered.append((_not_empty(item), None, text_recipe(item)))
                 else:
-                    prepared.append(self._rendered(item, add_generation_prompt=True))
+                    rendered.append(self._render(item, add_generation_prompt=True))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"item {position}: {error}") from error
-        encoded = self.tokenizer.encode_batch([text for text, _, _ in prepared])
+        encoded = self.tokenizer.encode_batch([text for text, _, _ in rendered])
 
-        def made(number: int) -> PromptEmbeds:
-            (text, spans, recipe), (ids, offsets) = prepared[number], encoded[number]
-            plain = recipe.operation == "embed"
-            content = [True] * len(ids) if plain else content_mask(text, spans, offsets)
+        def embedded(number: int) -> PromptEmbeds:
+            (text, spans, recipe), (ids, offsets) = rendered[number], encoded[number]
+            content = [True] * len(ids) if spans is None else content_mask(text, spans, offsets)
             return self._prompt(ids, content, recipe)
 
         if cache is None:
-            yield from map(made, range(len(batch)))
+            yield from map(embedded, range(len(batch)))
         else:
-            recipes = [recipe for _, _, recipe in prepared]
+            recipes = [recipe for _, _, recipe in rendered]
             keys = [self._key(ids, recipe) for (ids, _), recipe in zip(encoded, recipes, strict=True)]
-            yield from cache.get_or_make(keys, made)
+            yield from cache.get_or_make(keys, embedded)
 
     def _key(self, ids: Sequence[int], recipe: Recipe) -> bytes:
-        from embedspace.prompt import cache_key
-
         template = None if recipe.operation == "embed" else self.tokenizer.chat_template
         return cache_key(
             space=self.fingerprint, template=template, token_ids=ids, recipe=recipe, dtype=self.dtype
@@ -294,53 +308,32 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def _fingerprint(folder: Path, table: EmbeddingTable) -> str:
-    """Hash of the whole table, tokenizer and template; remembered by the identity of the files."""
-    stat = table.path.stat()
-    tokenizer = tokenizer_digest(folder)
-    identity: Mapping[str, object] = {
-        "path": str(table.path.resolve()),
-        "file": [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns],
-        "table": [list(table.rows.shape), str(table.rows.dtype), table.rows.storage_offset(), table.scale],
-        "tokenizer": tokenizer.hex(),
-    }
-    key = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
-    path = cache_folder() / "fingerprints" / f"{key}.json"
-    memo = read_cached_json(path)
-    if memo is not None:
-        return str(memo["fingerprint"])
-    fingerprint = content_fingerprint(folder, table)
-    write_cached_json(path, {"fingerprint": fingerprint})
-    return fingerprint
-
-
-def content_fingerprint(folder: Path, table: EmbeddingTable) -> str:
-    """The fingerprint computed from every byte, whatever is remembered."""
-    return hashlib.blake2b(table.digest() + tokenizer_digest(folder), digest_size=16).hexdigest()
-
-
 _SPACES: WeakSet[EmbeddingSpace] = WeakSet()
 _LOCK = Lock()
 
 
-def remember(space: EmbeddingSpace) -> None:
-    """Let prompts find this space for as long as somebody holds it."""
+def register_space(space: EmbeddingSpace) -> None:
+    """Let :func:`resolve_space` find this space for as long as it is referenced."""
     with _LOCK:
         _SPACES.add(space)
 
 
-def space_of(prompt: PromptEmbeds, given: EmbeddingSpace | None, why: str) -> EmbeddingSpace:
-    """The space that a prompt lives in: the one given, or one in use that has its fingerprint.
+def resolve_space(prompt: PromptEmbeds, given: EmbeddingSpace | None, purpose: str) -> EmbeddingSpace:
+    """The space of a prompt: the one given, or a registered one with its fingerprint.
 
-    A fingerprint is the content of table, tokenizer and template: any space that has it gives the same numbers.
+    Spaces with one fingerprint have the same table, tokenizer and template, and give the same numbers.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> resolve_space(space.embed("Hello"), None, "slerp needs the mean row").fingerprint == space.fingerprint
+    True
 
     Args:
         prompt: whose space is wanted.
-        given: what the caller was told, if anything.
-        why: what needs the space, for the error.
+        given: the caller's ``space`` argument.
+        purpose: what needs the space, for the error.
 
     Raises:
-        ValueError: another space is given; or none is, and none with that fingerprint is in use.
+        ValueError: another space is given; or none is, and none with that fingerprint is registered.
     """
     space = given
     if space is None:
@@ -348,7 +341,7 @@ def space_of(prompt: PromptEmbeds, given: EmbeddingSpace | None, why: str) -> Em
             space = next((known for known in _SPACES if known.fingerprint == prompt.space), None)
     if space is None:
         raise ValueError(
-            f"{why}, and no space with the prompt's fingerprint {prompt.space} is in use: pass the prompt's space="
+            f"{purpose}, and no space with the prompt's fingerprint {prompt.space} is in use: pass the prompt's space="
         )
     space.require(prompt)
     return space

@@ -1,4 +1,4 @@
-"""From rows back to the tokens that they are: at once for rows of the table, by similarity for all others."""
+"""The tokens of rows: by hash for rows of the vocabulary table, by similarity for all others."""
 
 from __future__ import annotations
 
@@ -16,32 +16,42 @@ if TYPE_CHECKING:
 
 _HASHED_COLUMNS = 16
 _SKETCH_COLUMNS, _CANDIDATES = 128, 128
-"""Columns of the first pass over the table, and rows that the second one compares in full."""
+"""Columns that the first pass over the table compares, and rows that the second pass compares in full."""
 
 _HASHES: WeakKeyDictionary[EmbeddingSpace, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 _SKETCHES: WeakKeyDictionary[EmbeddingSpace, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
-class ReadBack:
-    """Rows read as tokens."""
+class TokenMatches:
+    """The token of each of some rows."""
 
     ids: Int[Tensor, " rows"]
-    """The token whose embedding a row is, or else the nearest one's."""
+    """The token whose embedding the row is, or else the nearest token."""
     exact: Bool[Tensor, " rows"]
-    """Whether the row is the token's own, up to rounding to bfloat16."""
+    """Whether the row equals the token's embedding, up to rounding to bfloat16."""
 
 
 def token_ids(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
-    """The token of each row: the one whose embedding it is, or else the nearest by centred cosine."""
-    return read_back(space, vectors).ids
+    """The token of each row: the one whose embedding it is, or else the nearest by centred cosine.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> token_ids(space, space.embed("Hello world").vectors).tolist() == space.tokenize("Hello world")
+    True
+    """
+    return match_tokens(space, vectors).ids
 
 
-def read_back(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> ReadBack:
-    """The token of each row, and whether the row is exactly that token's.
+def match_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> TokenMatches:
+    """The token of each row, and whether the row is exactly that token's embedding.
 
     Rows of the table, also when cast to bfloat16, are found by a hash in log(vocabulary) each; only the others are
     compared with the vocabulary, by :func:`nearest_tokens`.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> rows = space.embed(" cat").vectors.float()
+    >>> match_tokens(space, torch.cat([rows, 1.1 * rows])).exact
+    tensor([ True, False])
     """
     rows = vectors.detach().cpu().bfloat16()
     hashes, owners = _hashed_table(space)
@@ -50,15 +60,19 @@ def read_back(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> R
     exact = (space.table.lookup(ids.tolist()).bfloat16() == rows).all(dim=1)
     if not bool(exact.all()):
         ids[~exact] = nearest_tokens(space, vectors[~exact.to(vectors.device)])
-    return ReadBack(ids, exact)
+    return TokenMatches(ids, exact)
 
 
 def nearest_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
-    """The token of highest centred cosine to each row, almost always: found in two passes.
+    """The token of highest centred cosine to each row, approximately, in two passes.
 
     The first compares random projections of all rows of the table (Johnson and Lindenstrauss 1984) and keeps a few
-    candidates for each vector; the second compares those in full. ``EmbeddingSpace.nearest`` does it exactly, in a
+    candidates for each vector; the second compares those in full. ``EmbeddingSpace.nearest`` is exact, by a
     product with the whole table.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> space.tokenizer.decode(nearest_tokens(space, 1.1 * space.embed(" cat").vectors.float()).tolist())
+    ' cat'
     """
     projection, sketch = _sketched_table(space)
     found = []
@@ -73,7 +87,7 @@ def nearest_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"])
 
 
 def _sketched_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
-    """A random projection, and the table's centred rows of length 1 under it; made once for each space."""
+    """A random projection, and the table's centred rows of length 1 under it; computed once for each space."""
     if space not in _SKETCHES:
         generator = torch.Generator().manual_seed(0)
         columns = min(_SKETCH_COLUMNS, space.hidden_size)
@@ -86,24 +100,29 @@ def _sketched_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
     return _SKETCHES[space]
 
 
-def distances(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Float[Tensor, " rows"]:
-    """Euclidean distance of each row to the nearest row of the vocabulary; 0 for rows of the vocabulary."""
+def nearest_distances(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Float[Tensor, " rows"]:
+    """Euclidean distance of each row to the nearest row of the vocabulary; 0 for rows of the vocabulary.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> nearest_distances(space, space.embed("Hello world").vectors)
+    tensor([0., 0.])
+    """
     rows = vectors.detach().cpu().float()
     least = rows.new_full((len(rows),), torch.inf)
     ids = torch.zeros(len(rows), dtype=torch.long)
     start = 0
     for chunk in space.table.chunks():
-        # The squared distance but for the row's own square, which is the same for the whole vocabulary.
+        # The squared distance minus the row's own square, which is the same for the whole vocabulary.
         value, index = (chunk.square().sum(dim=1) - 2 * rows @ chunk.T).min(dim=1)
         ids = torch.where(value < least, index + start, ids)
         least = torch.minimum(least, value)
         start += len(chunk)
-    away: Tensor = (rows - space.table.lookup(ids).float()).norm(dim=1)
-    return away
+    nearest: Tensor = (rows - space.table.lookup(ids).float()).norm(dim=1)
+    return nearest
 
 
 def _hashed_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
-    """Sorted hashes of the table's rows and the tokens they belong to, made once for each space."""
+    """Sorted hashes of the table's rows and the tokens they belong to; computed once for each space."""
     if space not in _HASHES:
         hashes = torch.cat([_hash(chunk.bfloat16()) for chunk in space.table.chunks()])
         order = hashes.argsort(stable=True)
@@ -115,4 +134,4 @@ def _hash(rows: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
     bits = rows[:, :_HASHED_COLUMNS].contiguous().view(torch.int16).long()
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator)
-    return (bits * factors).sum(dim=1)  # 64-bit integers wrap around, as a hash may
+    return (bits * factors).sum(dim=1)  # 64-bit integers overflow, which a hash may

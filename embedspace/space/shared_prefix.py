@@ -1,4 +1,4 @@
-"""PrefixedPrompts: many user turns after one system message and the same examples."""
+"""PrefixedPrompts: many user turns after the same system message and examples."""
 
 from __future__ import annotations
 
@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedspace.prompt import PromptEmbeds, Recipe
-from embedspace.space.chat_template import (
-    Message,
-    Span,
-    chat_recipe,
-    check_messages,
-    content_mask,
-    render_with_spans,
-)
+from embedspace.space.conversation import Message, Span, chat_recipe, check_messages, content_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,20 +21,26 @@ if TYPE_CHECKING:
     from embedspace.space.tokenizer import Tokenizer
 
 _PROBES = ("a", "1", " x", "\n\n.", "é")
-"""User turns that have nothing in common; what their conversations have in common belongs to every one."""
+"""User turns with no common prefix: the common prefix of their conversations is that of all conversations."""
 
 
 @dataclass(frozen=True, eq=False)
 class PrefixedPrompts:
-    """Prompts that begin alike: system message, examples, and then a user's turn.
+    """Prompts with a common prefix: system message, examples, and then a user's turn.
 
     Every prompt is one whole conversation through the chat template, never two templated pieces put
     together, and equals :meth:`EmbeddingSpace.embed_chat` of that conversation bit for bit, recipe
-    included. The rows of the longest common token prefix are looked up once. Where that prefix holds a
-    special token over which no tokens can merge, only what follows that token is tokenised again.
+    included. The rows of the longest common token prefix are looked up once. If that prefix holds a
+    special token across which no tokens can merge, only the text from that token on is tokenised again.
+
+    >>> from embedspace.space import EmbeddingSpace
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> prompts = PrefixedPrompts(space, system="Answer in one word.", few_shot=[("2 + 2?", "4")])
+    >>> len(prompts.prefix), len(prompts("And 3 + 3?"))
+    (29, 43)
 
     Raises:
-        TypeError: a system message or an example that is not made of strings.
+        TypeError: a system message or an example that is not of strings.
         ValueError: an example that is not a pair, no chat template, or one that refuses the conversation.
     """
 
@@ -50,7 +49,7 @@ class PrefixedPrompts:
     system: str | None = None
     """System message; without one the template may put in its own."""
     few_shot: Sequence[tuple[str, str]] = ()
-    """Examples: what a user said and what the assistant answered."""
+    """Examples: pairs of a user's message and the assistant's answer."""
 
     def __post_init__(self) -> None:
         for position, pair in enumerate(self.few_shot):
@@ -67,12 +66,12 @@ class PrefixedPrompts:
 
     @property
     def prefix(self) -> PromptEmbeds:
-        """The rows with which the prompts begin: the longest token prefix that all conversations have in common.
+        """The longest token prefix that all conversations have in common.
 
         A user turn whose first characters merge with the template's last token shares a row or two less.
 
         Raises:
-            ValueError: they have nothing in common.
+            ValueError: they have no common prefix.
         """
         return self.space.embed_chat(self.conversation(_PROBES[0])).first_rows(len(self._prefix[0]))
 
@@ -98,8 +97,8 @@ class PrefixedPrompts:
         """The prompts with these user turns, in order, a batch at a time.
 
         Args:
-            texts: read as they are needed.
-            batch_size: how many are tokenised together; memory stays bounded by it.
+            texts: consumed lazily.
+            batch_size: how many are tokenised together; it bounds the memory.
 
         Raises:
             TypeError, ValueError: as :meth:`prompt`; the message names the text's position.
@@ -109,71 +108,64 @@ class PrefixedPrompts:
             turns = [self._turn(position, text) for position, text in batch]
             encoded = self.space.tokenizer.encode_batch([turn.text[turn.start :] for turn in turns])
             for turn, (ids, offsets) in zip(turns, encoded, strict=True):
-                yield self._embedded(turn, ids, offsets)
+                yield self._embed(turn, ids, offsets)
 
     @cached_property
     def _prefix(self) -> tuple[list[int], Float[Tensor, "tokens hidden"], list[bool]]:
-        """Token ids, rows and content mask that the conversations of all probes begin with."""
-        rendered = [self._rendered(probe) for probe in _PROBES]
+        """Token ids, rows and content mask of the common prefix of the probes' conversations."""
+        rendered = [self._render(probe) for probe in _PROBES]
         encoded = self.space.tokenizer.encode_batch([text for text, _ in rendered])
-        ids = encoded[0][0][: _alike([ids for ids, _ in encoded])]
+        ids = encoded[0][0][: _common_length([ids for ids, _ in encoded])]
         text, spans = rendered[0]
         return ids, self.space.lookup(ids), content_mask(text, spans, encoded[0][1][: len(ids)])
 
     @cached_property
     def _head(self) -> _Head:
-        """What needs no second tokenisation."""
-        rendered = [self._rendered(probe) for probe in _PROBES]
+        rendered = [self._render(probe) for probe in _PROBES]
         text, spans = rendered[0]
-        common = text[: _alike([text for text, _ in rendered])]
+        common = text[: _common_length([text for text, _ in rendered])]
         ids, offsets = self.space.tokenizer.encode_with_offsets(text)
-        tokens = _cut(self.space.tokenizer, common, ids[: len(self._prefix[0])], offsets)
+        tokens = _split_position(self.space.tokenizer, common, ids[: len(self._prefix[0])], offsets)
         return _Head(text[: offsets[tokens][0]] if tokens else "", tokens, spans)
 
     def _turn(self, position: int, text: str) -> _Turn:
         try:
             if not isinstance(text, str):
                 raise TypeError(f"a user turn must be a string, got a {type(text).__name__}")
-            rendered, spans = self._rendered(text)
+            rendered, spans = self._render(text)
         except (TypeError, ValueError) as error:
             raise type(error)(f"text {position}: {error}") from error
         start = len(self._head.text) if self._head.begins(rendered, spans) else 0
-        return _Turn(rendered, spans, start, self._recipe(text))
+        return _Turn(rendered, spans, start, chat_recipe(self.conversation(text)))
 
-    def _rendered(self, text: str) -> tuple[str, list[Span]]:
-        def render(messages: Sequence[Message]) -> str:
-            return self.space.tokenizer.render(messages, add_generation_prompt=True)
+    def _render(self, text: str) -> tuple[str, list[Span]]:
+        return self.space.tokenizer.render_with_spans(self.conversation(text))
 
-        return render_with_spans(render, self.conversation(text))
-
-    def _recipe(self, text: str) -> Recipe:
-        return chat_recipe(self.conversation(text), add_generation_prompt=True)
-
-    def _embedded(self, turn: _Turn, ids: list[int], offsets: list[Span]) -> PromptEmbeds:
-        known_ids, rows, known = self._prefix
+    def _embed(self, turn: _Turn, ids: list[int], offsets: list[Span]) -> PromptEmbeds:
+        prefix_ids, rows, prefix_content = self._prefix
         kept = self._head.tokens if turn.start else 0
         shifted = [(start + turn.start, stop + turn.start) for start, stop in offsets]
-        content = torch.tensor([*known[:kept], *content_mask(turn.text, turn.spans, shifted)])
-        alike = _alike([known_ids[kept:], ids])
-        vectors = torch.cat([rows[: kept + alike], self.space.lookup(ids[alike:])])
+        content = torch.tensor([*prefix_content[:kept], *content_mask(turn.text, turn.spans, shifted)])
+        shared = _common_length([prefix_ids[kept:], ids])
+        vectors = torch.cat([rows[: kept + shared], self.space.lookup(ids[shared:])])
         return PromptEmbeds(vectors, content, self.space.fingerprint, turn.recipe)
 
 
 @dataclass(frozen=True)
 class _Head:
-    """The beginning of every conversation, up to the last special token before the user's turn."""
+    """The beginning of every conversation that is not tokenised again: up to the last special token before the turn."""
 
     text: str
-    """Empty where no seam is safe."""
+    """Empty if there is no position at which the text may be split."""
     tokens: int
     spans: Sequence[Span]
-    """Where the messages' own text stands in a conversation that begins so."""
+    """Where the messages' own text stands in a conversation with this beginning."""
 
     def begins(self, text: str, spans: Sequence[Span]) -> bool:
         """Whether a conversation begins with this text, and the same parts of it are the messages' own."""
-        return text.startswith(self.text) and self._own(spans) == self._own(self.spans)
+        return text.startswith(self.text) and self._clip(spans) == self._clip(self.spans)
 
-    def _own(self, spans: Sequence[Span]) -> list[Span]:
+    def _clip(self, spans: Sequence[Span]) -> list[Span]:
         return [(start, min(stop, len(self.text))) for start, stop in spans if start < len(self.text)]
 
 
@@ -184,17 +176,17 @@ class _Turn:
     text: str
     spans: Sequence[Span]
     start: int
-    """Characters that belong to the head and are tokenised already."""
+    """Length of the head, whose characters are tokenised already."""
     recipe: Recipe
 
 
-def _cut(tokenizer: Tokenizer, common: str, ids: Sequence[int], offsets: Sequence[Span]) -> int:
-    """Number of tokens before the last special token at which a text may be cut and tokenised in two parts.
+def _split_position(tokenizer: Tokenizer, common: str, ids: Sequence[int], offsets: Sequence[Span]) -> int:
+    """Number of tokens before the last special token at which a text may be split and tokenised in two parts.
 
-    Special tokens are found before anything else, and what stands between two of them is normalised, split
-    and merged by itself. So the parts before such a token and from it on can be tokenised apart, given
-    that the token takes no white space from its neighbours, and that no longer added token may begin at or
-    before it, whatever follows the text that is known.
+    Special tokens are found before anything else, and the text between two of them is normalised, split
+    and merged by itself. So the parts before such a token and from it on can be tokenised separately, provided
+    that the token strips no white space from its neighbours, and that no longer added token can begin at or
+    before it, whatever follows the common text.
 
     Args:
         tokenizer: of the model.
@@ -203,27 +195,28 @@ def _cut(tokenizer: Tokenizer, common: str, ids: Sequence[int], offsets: Sequenc
         offsets: theirs.
     """
     added = tokenizer.added_tokens
+    contents = [token.content for token in added.values()]
     for position in range(len(ids) - 1, 0, -1):
         token = added.get(ids[position])
         if token is None or token.normalized or token.lstrip or token.rstrip or token.single_word:
             continue
         start, stop = offsets[position]
-        exact = common[start:stop] == token.content and not token.content[0].isspace()
-        if exact and _decided(common, start, [other.content for other in added.values()]):
+        verbatim = common[start:stop] == token.content and not token.content[0].isspace()
+        if verbatim and not _may_begin(contents, common, start):
             return position
     return 0
 
 
-def _decided(common: str, start: int, contents: Iterable[str]) -> bool:
-    """Whether it is known of every added token if it begins at or before ``start``, whatever follows the text."""
-    return not any(
+def _may_begin(contents: Iterable[str], common: str, start: int) -> bool:
+    """Whether an added token could begin at or before ``start`` and end beyond the common text."""
+    return any(
         content.startswith(common[begin:])
         for content in contents
         for begin in range(max(0, len(common) - len(content) + 1), start + 1)
     )
 
 
-def _alike(sequences: Sequence[Sequence[object]]) -> int:
-    """Number of leading elements in which all sequences agree."""
+def _common_length(sequences: Sequence[Sequence[object]]) -> int:
+    """Length of the longest common prefix."""
     columns = zip(*sequences, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))

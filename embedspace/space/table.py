@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedspace._util.files import read_json_object
+from embedspace._util.safetensors_file import open_tensors
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 Config = Mapping[str, Any]
 
 
@@ -90,7 +91,8 @@ class EmbeddingTable:
         config = read_config(folder)
         layout = _layout(config, folder, tensor)
         path, name = _find(folder, table_names(config, folder, tensor))
-        rows = _memory_mapped(path, name)
+        with _open(path) as file:
+            rows: Tensor = file.get_tensor(name)
         if rows.ndim != 2 or not rows.is_floating_point():
             raise ValueError(
                 f"{name} in {path} has shape {list(rows.shape)} and dtype {rows.dtype}; a table of floating-point "
@@ -163,42 +165,37 @@ def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
 
 def _find(folder: Path, names: list[str]) -> tuple[Path, str]:
     """The safetensors file and the name under which it holds the table."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = json.loads(index.read_text())["weight_map"]
-        for name in names:
-            if name in shards:
-                return folder / shards[name], name
-        raise ValueError(
-            f"none of {names} is listed in {index}; is this the checkpoint of another architecture?"
-        )
-    path = folder / "model.safetensors"
+    if (folder / INDEX).is_file():
+        shard, name = find_shard(folder / INDEX, names)
+        return folder / shard, name
+    path = folder / WEIGHTS
     if not path.is_file():
         found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
         raise ValueError(
-            f"{folder} has no embedding table: model.safetensors (or its index) is missing, there is {found}. "
+            f"{folder} has no embedding table: {WEIGHTS} (or its index) is missing, there is {found}. "
             "Convert other weight formats with transformers: model.save_pretrained(folder)"
         )
-    with _opened(path) as file:
-        stored = set(file.keys())
+    with _open(path) as file:
+        return path, _first(names, file.keys(), f"is in {path}")
+
+
+def find_shard(index: Path, names: list[str]) -> tuple[str, str]:
+    """The file of a sharded checkpoint that holds the table, and the table's name in it.
+
+    Raises:
+        ValueError: the index lists none of the names, or is damaged.
+    """
+    shards = read_json_object(index, f"{index} is missing").get("weight_map", {})
+    name = _first(names, shards, f"is listed in {index}")
+    return str(shards[name]), name
+
+
+def _first(names: list[str], stored: Collection[str], where: str) -> str:
     for name in names:
         if name in stored:
-            return path, name
-    raise ValueError(f"none of {names} is in {path}; is this the checkpoint of another architecture?")
+            return name
+    raise ValueError(f"none of {names} {where}; is this the checkpoint of another architecture?")
 
 
-def _opened(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or cut short: {error}; fetch or convert the model again"
-        ) from error
-
-
-def _memory_mapped(path: Path, name: str) -> Tensor:
-    with _opened(path) as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+def _open(path: Path) -> Any:
+    return open_tensors(path, advice="fetch or convert the model again")

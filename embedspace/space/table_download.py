@@ -1,37 +1,197 @@
-"""The making of a table's folder: small files, the table's bytes, checks, all in a draft until it is whole."""
+"""The embedding table of a hub's model without the model: a folder of configuration, tokenizer and one tensor."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
-import os
+import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from embedspace._util.files import file_digest, read_json_object
+from embedspace._util.files import (
+    atomic_folder,
+    file_digest,
+    read_cached_json,
+    read_json_object,
+    write_cached_json,
+)
 from embedspace._util.progress import progress
-from embedspace.models import MANIFEST, ChangedError, RemoteFile, RemoteTensor, patiently
-from embedspace.space.table import EmbeddingTable, read_config, table_names
+from embedspace.models import (
+    MANIFEST,
+    FileChangedError,
+    RemoteFile,
+    RemoteTensor,
+    cache_folder,
+    explain_hub_error,
+    with_retries,
+    write_manifest,
+)
+from embedspace.space.table import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    EmbeddingTable,
+    find_shard,
+    read_config,
+    table_names,
+)
 from embedspace.space.tokenizer import TOKENIZER_FILES, VOCABULARY_FILES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoSibling
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TABLE_FORMAT = 1
+"""Raised when the folder's form changes, so that folders of an older form are downloaded again."""
 UNFINISHED = "table.part"
-MEGABYTE = 1 << 20
-_RESTARTS = 3
+MEBIBYTE = 1 << 20
+_MAX_ATTEMPTS = 3
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def table_folder(
+    repository: str, *, revision: str | None = None, tensor: str | None = None, endpoint: str | None = None
+) -> Path:
+    """A local folder with the configuration, the tokenizer and the embedding table of a hub's model.
+
+    Of the weights, only the byte range of the table is downloaded, once; an interrupted download is resumed, and
+    several processes may call at once. Where the hub's own cache has the whole model, that folder is returned.
+
+    Checked: sizes and hashes of the small files against the hub's listing, the size and, if the hub gives it, the
+    SHA-256 of the file that holds the table, the range of every response, and that all responses come from one
+    version of the file. The table's own bytes have no checksum on a hub.
+
+    Args:
+        repository: hub id.
+        revision: branch, tag or commit; the main branch by default.
+        tensor: name of the table's tensor, for an architecture that is not known here.
+        endpoint: address of the hub; that of huggingface_hub (``HF_ENDPOINT``) by default.
+
+    Raises:
+        ValueError: the hub does not give the model, it has no safetensors or no tokenizer, its architecture is not
+            known, or the server ignores byte ranges.
+        OSError: the cache folder cannot be written or is full; what was downloaded is kept.
+    """
+    from huggingface_hub import HfApi
+
+    revision = revision or "main"
+    cache = _TableCache(repository, tensor)
+    if _COMMIT.fullmatch(revision) and (found := cache.find(revision)):
+        return found
+    api = HfApi(endpoint=endpoint)
+    try:
+        commit, files = with_retries(partial(_list_files, api, repository, revision), reconnect=False)
+    except OSError as error:
+        return cache.without_hub(revision, error)
+    write_cached_json(cache.reference(revision), {"commit": commit})
+    if found := cache.find(commit, [name for name in (CONFIG, *TOKENIZER_FILES) if name in files]):
+        return found
+    target = cache.folder(commit)
+    with _explained(repository, target), atomic_folder(target, MANIFEST, resume=True) as draft:
+        if draft is not None:
+            _TableDownload(api, repository, commit, files, tensor, draft).run()
+    return target
+
+
+def _list_files(api: HfApi, repository: str, revision: str) -> tuple[str, dict[str, RepoSibling]]:
+    """The commit of a revision, and its files with what the hub says of their contents."""
+    from huggingface_hub import constants
+
+    try:
+        info = api.model_info(
+            repository, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    except OSError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{api.endpoint} does not answer as a model hub does ({error})") from error
+    if info.sha is None or not _COMMIT.fullmatch(info.sha) or info.siblings is None:
+        raise ValueError(f"{api.endpoint} names no commit and no files for {repository}; is it a model hub?")
+    return info.sha, {file.rfilename: file for file in info.siblings}
+
+
+@contextmanager
+def _explained(repository: str, target: Path) -> Iterator[None]:
+    """Errors of the hub and of the disk, each with what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError):
+            raise explain_hub_error(repository, error) from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        advice = "Make room and call again: the download is resumed" if full else "Make it writable"
+        raise OSError(
+            error.errno,
+            f"cannot write the embedding table of {repository} to {target.parent} ({error.strerror}). {advice}, "
+            "or choose another cache folder with EMBEDSPACE_CACHE",
+        ) from error
 
 
 @dataclass(frozen=True)
-class TableDownload:
-    """One commit's table on its way from a hub into a folder."""
+class _TableCache:
+    """The tables of a model that are on this machine."""
+
+    repository: str
+    tensor: str | None
+
+    @property
+    def root(self) -> Path:
+        return cache_folder() / "hub" / self.repository.replace("/", "--")
+
+    def folder(self, commit: str) -> Path:
+        """Where the table of a commit is, or will be."""
+        named = "" if self.tensor is None else f"-{hashlib.blake2b(self.tensor.encode()).hexdigest()[:8]}"
+        return self.root / f"{commit}-{TABLE_FORMAT}{named}"
+
+    def reference(self, revision: str) -> Path:
+        """Where the commit is kept that the hub last gave for a revision."""
+        return self.root / "references" / f"{quote(revision, safe='')}.json"
+
+    def find(self, revision: str, needed: Collection[str] = (CONFIG,)) -> Path | None:
+        """The table of a commit, or the whole model (of a branch, too) in the hub's own cache."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if (self.folder(revision) / MANIFEST).is_file():
+            return self.folder(revision)
+        config = try_to_load_from_cache(self.repository, CONFIG, revision=revision)
+        if not isinstance(config, str):
+            return None
+        model = Path(config).parent
+        shards = {WEIGHTS}
+        if (model / INDEX).is_file():
+            shards = set(read_json_object(model / INDEX, "")["weight_map"].values())
+        complete = all((model / name).is_file() for name in (*needed, *shards))
+        return model if complete and any((model / name).is_file() for name in VOCABULARY_FILES) else None
+
+    def without_hub(self, revision: str, error: OSError) -> Path:
+        """What was downloaded before, where the hub did not answer."""
+        from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError
+
+        known = read_cached_json(self.reference(revision))
+        found = (self.find(str(known["commit"])) if known else None) or self.find(revision)
+        if found is None or isinstance(error, RevisionNotFoundError):
+            raise explain_hub_error(self.repository, error) from error
+        if not isinstance(error, OfflineModeIsEnabled):
+            warnings.warn(
+                f"the model hub was not reached ({error}); using {self.repository} as it was downloaded before, "
+                f"from {found}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class _TableDownload:
+    """The download of one commit's table into a folder that a later attempt can resume."""
 
     api: HfApi
     repository: str
@@ -39,72 +199,47 @@ class TableDownload:
     files: dict[str, RepoSibling]
     """All files of the commit, with what the hub says of their contents."""
     tensor: str | None
-    """Name of the table's tensor, for an architecture that is not known here."""
-    target: Path
-
-    @property
-    def draft(self) -> Path:
-        """Where the files are until the folder is whole; an unfinished table is kept there."""
-        return self.target.with_name(f"{self.target.name}.draft")
+    draft: Path
 
     def run(self) -> None:
-        """Fetch, check and put in place. The architecture and the files are checked before the table is fetched.
-
-        Raises:
-            ValueError: the model has no table or tokenizer that can be used, or the hub does not send what
-                it lists.
-            OSError: the disk is full or cannot be written, or the hub has trouble.
-        """
+        """Download and check; the architecture and the small files are checked before the table is downloaded."""
         self._require_files()
-        shutil.rmtree(self.target, ignore_errors=True)
-        self.draft.mkdir(exist_ok=True)
+        part = self.draft / UNFINISHED
         if (self.draft / WEIGHTS).is_file():  # an earlier process was stopped at its last step
-            (self.draft / WEIGHTS).replace(self.draft / UNFINISHED)
-        self._small_file(CONFIG)
+            (self.draft / WEIGHTS).replace(part)
+        self._download_file(CONFIG)
         names = table_names(read_config(self.draft), self.repository, self.tensor)
         for name in TOKENIZER_FILES:
             if name in self.files:
-                self._small_file(name)
+                self._download_file(name)
         shard = self._shard(names)
-        table = self._table(shard, names)
-        (self.draft / UNFINISHED).replace(self.draft / WEIGHTS)
+        table = self._download_table(shard, names, part)
+        part.replace(self.draft / WEIGHTS)
         shutil.rmtree(self.draft / ".cache", ignore_errors=True)
         (self.draft / INDEX).unlink(missing_ok=True)
         EmbeddingTable.from_folder(self.draft, tensor=self.tensor)
-        self._write_manifest(shard, table)
-        self.draft.replace(self.target)
+        source = f"{self.repository} at {self.commit}, the embedding table alone"
+        origin = {"endpoint": self.api.endpoint, "repository": self.repository, "commit": self.commit}
+        write_manifest(self.draft, {"source": source, "hub": {**origin, "file": shard, "part": table.source}})
 
     def _require_files(self) -> None:
-        repository, found = self.repository, ", ".join(sorted(self.files)) or "nothing"
-        if WEIGHTS not in self.files and INDEX not in self.files:
-            raise ValueError(
-                f"{repository} has no {WEIGHTS} (or its index), so its table cannot be fetched; there is {found}. "
-                "Convert other weight formats with transformers: from_pretrained, then save_pretrained(folder)"
-            )
-        if CONFIG not in self.files or not any(name in self.files for name in VOCABULARY_FILES):
-            raise ValueError(
-                f"{repository} lacks {CONFIG} or a tokenizer ({' or '.join(VOCABULARY_FILES)}); there is {found}"
-            )
-
-    def _small_file(self, name: str) -> None:
-        """Fetch a file into the draft, and once more if its content is not what the listing says."""
-        from huggingface_hub import hf_hub_download
-
-        path = self.draft / name
-        for force in (False, True):
-
-            def fetch(force: bool = force) -> object:
-                return hf_hub_download(
-                    self.repository,
-                    name,
-                    revision=self.commit,
-                    endpoint=self.api.endpoint,
-                    local_dir=self.draft,
-                    force_download=force,
+        for names in ((WEIGHTS, INDEX), (CONFIG,), VOCABULARY_FILES):
+            if not self.files.keys() & set(names):
+                raise ValueError(
+                    f"{self.repository} has no {' or '.join(names)}, so its table cannot be downloaded; there is "
+                    f"{', '.join(sorted(self.files)) or 'nothing'}. Convert other formats of weights and tokenizers "
+                    "with transformers: from_pretrained, then save_pretrained(folder)"
                 )
 
-            patiently(fetch)
-            if _as_listed(path, self.files[name]):
+    def _download_file(self, name: str) -> None:
+        """Download a small file, and once more if its content is not what the listing says."""
+        path = self.draft / name
+        download = partial(
+            self.api.hf_hub_download, self.repository, name, revision=self.commit, local_dir=self.draft
+        )
+        for force in (False, True):
+            with_retries(partial(download, force_download=force))
+            if _matches_listing(path, self.files[name]):
                 return
         path.unlink()
         raise ValueError(
@@ -116,122 +251,80 @@ class TableDownload:
         """The file that holds the table."""
         if INDEX not in self.files:
             return WEIGHTS
-        self._small_file(INDEX)
-        shards = read_json_object(self.draft / INDEX, f"{INDEX} is missing").get("weight_map", {})
-        shard = next((str(shards[name]) for name in names if name in shards), None)
+        self._download_file(INDEX)
+        shard, _ = find_shard(self.draft / INDEX, names)
         if shard not in self.files:
             raise ValueError(
-                f"none of {names} is listed in {INDEX} of {self.repository} with a file that is there; "
-                "is this the checkpoint of another architecture?"
+                f"{INDEX} of {self.repository} places its table in {shard}, a file that it lacks"
             )
-        return str(shard)
+        return shard
 
-    def _table(self, shard: str, names: list[str]) -> RemoteTensor:
+    def _download_table(self, shard: str, names: list[str], path: Path) -> RemoteTensor:
         from huggingface_hub import hf_hub_url
 
         listed = self.files[shard]
         url = hf_hub_url(self.repository, shard, revision=self.commit, endpoint=self.api.endpoint)
-        for _ in range(_RESTARTS):
-            try:
+        for _ in range(_MAX_ATTEMPTS):
+            with suppress(FileChangedError):
                 table = RemoteTensor.locate(RemoteFile(url, listed.size, None), names)
-                _require_identity(table, listed)
-                self._fetch(table)
+                known = listed.lfs.sha256 if listed.lfs else None
+                if known and table.file.sha256 not in (None, known):
+                    raise ValueError(
+                        f"{url} is the file {table.file.sha256}, and the hub's listing says {known}; try again later"
+                    )
+                if not self._copy_same(table, path):
+                    self._download_bytes(table, path)
                 return table
-            except ChangedError:
-                continue
         raise ValueError(
             f"{url} is another file at every request, so no table can be made of its parts; try again later, or "
             "use another HF_ENDPOINT"
         )
 
-    def _fetch(self, table: RemoteTensor) -> None:
-        path = self.draft / UNFINISHED
-        same = self._same_weights(table)
-        if same is not None:
-            path.unlink(missing_ok=True)
-            _link(same, path)
-        else:
-            self._fetch_bytes(table, path)
-
-    def _same_weights(self, table: RemoteTensor) -> Path | None:
-        """The table of another commit with the very same weights: most commits leave them alone."""
-        if table.file.by_content:
-            for manifest in self.target.parent.glob(f"*/{MANIFEST}"):
+    def _copy_same(self, table: RemoteTensor, path: Path) -> bool:
+        """Take the table of another commit if it is the same: most commits leave the weights alone."""
+        if table.file.sha256 is not None:
+            for manifest in self.draft.parent.glob(f"*/{MANIFEST}"):
                 weights = manifest.with_name(WEIGHTS)
-                with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged neighbour is none
+                with suppress(OSError, ValueError, KeyError):  # a damaged folder is passed over
                     kept = json.loads(manifest.read_text())
-                    if kept["hub"]["part"] == _part(table) and kept["sha256"][WEIGHTS] == file_digest(
-                        weights
-                    ):
-                        return weights
-        return None
+                    digest = kept["sha256"][WEIGHTS]
+                    if kept["hub"]["part"] == table.source and digest == file_digest(weights):
+                        path.unlink(missing_ok=True)
+                        _link_or_copy(weights, path)
+                        return True
+        return False
 
-    def _fetch_bytes(self, table: RemoteTensor, path: Path) -> None:
-        done = table.fetched(path)
-        room = shutil.disk_usage(self.draft).free
-        if table.length - done > room:
+    def _download_bytes(self, table: RemoteTensor, path: Path) -> None:
+        done, free = table.downloaded(path), shutil.disk_usage(self.draft).free
+        if table.length - done > free:
             raise OSError(
-                errno.ENOSPC, f"{table.length - done:,} bytes are to come and {room:,} are free on the disk"
+                errno.ENOSPC, f"{table.length - done:,} bytes are to come and {free:,} are free on the disk"
             )
-        title = f"embedding table of {self.repository} (MiB)"
-        with progress(title, -(-table.length // MEGABYTE), done // MEGABYTE) as tick:
-            table.fetch(path, _ticking(tick, done, table.length))
+        shown, title = -(-done // MEBIBYTE), f"embedding table of {self.repository} (MiB)"
+        with progress(title, -(-table.length // MEBIBYTE), shown) as tick:
 
-    def _write_manifest(self, shard: str, table: RemoteTensor) -> None:
-        files = (path for path in sorted(self.draft.iterdir()) if path.name != MANIFEST)
-        digests = {path.name: file_digest(path) for path in files}
-        origin = {
-            "endpoint": self.api.endpoint,
-            "repository": self.repository,
-            "commit": self.commit,
-            "file": shard,
-            "part": _part(table),
-        }
-        source = f"{self.repository} at {self.commit}, the embedding table alone"
-        text = json.dumps({"source": source, "hub": origin, "sha256": digests}, indent=1)
-        (self.draft / MANIFEST).write_text(text)
+            def advance(done: int) -> None:
+                nonlocal shown
+                while shown * MEBIBYTE < done:
+                    shown += 1
+                    tick()
+
+            table.download(path, advance)
 
 
-def _part(table: RemoteTensor) -> list[str | int | None]:
-    """Which bytes of which file a table is."""
-    return [table.file.identity, table.start, table.start + table.length]
+def _matches_listing(path: Path, listed: RepoSibling) -> bool:
+    """Whether a file has the size and the hash of the hub's listing, as far as it gives them."""
+    from huggingface_hub.utils.sha import git_hash
 
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # not every file system has links
-        shutil.copyfile(source, target)
-
-
-def _as_listed(path: Path, listed: RepoSibling) -> bool:
-    """Whether a file has the size and the hash of the hub's listing, as far as that says."""
-    if listed.size is not None and path.stat().st_size != listed.size:
+    if listed.size not in (None, path.stat().st_size):
         return False
     if listed.lfs is not None:
         return file_digest(path) == listed.lfs.sha256
-    data = path.read_bytes()
-    # Files outside of large-file storage are named as git names a blob.
-    return listed.blob_id in (None, hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())
+    return listed.blob_id in (None, git_hash(path.read_bytes()))
 
 
-def _require_identity(table: RemoteTensor, listed: RepoSibling) -> None:
-    identity, sha256 = table.file.identity, listed.lfs.sha256 if listed.lfs else None
-    if table.file.by_content and sha256 not in (None, identity):
-        raise ValueError(
-            f"{table.file.url} is the file {identity}, and the hub's listing says {sha256}; try again later"
-        )
-
-
-def _ticking(tick: Callable[[], None], done: int, length: int) -> Callable[[int], None]:
-    """Whole mebibytes for a progress bar, from a number of bytes that never shrinks on the bar."""
-    shown = done // MEGABYTE
-
-    def advance(there: int) -> None:
-        nonlocal shown
-        reached = -(-there // MEGABYTE) if there == length else there // MEGABYTE
-        for _ in range(reached - shown):
-            tick()
-        shown = max(shown, reached)
-
-    return advance
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # not every file system has links
+        shutil.copyfile(source, target)

@@ -7,13 +7,13 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedspace._util.files import read_cached_json, write_cached_json
 from embedspace.models import cache_folder
-from embedspace.space.chat_template import Message, Span
+from embedspace.space.conversation import Conversation, Span, render_with_spans
 
 if TYPE_CHECKING:
     import tokenizers
@@ -86,7 +86,7 @@ class Tokenizer:
         return [(list(encoding.ids), list(encoding.offsets)) for encoding in encodings]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """:meth:`encode` of many texts, on all cores; faster than :meth:`encode_batch`, which also tells offsets."""
+        """:meth:`encode` of many texts, on all cores; faster than :meth:`encode_batch`, which also gives offsets."""
         encodings = self._backend.encode_batch_fast(
             [_checked(text) for text in texts], add_special_tokens=False
         )
@@ -96,7 +96,7 @@ class Tokenizer:
         """Text of token ids."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(self, messages: Conversation, *, add_generation_prompt: bool) -> str:
         """A conversation as the chat template writes it.
 
         Raises:
@@ -109,7 +109,7 @@ class Tokenizer:
             )
         import jinja2.exceptions
 
-        from embedspace.space.template import render_template
+        from embedspace.space.jinja_template import render_template
 
         try:
             return render_template(
@@ -118,6 +118,16 @@ class Tokenizer:
         except jinja2.exceptions.TemplateError as error:
             roles = [message["role"] for message in messages]
             raise ValueError(f"the chat template refuses the roles {roles}: {error}") from error
+
+    def render_with_spans(
+        self, messages: Conversation, *, add_generation_prompt: bool = True
+    ) -> tuple[str, list[Span]]:
+        """:meth:`render`, and where in it the messages' own text stands.
+
+        Raises:
+            ValueError: as :meth:`render`, or the template rewrites the messages' text.
+        """
+        return render_with_spans(partial(self.render, add_generation_prompt=add_generation_prompt), messages)
 
 
 def _checked(text: str) -> str:

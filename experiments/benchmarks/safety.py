@@ -11,7 +11,7 @@ import torch
 
 from embedspace import EmbeddingSpace, PromptEmbeds, SafetyFilter
 from embedspace.safety.reading import Reading
-from embedspace.space import EmbeddingTable, nearest_tokens, read_back
+from embedspace.space import EmbeddingTable, match_tokens, nearest_tokens
 from experiments.benchmarks.measurement import Measurement, inverse_ratio, medians, rate, ratio, seconds
 from experiments.benchmarks.workloads import plain_texts, prompt_of
 
@@ -99,7 +99,7 @@ def _read_back(space: EmbeddingSpace, name: str) -> Iterator[Measurement]:
         (seconds(lambda: nearest_tokens(space, noisy)), seconds(lambda: space.nearest(noisy, k=1)))
         for _ in range(3)
     ]
-    exact = 1 / rate(lambda: read_back(space, rows))
+    exact = 1 / rate(lambda: match_tokens(space, rows))
     own, other = medians(pairs)
     yield Measurement(
         f"read-back of {ROWS} noisy rows from {name}, time to a product with the whole table",

@@ -11,7 +11,7 @@ from embedspace import EmbeddingSpace, PromptEmbeds, interpolate
 from embedspace.metrics import random_rows, zero_padded
 from embedspace.reporting import Answer, Comparison, Figure, Line, Report, Section, line_figure
 from embedspace.runs import AnswerOf, Case, Record, Tag, by_tags
-from embedspace.space import distances
+from embedspace.space import nearest_distances
 from experiments.interpolation.metrics import (
     COPIED,
     FIRST,
@@ -155,7 +155,7 @@ class Interpolation:
             import torch
 
             rows = [prompt.content_vectors for prompt in new.values()]
-            found = distances(space, torch.cat(rows)).split([len(piece) for piece in rows])
+            found = nearest_distances(space, torch.cat(rows)).split([len(piece) for piece in rows])
             self._known.update({digest: float(own.mean()) for digest, own in zip(new, found, strict=True)})
         return [self._known[digest] for digest in digests]
 

@@ -11,7 +11,7 @@ from embedspace.metrics.controls import zero_padded
 from embedspace.metrics.likelihood import Score
 from embedspace.runs.cases import prompt_sha256
 from embedspace.runs.records import Record
-from embedspace.space.nearest_rows import distances
+from embedspace.space.nearest_rows import nearest_distances
 from experiments.interpolation.experiment import Interpolation
 from experiments.interpolation.metrics import COPIED, FIRST, RANDOM, SECOND
 from tests.unit.test_configs import composed
@@ -124,8 +124,8 @@ def test_distance_to_the_vocabulary_is_zero_on_its_rows_and_as_computed_by_hand_
     by_hand = (
         torch.cdist(moved.double(), smollm2.lookup(range(smollm2.vocab_size)).double()).min(dim=1).values
     )
-    assert distances(smollm2, rows).abs().max() == 0
-    assert torch.allclose(distances(smollm2, moved).double(), by_hand, atol=1e-5)
+    assert nearest_distances(smollm2, rows).abs().max() == 0
+    assert torch.allclose(nearest_distances(smollm2, moved).double(), by_hand, atol=1e-5)
 
 
 def test_zero_padding_blends_template_rows_and_keeps_zeros_at_its_ends(smollm2):

@@ -21,7 +21,7 @@ from embedspace import EmbeddingSpace, SafetyFilter, encode_prompt_embeds
 from embedspace.engines import Sampling, VLLMClient
 from embedspace.gateway import Gateway
 from embedspace.prompt import PromptEmbeds, decode_prompt_embeds
-from embedspace.space.nearest_rows import read_back
+from embedspace.space.nearest_rows import match_tokens
 from tests.fake_vllm import MODEL, FakeVLLM, Reply, Request, reply
 
 PATIENCE = 120.0
@@ -97,7 +97,7 @@ class ModelServer(FakeVLLM):
 
     def token_ids(self, payload: str) -> list[int]:
         vectors = decode_prompt_embeds(payload, hidden_size=self.space.hidden_size)
-        return [int(token) for token in read_back(self.space, vectors.float()).ids]
+        return [int(token) for token in match_tokens(self.space, vectors.float()).ids]
 
 
 def digest(value: Any) -> str:

@@ -11,7 +11,7 @@ from embedspace import EmbeddingSpace
 from embedspace.space.shared_prefix import PrefixedPrompts
 from embedspace.space.tokenizer import Tokenizer
 from tests.checkpoints import END, END_HEADER, END_OF_TURN, START_HEADER, make_tiny_checkpoint
-from tests.unit.space.test_chat_template import CHATML, HARD_TEXTS, TEMPLATES
+from tests.unit.space.test_conversation import CHATML, HARD_TEXTS, TEMPLATES
 
 SYSTEM = "Answer in one word. Réponds en un mot.\n"
 FEW_SHOT = [("The capital of France?", "Paris"), ("  Two and two? ", "4\n"), (f"{END_OF_TURN}x", END)]

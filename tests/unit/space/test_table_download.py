@@ -21,7 +21,7 @@ from embedspace import EmbeddingSpace, models
 from embedspace.models import hub
 from embedspace.models.packaged import MANIFEST
 from embedspace.models.remote_tensor import RemoteFile, RemoteTensor
-from embedspace.space.hub_table import table_folder
+from embedspace.space.table_download import table_folder
 from tests.checkpoints import make_tiny_checkpoint
 from tests.local_hub import Fault, LocalHub
 
@@ -62,7 +62,7 @@ def connect(monkeypatch, tmp_path, served):
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("EMBEDSPACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hub, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(hub, "RETRY_DELAYS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_table_that_was_fetched_serves_without_the_hub(served, checkpoint, tmp
     served.publish(MODEL, checkpoint())
     space = EmbeddingSpace.from_pretrained(MODEL)
     served.stop()
-    with pytest.warns(RuntimeWarning, match="taken as it was fetched before"):
+    with pytest.warns(RuntimeWarning, match="as it was downloaded before"):
         again = EmbeddingSpace.from_pretrained(MODEL)
     assert (again.fingerprint, again.folder) == (space.fingerprint, space.folder)
     done = process(ASK, environment(served, tmp_path, HF_HUB_OFFLINE="1"))
@@ -234,7 +234,7 @@ from pathlib import Path
 from embedspace.models.remote_tensor import RemoteFile, RemoteTensor
 tensor = RemoteTensor.locate(RemoteFile(sys.argv[1], None, None), ["model.embed_tokens.weight"])
 tracemalloc.start()
-tensor.fetch(Path(sys.argv[2]), lambda there: None)
+tensor.download(Path(sys.argv[2]), lambda there: None)
 print(tensor.length, tracemalloc.get_traced_memory()[1])
 """
 
@@ -318,15 +318,15 @@ def test_several_processes_at_once_fetch_one_table(served, checkpoint, tmp_path)
         (Fault("/api/", status=403), "set HF_TOKEN"),
         (Fault("/api/", status=404, headers={"X-Error-Code": "RepoNotFound"}), "Check the spelling"),
         (Fault("/api/", status=404), "Check the spelling"),
-        (Fault("/api/", status=429), "fewer requests"),
-        (Fault("/api/", status=500), "trouble of its own"),
+        (Fault("/api/", status=429), "Too many requests"),
+        (Fault("/api/", status=500), "error of its own"),
         (Fault("/api/", body=b"<html>Please sign in to the Wi-Fi</html>"), "does not answer as a model hub"),
         (Fault("/api/", body=b"{}"), "does not answer as a model hub"),
         (Fault("/api/", body=b'{"id": "maker/model"}'), "names no commit"),
         (Fault("/store/", status=401), "set HF_TOKEN"),
         (Fault("/store/", status=404), "Check the spelling"),
-        (Fault("/store/", status=429), "fewer requests"),
-        (Fault("/store/", status=503), "trouble of its own"),
+        (Fault("/store/", status=429), "Too many requests"),
+        (Fault("/store/", status=503), "error of its own"),
         (Fault("/store/", status=416), "damaged"),
         (Fault("/store/", cut_after=0), "Check the spelling, the network"),
         (Fault("/store/", ignore_ranges=True), "ignores byte ranges"),
@@ -368,7 +368,7 @@ def test_a_busy_hub_is_asked_again(served, checkpoint, where, status):
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "set HF_TOKEN"), (429, "fewer requests"), (500, "trouble of")]
+    ("status", "said"), [(401, "set HF_TOKEN"), (429, "Too many requests"), (500, "error of")]
 )
 def test_an_engine_is_told_why_the_hub_gives_no_model(served, checkpoint, status, said):
     served.publish(MODEL, checkpoint())
@@ -426,7 +426,7 @@ def test_a_file_that_changes_between_two_attempts_is_not_spliced(plain, checkpoi
         Fault("-of-", times=1, cut_after=100_000),
         Fault("-of-", times=100, status=503),
     ]
-    with pytest.raises(ValueError, match="trouble of its own"):
+    with pytest.raises(ValueError, match="error of its own"):
         EmbeddingSpace.from_pretrained(MODEL)
     (part,) = (tmp_path / "cache").rglob("table.part")
     assert part.stat().st_size > 100_000
@@ -580,7 +580,7 @@ def test_an_architecture_that_nobody_vouches_for_is_refused_before_the_table(ser
     [
         ("*.safetensors*", r"no model\.safetensors.*pytorch_model\.bin.*save_pretrained"),
         ("tokenizer.json", "tokenizer"),
-        ("config.json", r"lacks config\.json"),
+        ("config.json", r"has no config\.json"),
     ],
 )
 def test_a_repository_without_what_is_needed_says_what_there_is(served, checkpoint, tmp_path, lost, said):
@@ -605,7 +605,7 @@ def test_a_damaged_or_quantised_checkpoint_is_refused_before_its_table(served, c
     else:
         path.write_bytes(damaged(path.read_bytes(), damage))
     served.publish(MODEL, folder)
-    with pytest.raises(ValueError, match=r"quantised|damaged|no safetensors file|with a file that is there"):
+    with pytest.raises(ValueError, match=r"quantised|damaged|not a safetensors file|a file that it lacks"):
         EmbeddingSpace.from_pretrained(MODEL)
     assert max((a.body for a in served.parts()), default=0) < 100_000
 
@@ -635,7 +635,7 @@ def test_a_whole_model_that_is_there_is_used_and_not_copied(served, checkpoint, 
     assert space.fingerprint == EmbeddingSpace.from_pretrained(checkpoint()).fingerprint
     assert not any((tmp_path / "cache").rglob("*.safetensors"))
     served.stop()
-    with pytest.warns(RuntimeWarning, match="fetched before"):
+    with pytest.warns(RuntimeWarning, match="downloaded before"):
         assert EmbeddingSpace.from_pretrained(MODEL).folder == whole
 
 
@@ -704,14 +704,14 @@ def test_wherever_it_breaks_off_the_bytes_are_those_of_the_file(checkpoint, tmp_
     local.publish(MODEL, folder)
     with local.running(), pytest.MonkeyPatch.context() as monkeypatch:
         connect(monkeypatch, tmp_path, local)
-        monkeypatch.setattr(hub, "PAUSES", (0.0,) * 8)
+        monkeypatch.setattr(hub, "RETRY_DELAYS", (0.0,) * 8)
         file = RemoteFile(f"{local.url}/{MODEL}/resolve/main/model.safetensors", None, None)
         tensor = RemoteTensor.locate(file, ["no.such.tensor", "model.layers.0.mlp.up_proj.weight"])
         local.faults = [Fault("safetensors", times=1, cut_after=cut) for cut in cuts]
         target = tmp_path / "one.safetensors"
         target.unlink(missing_ok=True)
         reached = []
-        tensor.fetch(target, reached.append)
+        tensor.download(target, reached.append)
     from safetensors.torch import load_file
 
     (rows,) = load_file(target).values()

@@ -1,4 +1,4 @@
-"""Chat templates: render a conversation and find the messages' own text in it."""
+"""Conversations: their messages, their recipe, and where their text stands in what a chat template renders."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from embedspace.prompt import Recipe
 
 Message = Mapping[str, object]
 """``{"role": ..., "content": ...}`` and whatever else the template reads."""
-Render = Callable[[Sequence[Message]], str]
+Conversation = Sequence[Message]
+Render = Callable[[Conversation], str]
 Span = tuple[int, int]
 """First character and the one after the last."""
 
 
-def check_messages(messages: Sequence[Message]) -> None:
+def check_messages(messages: Conversation) -> None:
     """Raise where a conversation is not a list of ``{"role": str, "content": str}``.
 
     Raises:
@@ -39,19 +40,36 @@ def check_messages(messages: Sequence[Message]) -> None:
                 )
 
 
-def chat_recipe(messages: Sequence[Message], add_generation_prompt: bool) -> Recipe:
-    """The recipe of a conversation that went through the chat template."""
-    said = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
-    return Recipe.of("embed_chat", {"messages": said, "add_generation_prompt": add_generation_prompt})
+def text_recipe(text: str) -> Recipe:
+    """The recipe of ``EmbeddingSpace.embed(text)``, without its rows.
+
+    >>> text_recipe("hello").operation
+    'embed'
+    """
+    return Recipe.of("embed", {"text": text})
 
 
-def render_with_spans(render: Render, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+def chat_recipe(messages: Conversation, add_generation_prompt: bool = True) -> Recipe:
+    """The recipe of ``EmbeddingSpace.embed_chat(messages)``, without its rows.
+
+    >>> dict(chat_recipe([{"role": "user", "content": "hello"}]).parameters)
+    {'add_generation_prompt': True, 'messages': '[{"content": "hello", "role": "user"}]'}
+    """
+    content = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
+    return Recipe.of("embed_chat", {"messages": content, "add_generation_prompt": add_generation_prompt})
+
+
+def render_with_spans(render: Render, messages: Conversation) -> tuple[str, list[Span]]:
     """The rendered conversation and where in it the messages' own text stands.
 
     The template is rendered twice: with the real messages, and with a marker in the place of each
     message's text. The second gives the template's own pieces; the first must consist of exactly those
-    pieces with the messages' texts, stripped or not, between them. Nothing is searched for, so texts
-    that repeat each other or quote the template are no trouble.
+    pieces with the messages' texts, stripped or not, between them. The texts are not searched for, so they may
+    repeat each other or quote the template.
+
+    >>> render_with_spans(lambda turns: "".join(f"<{m['role']}> {m['content']}" for m in turns),
+    ...                   [{"role": "user", "content": "hello"}])
+    ('<user> hello', [(7, 12)])
 
     Raises:
         ValueError: the template changes the messages' text in another way than stripping it, so that
@@ -104,9 +122,9 @@ def _fit(rendered: str, pieces: Sequence[str], texts: Sequence[str]) -> list[Spa
 def content_mask(text: str, spans: Sequence[Span], offsets: Sequence[Span]) -> list[bool]:
     """Which tokens carry the messages' own text.
 
-    A token may straddle the seam between template and text. It counts as text where everything visible
+    A token may cross the boundary between template and text. It counts as text if everything visible
     in it is the message's (``" hello"`` whose space is the template's); a token of white space only
-    counts as text where all of it is (the ``"\\n\\n"`` that ends a header and begins a text is template).
+    counts as text if all of it is (the ``"\\n\\n"`` that ends a header and begins a text is template).
 
     Args:
         text: the rendered conversation.

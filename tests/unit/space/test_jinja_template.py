@@ -3,7 +3,7 @@
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from embedspace.space.template import render_template
+from embedspace.space.jinja_template import render_template
 from tests.checkpoints import LLAMA3_TEMPLATE
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": ["<a>", "<b>"]}

@@ -1,4 +1,4 @@
-"""Chat templates in Jinja, rendered as transformers renders them, without the seconds that importing it takes."""
+"""Chat templates in Jinja, rendered as transformers does, without the seconds that importing transformers takes."""
 
 from __future__ import annotations
 
