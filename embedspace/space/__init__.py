@@ -17,7 +17,7 @@ from embedspace.space.nearest_rows import (
     token_ids,
 )
 from embedspace.space.shared_prefix import PrefixedPrompts
-from embedspace.space.table import EmbeddingTable, read_config
+from embedspace.space.table import EmbeddingTable
 from embedspace.space.tokenizer import Tokenizer
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "match_tokens",
     "nearest_distances",
     "nearest_tokens",
-    "read_config",
     "resolve_space",
     "text_recipe",
     "token_ids",

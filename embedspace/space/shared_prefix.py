@@ -58,7 +58,7 @@ class PrefixedPrompts:
                     f"few_shot[{position}] must be a pair (user's text, assistant's answer), got {pair!r:.80}"
                 )
         check_messages(self.conversation("a user's turn"))
-        _ = self._head
+        _ = self._common
 
     def __call__(self, text: str) -> PromptEmbeds:
         """The prompt with this user turn; see :meth:`prompt`."""
@@ -73,7 +73,7 @@ class PrefixedPrompts:
         Raises:
             ValueError: they have no common prefix.
         """
-        return self.space.embed_chat(self.conversation(_PROBES[0])).first_rows(len(self._prefix[0]))
+        return self.space.embed_chat(self.conversation(_PROBES[0])).first_rows(len(self._common.ids))
 
     def conversation(self, text: str) -> list[Message]:
         """The messages of the prompt with this user turn."""
@@ -111,22 +111,17 @@ class PrefixedPrompts:
                 yield self._embed(turn, ids, offsets)
 
     @cached_property
-    def _prefix(self) -> tuple[list[int], Float[Tensor, "tokens hidden"], list[bool]]:
-        """Token ids, rows and content mask of the common prefix of the probes' conversations."""
+    def _common(self) -> _CommonPrefix:
         rendered = [self._render(probe) for probe in _PROBES]
         encoded = self.space.tokenizer.encode_batch([text for text, _ in rendered])
-        ids = encoded[0][0][: _common_length([ids for ids, _ in encoded])]
-        text, spans = rendered[0]
-        return ids, self.space.lookup(ids), content_mask(text, spans, encoded[0][1][: len(ids)])
-
-    @cached_property
-    def _head(self) -> _Head:
-        rendered = [self._render(probe) for probe in _PROBES]
-        text, spans = rendered[0]
+        (text, spans), (ids, offsets) = rendered[0], encoded[0]
+        ids = ids[: _common_length([ids for ids, _ in encoded])]
         common = text[: _common_length([text for text, _ in rendered])]
-        ids, offsets = self.space.tokenizer.encode_with_offsets(text)
-        tokens = _split_position(self.space.tokenizer, common, ids[: len(self._prefix[0])], offsets)
-        return _Head(text[: offsets[tokens][0]] if tokens else "", tokens, spans)
+        kept = _split_position(self.space.tokenizer, common, ids, offsets)
+        content = content_mask(text, spans, offsets[: len(ids)])
+        return _CommonPrefix(
+            ids, self.space.lookup(ids), content, text[: offsets[kept][0]] if kept else "", kept, spans
+        )
 
     def _turn(self, position: int, text: str) -> _Turn:
         try:
@@ -135,31 +130,36 @@ class PrefixedPrompts:
             rendered, spans = self._render(text)
         except (TypeError, ValueError) as error:
             raise type(error)(f"text {position}: {error}") from error
-        start = len(self._head.text) if self._head.begins(rendered, spans) else 0
+        start = len(self._common.text) if self._common.begins(rendered, spans) else 0
         return _Turn(rendered, spans, start, chat_recipe(self.conversation(text)))
 
     def _render(self, text: str) -> tuple[str, list[Span]]:
         return self.space.tokenizer.render_with_spans(self.conversation(text))
 
     def _embed(self, turn: _Turn, ids: list[int], offsets: list[Span]) -> PromptEmbeds:
-        prefix_ids, rows, prefix_content = self._prefix
-        kept = self._head.tokens if turn.start else 0
-        shifted = [(start + turn.start, stop + turn.start) for start, stop in offsets]
-        content = torch.tensor([*prefix_content[:kept], *content_mask(turn.text, turn.spans, shifted)])
-        shared = _common_length([prefix_ids[kept:], ids])
-        vectors = torch.cat([rows[: kept + shared], self.space.lookup(ids[shared:])])
+        common = self._common
+        kept = common.kept if turn.start else 0
+        shifted = [(first + turn.start, stop + turn.start) for first, stop in offsets]
+        content = torch.tensor([*common.content[:kept], *content_mask(turn.text, turn.spans, shifted)])
+        shared = _common_length([common.ids[kept:], ids])
+        vectors = torch.cat([common.rows[: kept + shared], self.space.lookup(ids[shared:])])
         return PromptEmbeds(vectors, content, self.space.fingerprint, turn.recipe)
 
 
-@dataclass(frozen=True)
-class _Head:
-    """The beginning of every conversation that is not tokenised again: up to the last special token before the turn."""
+@dataclass(frozen=True, eq=False)
+class _CommonPrefix:
+    """What all conversations begin with."""
 
+    ids: list[int]
+    """The longest common token prefix."""
+    rows: Float[Tensor, "tokens hidden"]
+    content: list[bool]
     text: str
-    """Empty if there is no position at which the text may be split."""
-    tokens: int
+    """Not tokenised again: up to the last special token at which the text may be split, empty if there is none."""
+    kept: int
+    """Tokens of this text."""
     spans: Sequence[Span]
-    """Where the messages' own text stands in a conversation with this beginning."""
+    """Where the messages' own text stands in one of the conversations."""
 
     def begins(self, text: str, spans: Sequence[Span]) -> bool:
         """Whether a conversation begins with this text, and the same parts of it are the messages' own."""
@@ -176,7 +176,7 @@ class _Turn:
     text: str
     spans: Sequence[Span]
     start: int
-    """Length of the head, whose characters are tokenised already."""
+    """Number of characters at its beginning that are tokenised already."""
     recipe: Recipe
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,29 +22,22 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 Config = Mapping[str, Any]
 
 
-def _unscaled(config: Config) -> float:
-    return 1.0
-
-
-def _root_of_hidden_size(config: Config) -> float:
-    return math.sqrt(config["hidden_size"])
-
-
 @dataclass(frozen=True)
 class Layout:
     """Where an architecture keeps its table, and what its embedding module does to a row."""
 
     tensor: str = "model.embed_tokens.weight"
-    scale: Callable[[Config], float] = _unscaled
+    is_scaled: bool = False
+    """Whether a row is multiplied by the square root of the hidden size."""
+
+    def scale(self, config: Config) -> float:
+        """What the embedding module multiplies a row by."""
+        return math.sqrt(config["hidden_size"]) if self.is_scaled else 1.0
 
 
-_PLAIN = Layout()
-_SCALED = Layout(scale=_root_of_hidden_size)
-_GPT2 = Layout("transformer.wte.weight")
-
-# Only architectures whose embedding module alone makes the rows that the first layer (or the learned
-# positions before it) receives. Models that take the token ids a second time (per-layer embeddings) or
-# route other modalities through them cannot be driven by embeddings alone.
+# Only architectures whose embedding module alone computes what the first layer (or the learned positions before it)
+# receives. Models that use the token ids a second time (per-layer embeddings) or route other modalities through them
+# cannot run on embeddings alone.
 LAYOUTS = {
     **dict.fromkeys(
         (
@@ -53,10 +46,10 @@ LAYOUTS = {
             "cohere", "cohere2", "glm", "glm4", "exaone4", "ernie4_5", "deepseek_v2", "deepseek_v3", "gpt_oss",
             "seed_oss",
         ),
-        _PLAIN,
+        Layout(),
     ),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _SCALED),
-    "gpt2": _GPT2,
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), Layout(is_scaled=True)),
+    "gpt2": Layout("transformer.wte.weight"),
     "gpt_neox": Layout("gpt_neox.embed_in.weight"),
 }  # fmt: skip
 
@@ -81,12 +74,11 @@ class EmbeddingTable:
 
         Args:
             folder: holds ``config.json`` and safetensors files.
-            tensor: name of the table's tensor. It vouches that the model feeds the rows of this tensor
-                to its layers unchanged, for architectures that are not known here.
+            tensor: name of the table's tensor, for architectures that are not known here. The caller guarantees
+                that the model's layers receive its rows unchanged.
 
         Raises:
-            ValueError: no configuration, no safetensors, no such tensor, a damaged file, or an
-                architecture that nobody has vouched for.
+            ValueError: no configuration, no safetensors, no such tensor, a damaged file, or an unknown architecture.
         """
         config = read_config(folder)
         layout = _layout(config, folder, tensor)
@@ -105,7 +97,7 @@ class EmbeddingTable:
         return self._scaled(self.rows[ids])
 
     def chunks(self, size: int = 8192) -> Iterator[Float[Tensor, "rows hidden"]]:
-        """The whole table piece by piece, in float32, scaled."""
+        """The whole table in pieces, in float32, scaled."""
         for chunk in self.rows.split(size):
             yield self._scaled(chunk).float()
 
@@ -138,10 +130,10 @@ def table_names(config: Config, source: Path | str, tensor: str | None = None) -
     Args:
         config: the model's configuration.
         source: folder or hub id, for the message.
-        tensor: the name that the caller vouches for.
+        tensor: the name that the caller gave.
 
     Raises:
-        ValueError: an architecture that nobody has vouched for.
+        ValueError: an unknown architecture.
     """
     layout = _layout(config, source, tensor)
     names = [layout.tensor, layout.tensor.split(".", 1)[-1]]
@@ -157,7 +149,7 @@ def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
     if kind not in LAYOUTS:
         raise ValueError(
             f"the architecture {kind!r} of {source} is not known to take plain embedding rows; known are "
-            f"{', '.join(sorted(LAYOUTS))}. If its layers receive the rows of one table unchanged, vouch for it "
+            f"{', '.join(sorted(LAYOUTS))}. If its layers receive the rows of one table unchanged, name it "
             "with EmbeddingSpace.from_pretrained(..., table='name.of.the.tensor') and check with `embedspace verify`"
         )
     return LAYOUTS[kind]

@@ -272,26 +272,30 @@ class _TableDownload:
                     raise ValueError(
                         f"{url} is the file {table.file.sha256}, and the hub's listing says {known}; try again later"
                     )
-                if not self._copy_same(table, path):
+                if not self._reuse(table, path):
                     self._download_bytes(table, path)
                 return table
         raise ValueError(
-            f"{url} is another file at every request, so no table can be made of its parts; try again later, or "
-            "use another HF_ENDPOINT"
+            f"{url} is another file at every request, so its parts cannot be combined; try again later, or use "
+            "another HF_ENDPOINT"
         )
 
-    def _copy_same(self, table: RemoteTensor, path: Path) -> bool:
-        """Take the table of another commit if it is the same: most commits leave the weights alone."""
-        if table.file.sha256 is not None:
-            for manifest in self.draft.parent.glob(f"*/{MANIFEST}"):
-                weights = manifest.with_name(WEIGHTS)
-                with suppress(OSError, ValueError, KeyError):  # a damaged folder is passed over
-                    kept = json.loads(manifest.read_text())
-                    digest = kept["sha256"][WEIGHTS]
-                    if kept["hub"]["part"] == table.source and digest == file_digest(weights):
-                        path.unlink(missing_ok=True)
-                        _link_or_copy(weights, path)
-                        return True
+    def _reuse(self, table: RemoteTensor, path: Path) -> bool:
+        """Take the table of another commit that has the same weights, as most commits do."""
+        if table.file.sha256 is None:
+            return False
+        for manifest in self.draft.parent.glob(f"*/{MANIFEST}"):
+            weights = manifest.with_name(WEIGHTS)
+            with suppress(OSError, ValueError, KeyError):  # a damaged folder is passed over
+                kept = json.loads(manifest.read_text())
+                digest = kept["sha256"][WEIGHTS]
+                if kept["hub"]["part"] == table.source and digest == file_digest(weights):
+                    path.unlink(missing_ok=True)
+                    try:
+                        path.hardlink_to(weights)
+                    except OSError:  # not every file system has links
+                        shutil.copyfile(weights, path)
+                    return True
         return False
 
     def _download_bytes(self, table: RemoteTensor, path: Path) -> None:
@@ -321,10 +325,3 @@ def _matches_listing(path: Path, listed: RepoSibling) -> bool:
     if listed.lfs is not None:
         return file_digest(path) == listed.lfs.sha256
     return listed.blob_id in (None, git_hash(path.read_bytes()))
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # not every file system has links
-        shutil.copyfile(source, target)

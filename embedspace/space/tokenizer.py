@@ -34,10 +34,9 @@ TOKENIZER_FILES = (
 class Tokenizer:
     """Text to token ids and back, and the chat template.
 
-    ``AutoTokenizer`` may change what ``tokenizer.json`` says, so it alone knows the pipeline that the
-    model and a server use. Importing it takes seconds: its result is kept in the cache folder, under a
-    hash of the tokenizer's files and the version of transformers, and read back by the bare
-    ``tokenizers`` library.
+    ``AutoTokenizer`` may change what ``tokenizer.json`` says, so its result is the pipeline that the model and a
+    server use. Importing it takes seconds: the result is stored in the cache folder, under a hash of the
+    tokenizer's files and the version of transformers, and loaded by the ``tokenizers`` library.
     """
 
     pipeline: str
@@ -68,7 +67,7 @@ class Tokenizer:
 
     @cached_property
     def added_tokens(self) -> dict[int, tokenizers.AddedToken]:
-        """Tokens that are looked for in a text before anything else, by id: special tokens and the like."""
+        """Tokens that are found in a text before anything else, by id: special tokens and the like."""
         return dict(self._backend.get_added_tokens_decoder())
 
     def encode(self, text: str) -> list[int]:
