@@ -169,6 +169,9 @@ class RemoteTensor:
     def download(self, path: Path, advance: Callable[[int], None]) -> None:
         """Write a safetensors file with this tensor alone, from where an earlier attempt broke off.
 
+        ``huggingface_hub.file_download.http_get`` loses up to 10 MB of a broken range, does not check that it is still
+        the same file, and writes the whole file if the server ignores ranges.
+
         Args:
             path: the file. It is whole only when this returns; on an error, it is what the next attempt resumes.
             advance: is called with the number of bytes downloaded so far.
