@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import re
 import shlex
 import subprocess
@@ -30,6 +33,49 @@ def test_the_python_blocks_of_a_page_run_in_order(
     monkeypatch.chdir(tmp_path)
     code = "\n".join(body for language, body in blocks(page) if language == "python")
     exec(compile(code.replace(SERVER, vllm_server.url), page.name, "exec"), {"__name__": "__main__"})
+
+
+def followed_by_text(page: Path) -> list[tuple[str, str, str]]:
+    """Python before a block, the block, and the text block directly below it, which shows what the block prints."""
+    shown, before = blocks(page), ""
+    below = page.read_text()
+    found = []
+    for (language, body), (next_language, printed) in itertools.pairwise([*shown, ("", "")]):
+        if language != "python":
+            continue
+        if next_language == "text" and f"{body}```\n\n```text\n{printed}" in below:
+            found.append((before, body, printed))
+        before += body
+    return found
+
+
+PRINTED = [(page, *parts) for page in PAGES for parts in followed_by_text(page)]
+
+
+@pytest.mark.parametrize(("page", "before", "code", "printed"), PRINTED, ids=[page.stem for page, *_ in PRINTED])
+def test_a_python_block_prints_the_text_block_below_it(
+    page: Path,
+    before: str,
+    code: str,
+    printed: str,
+    vllm_server: VLLMServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    output = io.StringIO()
+    exec(compile(before.replace(SERVER, vllm_server.url), page.name, "exec"), names)
+    with contextlib.redirect_stdout(output):
+        exec(compile(code.replace(SERVER, vllm_server.url), page.name, "exec"), names)
+    assert output.getvalue() == printed
+
+
+def test_the_readme_shows_what_its_first_block_prints() -> None:
+    languages = [language for language, _ in blocks(ROOT / "README.md")]
+    first = languages.index("python")
+    assert languages[first + 1] == "text"
+    assert any(page.name == "README.md" and not before for page, before, *_ in PRINTED)
 
 
 COMMANDS = [
