@@ -118,8 +118,8 @@ def as_page(notes: Mapping[str, Any]) -> str:
     lines = [
         "# Figures",
         "",
-        "Made by `make gallery`, in process; each at the commit and in the time that stands beside it, "
-        f"{hours:.1f} hours in all.",
+        "Made by `make gallery`, in process. Each section gives the command, the duration and the commit of its run; "
+        f"all runs together took {hours:.1f} hours.",
     ]
     for name, note in sorted(notes.items()):
         lines += [

@@ -24,9 +24,9 @@ PAGE = """# Attacks on the filter
 {text}
 
 {tables}
-Nothing harmful is asked for: the word is a colour, and saying it is enough to show that somebody else commands the
-model. The price is what an attacker gives up to pass: the success of the first attack without any filter, less its own
-through the filter; near 0 the filter costs an attacker nothing.
+The attacks request nothing harmful: the word is a colour, and if the model says it, the attacker controls the model.
+The price of passing is the loss of success that the filter causes: the success of the first attack without any
+filter, minus the success of this attack through the filter. If it is near 0, the filter costs the attacker nothing.
 
 Made by `python experiments/run.py experiment=attacks sampling=short`: {origin}.
 """

@@ -12,10 +12,11 @@ from experiments.benchmarks.measurement import Measurement
 
 HEADER = (
     "# Benchmarks\n\n"
-    "Ratios of the toolkit's figure to that of the ordinary way, on the same work, both sides in turn, in one run; the "
-    "mean over rounds with its 95% bootstrap interval. Made by `make bench`; a part alone is made anew by `python "
-    "experiments/run.py experiment=benchmark experiment.parts=[PART]`, which leaves the others' sections as they "
-    "are. The single figures are in `runs/`, in `measurements.jsonl`."
+    "Each figure is the ratio of the toolkit's result to that of the usual alternative on the same work. The two "
+    "are measured alternately in one run; the table gives the mean over rounds with its 95% bootstrap interval. "
+    "`make bench` writes this page; `python experiments/run.py experiment=benchmark experiment.parts=[PART]` "
+    "measures one part again and leaves the sections of the others unchanged. The individual measurements are in "
+    "`runs/`, in `measurements.jsonl`."
 )
 
 
@@ -47,6 +48,6 @@ def section(
 def as_markdown(measured: Sequence[Measurement]) -> str:
     """A table of ratios."""
     return markdown_table(
-        ("what", "ratio (95% interval)", "aim", "measured"),
+        ("what", "ratio (95% interval)", "target", "measured"),
         ((row.name, f"{row.ratio:.2f}", row.aim, row.detail) for row in measured),
     )

@@ -126,7 +126,7 @@ class Scale:
     def table(self, queues: Sequence[Queue]) -> str:
         """One line for each number of servers."""
         counts = [f"{count:.0e} prompts".replace("e+0", "e") for count in self.prompts]
-        header = ["servers", "ends first", "reckoned, prompts/s", "simulated, prompts/s", "median s", "99% s"]
+        head = ["servers", "bottleneck", "calculated prompts/s", "simulated prompts/s", "median s", "99% s"]
         rows = []
         for queue in queues:
             name, rate = self.costs.bottleneck(queue.servers)
@@ -139,7 +139,7 @@ class Scale:
             ]
             took = [_duration(count / simulated) for count in self.prompts]
             rows.append([queue.servers, name, *times, *took])
-        return markdown_table([*header, *counts], rows)
+        return markdown_table([*head, *counts], rows)
 
 
 def _duration(seconds: float) -> str:

@@ -24,30 +24,33 @@ from experiments.leakage.readers import Reader, Reading, asked, likeliest, neare
 PAGE = """# What prompt embeddings give away
 
 **Embeddings are not encryption.** The input embedding table of an open model is public, and a prompt embedding is, row
-for row, an entry of that table: whoever sees the vectors reads the prompt with one product of matrices. Treat a payload
-of prompt embeddings, a cache of them, or a log line that holds one as the text itself: encrypt it on the wire and at
-rest, restrict who may read it, and delete it when the text would have to be deleted.
+for row, an entry of that table: whoever sees the vectors can read the prompt with one matrix product. Treat a payload
+of prompt embeddings, a cache of them, or a log line that contains one like the text itself: encrypt it in transit and
+at rest, restrict who may read it, and delete it when the text would have to be deleted.
 
-The transforms of this toolkit are no protection either; none was made to be one. The table shows which share of a
-text's different tokens (letter case and spaces aside) somebody with the model's table reads after each transform, over
-{texts} questions and `{model}`, with 95% bootstrap intervals. *Another text's* is the share of a different text's
-tokens among those read: what is found by chance. *In place* is the share of rows that are read as the very token that
-they were.
+The transforms of this toolkit do not protect the text either; none was designed to. The table shows the share of a
+text's distinct tokens (ignoring letter case and spaces) that an attacker with the model's table recovers after each
+transform, over {texts} questions and `{model}`, with 95% bootstrap intervals. *Another text's* is the share of a
+different text's tokens that are among those recovered: the chance level. *Tokens in place* is the share of rows that
+are read as their original token.
 
-- *nearest* is `space.read`: the row of highest cosine, the vocabulary's mean removed.
-- *takes off the common shift* knows that all rows were moved by one unknown vector, and guesses it in turns with the
-  tokens.
-- *likeliest token* takes the nearest row by distance, which is the best guess under such noise, the language aside.
-- *takes mixed rows apart* knows how many rows were mixed with which weights, not which ones, and searches for rows of
-  the table that sum to what it sees.
-- *asks the model* gives the soft tokens to the model itself, "{instruction}" before them, and reads its greedy answer.
+- *nearest* is `space.read`: the row of highest cosine, after the vocabulary's mean is removed.
+- *takes off the common shift* knows that all rows were moved by one unknown vector, and estimates the vector and the
+  tokens alternately.
+- *likeliest token* takes the nearest row by Euclidean distance, which is the best estimate under such noise if
+  nothing is assumed about the language.
+- *takes mixed rows apart* knows how many rows were averaged and with which weights, but not which rows, and searches
+  for rows of the table whose weighted sum is the row that it sees.
+- *asks the model* gives the soft tokens to the model itself, with "{instruction}" before them, and reads the greedy
+  answer.
 
 {table}
-Lengths of noise are in units of the root mean square distance of the vocabulary's rows from their mean; style shifts
-have the norm that is given (the vocabulary's rows have one of about 3.2). What is *not* read here is not safe: no
-attacker of this table sees more than one prompt of a sender, tries likely texts (the projector is public: who guesses
-the text gets its very soft tokens), or trains on pairs of texts and vectors, each of which reads more. Compression by
-leaving rows out hides what it leaves out, and nothing else.
+The noise level is the norm of the noise, in units of the root mean square distance of the vocabulary's rows from
+their mean. Style shifts have the norm that is given (the vocabulary's rows have a norm of about 3.2). Tokens that are
+*not* recovered here are not safe: no attacker of this table sees more than one prompt of a sender, tries likely texts
+(the projector is public, so whoever guesses the text obtains exactly its soft tokens), or trains on pairs of texts
+and vectors, and each of these recovers more. Compression by leaving rows out hides the rows that it leaves out, and
+nothing else.
 
 Made by `python experiments/run.py experiment=leakage`: {origin}.
 """

@@ -75,7 +75,7 @@ class Soak:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """A table of counts."""
-    lines = ["| what was made to happen | what came out | holds | in detail |", "| --- | --- | --- | --- |"]
+    lines = ["| injected | result | holds | details |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {row.what} | {row.counted} | {'yes' if row.holds else '**no**'} | {row.detail} |" for row in rows
     ]
@@ -86,14 +86,15 @@ def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
     """The page of ``docs/`` that shows the table and where it comes from."""
     return (
         "# Reliability\n\n"
-        "Kills, faults, damaged files and long streams, each made to happen a known number of times in one run, and "
-        "what came out of it. Records are compared one by one with what they have to be: right means that it is there "
-        "once and says the right thing. Faults are made by a proxy before a small HTTP server that answers each prompt "
-        "with a digest of it, since a real model's server cannot be asked to fail; the experiment that is killed is a "
-        "real one and asks the same server. Entries of a cache are compared bit for bit with the same prompts made "
-        "anew: a damaged file may miss entries or be refused, and may never answer with a wrong one. "
+        "This page reports what happens under crashes, faults, damaged files and long streams. Each was injected "
+        "a known number of times in one run. Records are compared one by one with the expected ones: *right* "
+        "means that a record is there once and has the expected content. Faults are injected by a proxy in front "
+        "of a small HTTP server that answers each prompt with a digest of it, since a real model's server cannot "
+        "be made to fail on demand; the experiment that is killed is a real one and uses the same server. Cache "
+        "entries are compared bit for bit with the same prompts built again: a damaged file may lose entries or "
+        "be refused, but must never return a wrong one. "
         f"Made by `make soak` ({', '.join(soak.parts)}) with `{soak.model}`, Python {origin['python']} and openai "
         f"{origin['packages']['openai']}: {describe_origin(origin)}. "
-        "The single counts are in `runs/`, in `counts.jsonl`.\n\n"
+        "The individual counts are in `runs/`, in `counts.jsonl`.\n\n"
         f"{table}"
     )

@@ -21,10 +21,10 @@ library_name: embedspace
 ---
 # smollm2-injection
 
-Tells prompts that try to take over an assistant (jailbreaks, injections, requests for its instructions and secrets)
-from benign ones, given as vectors in the input embedding space of `smollm2-135m-instruct` or as text. Layers:
-{layers}. Made by `make guard`; the threshold {threshold:.3f} is for a false-positive rate of at
-most {rate:g}.
+Separates prompts that try to take over an assistant (jailbreaks, injections, requests for its instructions and
+secrets) from benign ones. A prompt is given as vectors in the input embedding space of `smollm2-135m-instruct` or
+as text. Layers: {layers}. Made by `make guard`; the threshold {threshold:.3f} is for a
+false-positive rate of at most {rate:g}.
 
 ## Metrics
 
@@ -33,11 +33,11 @@ On texts of sealed sources, at that threshold, with 95% intervals. {split}
 | measure | figure | texts |
 | --- | --- | --- |
 {figures}
-All of it, by source and beside simpler ways: `{page}`.
+All figures, by source and compared with simpler methods: `{page}`.
 
 ## Data
 
-Read from packages and not copied; what is stored are weights and sentence vectors.
+The texts are read from packages and not copied; only weights and sentence vectors are stored.
 
 | source | package | licence | side | use |
 | --- | --- | --- | --- | --- |
@@ -55,18 +55,18 @@ def headline(guard: SafetyFilter, own: Measured) -> dict[str, Interval]:
     return {
         "AUROC, direct attacks against all benign texts": own.auroc(),
         "direct attacks refused": own.refused("attack", guard.threshold),
-        "attacks that stand politely in documents and tool results refused": own.refused(
+        "attacks phrased politely in documents and tool results refused": own.refused(
             "attack", guard.threshold, hard=True
         ),
         "benign texts allowed": own.allowed(guard.threshold),
         "hard benign texts allowed": own.allowed(guard.threshold, hard=True),
-        "direct attacks of sources never looked at before refused": own.refused(
+        "direct attacks of sources evaluated for the first time refused": own.refused(
             "attack", guard.threshold, first_look=True
         ),
-        "hard benign texts of sources never looked at before allowed": own.allowed(
+        "hard benign texts of sources evaluated for the first time allowed": own.allowed(
             guard.threshold, hard=True, first_look=True
         ),
-        "fresh benign texts of the calibration's sources refused": share_interval(refused, len(own.rest)),
+        "fresh benign texts of the calibration sources refused": share_interval(refused, len(own.rest)),
     }
 
 
@@ -78,21 +78,21 @@ def evidence(guard: SafetyFilter, measured: Mapping[str, Measured]) -> str:
     figures += [[name, f"{value:.3f}", str(value.items)] for name, value in headline(guard, own).items()]
     return "\n".join([
         "## The filter at its threshold\n", _markdown(figures),
-        "## Against what one would do without it\n", _markdown(_ways(measured)),
-        "Direct attacks against all benign texts of sealed sources. Each way has the threshold that the same benign "
-        "texts give it.\n",
+        "## Compared with simpler methods\n", _markdown(_ways(measured)),
+        "Direct attacks against all benign texts of sealed sources. The threshold of each method is calibrated on the "
+        "same benign texts.\n",
         "## By source\n", _markdown(_by_source(guard, own)),
-        "*Looks* is how often the source was looked at before.\n",
+        "*Earlier evaluations* is how often the source was evaluated for earlier filters.\n",
         "## Calibration\n",
         f"The threshold {guard.threshold:.3f} was found on {calibration.prompts} benign texts for a rate of at most "
         f"{calibration.rate:g}; its true rate lies between {calibration.low:.4f} and {calibration.high:.4f} with 95% "
-        "confidence. The table above says what it refuses of as many fresh texts of the same sources.\n",
+        "confidence. The first table gives the share that it refuses of as many fresh texts of the same sources.\n",
     ])  # fmt: skip
 
 
 def _ways(measured: Mapping[str, Measured]) -> list[list[str]]:
     rates = ["recall at 1%", "recall at 5%", "benign allowed at 1%", "hard benign allowed at 1%"]
-    rows = [["way", "AUROC", *rates]]
+    rows = [["method", "AUROC", *rates]]
     for name, way in measured.items():
         strict, loose = way.threshold(0.01), way.threshold(0.05)
         rows.append([
@@ -105,7 +105,7 @@ def _ways(measured: Mapping[str, Measured]) -> list[list[str]]:
 
 def _by_source(guard: SafetyFilter, own: Measured) -> list[list[str]]:
     assert guard.threshold is not None
-    rows = [["source", "side", "looks", "texts", "refused at 1%", "refused at 5%"]]
+    rows = [["source", "side", "earlier evaluations", "texts", "refused at 1%", "refused at 5%"]]
     for source in dict.fromkeys(example.source for example in own.examples):
         picked = [example.source == source for example in own.examples]
         rows.append([

@@ -13,17 +13,17 @@ from experiments.safety.data import Example, examples, sources, training
 from experiments.safety.packages import PINS
 
 SEALED = (
-    "Whole sources were set aside before any figure was looked at; no choice of features, weights or patterns was made "
-    "on them, and training texts that are near duplicates of theirs were left out. Earlier filters were measured on "
-    "most of them, some sources twice: what was changed since was chosen on other sources alone, but with the sealed "
-    "sources' names and the earlier totals known, and own benign patterns on shells, security reports and customers' "
-    "roles were written in that knowledge. Four sealed sources were added before this filter was made, and are looked "
-    "at for the first time."
+    "Whole sources were set aside before any result was looked at. No features, weights or patterns were chosen "
+    "on them, and training texts that are near duplicates of theirs were left out. Earlier filters were "
+    "evaluated on most of them, on some sources twice. Later changes were chosen on other sources only, but with "
+    "the names of the sealed sources and the earlier totals known; this project's benign patterns on shells, "
+    "security reports and customers' roles were written with that knowledge. Four sealed sources were added "
+    "before this filter was made, and are evaluated here for the first time."
 )
 LIMITS = (
-    "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads rows by the "
-    "nearest token, so an attacker who knows it can search for rows and wordings that it allows. Attacks that stand "
-    "politely in documents and tool results are often missed; languages other than English are covered thinly."
+    "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads each row as "
+    "the nearest token, so an attacker who knows the filter can search for rows and wordings that it allows. Attacks "
+    "phrased politely in documents and tool results are often missed; languages other than English are covered thinly."
 )
 
 

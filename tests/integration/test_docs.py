@@ -52,7 +52,9 @@ def followed_by_text(page: Path) -> list[tuple[str, str, str]]:
 PRINTED = [(page, *parts) for page in PAGES for parts in followed_by_text(page)]
 
 
-@pytest.mark.parametrize(("page", "before", "code", "printed"), PRINTED, ids=[page.stem for page, *_ in PRINTED])
+@pytest.mark.parametrize(
+    ("page", "before", "code", "printed"), PRINTED, ids=[page.stem for page, *_ in PRINTED]
+)
 def test_a_python_block_prints_the_text_block_below_it(
     page: Path,
     before: str,
