@@ -97,17 +97,17 @@ PARTS: Mapping[str, Part] = {
     "cold_start": Part("First prompt in a fresh process", lambda b: cold_start(b.model, b.starts)),
     "wire": Part("The wire format", lambda _: wire()),
     "server": Part("A vLLM server", lambda b: server(b.model, b.rounds, b.prompts, b.new_tokens)),
-    "cache": Part("The cache of prompts", lambda b: cache(b.model)),
+    "cache": Part("The embedding cache", lambda b: cache(b.model)),
     "prefix": Part("Shared prefixes", lambda b: prefix(b.model, b.rounds)),
     "corpus": Part("Corpora", lambda b: corpus(b.model)),
     "scaling": Part("Several servers", lambda b: scaling(b.model)),
     "transforms": Part(
         "Transforms",
         lambda b: transforms(b.model, b.figures),
-        "![Time of each way to compress against the number of rows](figures/compress_time.svg)",
+        "![Time of each compression method against the number of rows](figures/compress_time.svg)",
     ),
     "compressed": Part(
-        "What compression buys on a server",
+        "Compressed prompts on a server",
         lambda b: compressed(b.model, b.rounds, b.figures),
         "![Throughput and first-token time against the compression ratio](figures/compress_served.svg)",
     ),
@@ -116,7 +116,7 @@ PARTS: Mapping[str, Part] = {
         "Training the projector on a GPU", lambda b: projector_gpu(b.model, b.rounds), needs_gpu=True
     ),
     "safety": Part("The safety filter", lambda b: safety(b.model)),
-    "gateway": Part("The gateway before vLLM", lambda b: gateway(b.model, b.filter, b.rounds)),
+    "gateway": Part("The gateway in front of vLLM", lambda b: gateway(b.model, b.filter, b.rounds)),
     "gateway_alone": Part(
         "The gateway alone", lambda b: gateway_alone(b.model, b.filter, b.rounds, b.gateway_requests)
     ),
