@@ -1,4 +1,4 @@
-"""compress: the same prompt in fewer content rows."""
+"""Compression: a prompt in fewer content rows."""
 
 from embedspace.compression.methods import Method, compress
 from embedspace.compression.pooling import averaged

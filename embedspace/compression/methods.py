@@ -1,4 +1,4 @@
-"""compress: the same prompt in fewer content rows."""
+"""compress: a prompt in fewer content rows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from embedspace.compression.merging import merged
-from embedspace.compression.pooling import Pooling, averaged, first, floored, spaced
-from embedspace.compression.salience import INFORMATION, Information, Told, salient, word_information
+from embedspace.compression.pooling import Pooling, averaged, first, floored, merged, spaced
+from embedspace.compression.salience import Information, TokenFeatures, salient, token_features
 from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, require_finite
 from embedspace.space import resolve_space
 
@@ -42,35 +41,40 @@ def compress(
 ) -> PromptEmbeds:
     """Shorten a prompt's content rows; template rows stay bit-identical.
 
-    Every message (run of content rows) keeps its share of the length, at least one row, and no row is
-    mixed across messages. Ratio 1 gives the prompt itself.
+    Every message (run of content rows) keeps its share of the length, at least one row, and no row is mixed across
+    messages. Ratio 1 gives the prompt itself.
+
+    >>> from embedspace import EmbeddingSpace
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> prompt = space.embed("The museum in Lyon, founded in 1879, opens at nine and costs 14 euros.")
+    >>> space.read(compress(prompt, ratio=2))
+    'The museum Lyon founded 1879 14'
 
     Args:
         prompt: has content rows.
-        ratio: how many times fewer content rows, 1 or more; the length is rounded up.
+        ratio: compression ratio of the content rows, at least 1; the length is rounded up.
         length: exact number of content rows to keep, instead of a ratio.
-        method: ``salience`` keeps the words that tell most (Selective Context, Li et al. 2023, with rows in
+        method: ``salience`` keeps the most informative words (Selective Context, Li et al. 2023, with rows in
             place of text); ``merge`` joins the most similar neighbours; ``average`` takes means over bins of
             equal, fractional width; ``truncate`` keeps the first rows and ``drop`` evenly spaced ones;
             ``floor_average`` pools the whole prompt, template included, with a floor kernel that loses the
-            tail, and is a control and nothing else. By default ``salience``.
-        information: what tells how much a row tells, for ``salience``: ``vocabulary``, the order of the
-            token list and the tokens' texts, or ``surprisal`` under the engine's model. The vocabulary is the
-            default with an engine as well: in development it kept more of facts and of gist than surprisal did.
+            tail, and serves only as a control.
+        information: what ``salience`` ranks tokens by: ``vocabulary``, their rank in the vocabulary and their texts,
+            or ``surprisal`` under the engine's model. The vocabulary is the default with an engine as well: on
+            development data it kept more facts, and more of the gist, than surprisal did.
         words: let ``salience`` keep whole words rather than single tokens.
-        opening: for ``salience``, the share of the rows kept that goes to a message's first words (numbers, and
-            words that are none of the commonest), as a text tends to begin with what it is about.
-        fold: for ``salience``, the weight of each row left out in the kept row nearest to it, which counts 1.
-            Above 0 every content row reaches the result, and recall suffers.
-        match_norm: move mixed rows out to the distance from the vocabulary's mean that the rows in them have.
-        space: the prompt's space, for ``merge``, ``salience`` and ``match_norm``; by default the one in use (an
-            engine's, or any that is held) that the prompt names.
-        engine: for ``information='surprisal'``; a smaller model than the one that answers may do.
+        opening: for ``salience``, the share of the kept rows for the first informative words of a message (numbers,
+            and words that are not among the most frequent), since a text tends to begin with its topic.
+        fold: for ``salience``, the weight of each dropped row in the kept row nearest to it, whose own weight is 1.
+            Above 0 every content row contributes to the result, but a model recalls less of it.
+        match_norm: rescale mixed rows to the mean distance of their sources from the vocabulary's mean.
+        space: the prompt's space, for ``merge``, ``salience`` and ``match_norm``; by default the one loaded in this
+            process that the prompt names.
+        engine: for ``information='surprisal'``; may be of a smaller model than the one that answers.
 
     Raises:
         ValueError: neither or both of ratio and length, one out of bounds, a prompt without content or not
-            finite, an unknown option, an ``engine`` that is needed and not given, or a ``space`` that is needed
-            and not in use.
+            finite, an unknown option, or a needed ``engine`` or ``space`` that is missing.
     """
     require_content(prompt, "compression")
     require_finite(prompt, "compression")
@@ -98,7 +102,7 @@ def compress(
 
 @dataclass(frozen=True, eq=False)
 class _Content:
-    """A prompt with what the methods ask about it; nothing is computed before it is asked for."""
+    """A prompt with the properties that methods use, computed on first use."""
 
     prompt: PromptEmbeds
     given_space: EmbeddingSpace | None
@@ -110,7 +114,7 @@ class _Content:
 
     @cached_property
     def space(self) -> EmbeddingSpace:
-        """The prompt's space, as given or as in use."""
+        """The prompt's space, as given or as loaded in this process."""
         why = "merge, salience and match_norm need the vocabulary (average, drop and truncate need nothing)"
         return resolve_space(self.prompt, self.given_space, why)
 
@@ -120,9 +124,9 @@ class _Content:
         return self.space.mean
 
     @cached_property
-    def told(self) -> Told:
-        """What is known of every content row."""
-        return word_information(self.prompt, self.space, self.engine, self.information, self.words)
+    def features(self) -> TokenFeatures:
+        """Features of every content row."""
+        return token_features(self.prompt, self.space, self.engine, self.information, self.words)
 
 
 def _merge(content: _Content, run: slice, length: int) -> Pooling:
@@ -131,8 +135,8 @@ def _merge(content: _Content, run: slice, length: int) -> Pooling:
 
 def _salience(content: _Content, run: slice, length: int) -> Pooling:
     before = int(content.prompt.content[: run.start].sum())
-    told = content.told[before : before + run.stop - run.start]
-    return salient(told, length, opening=content.opening, fold=content.fold)
+    features = content.features[before : before + run.stop - run.start]
+    return salient(features, length, opening=content.opening, fold=content.fold)
 
 
 METHODS: dict[Method, Callable[[_Content, slice, int], Pooling]] = {
@@ -145,13 +149,13 @@ METHODS: dict[Method, Callable[[_Content, slice, int], Pooling]] = {
 
 
 def target_length(rows: int, runs: int, ratio: float | None, length: int | None) -> int:
-    """Number of content rows that a ratio or a length asks for.
+    """Number of content rows for a ratio or a length.
 
     Raises:
         ValueError: neither or both given, or out of bounds.
     """
     if (ratio is None) == (length is None):
-        raise ValueError(f"give ratio or length, one of the two; got ratio={ratio!r} and length={length!r}")
+        raise ValueError(f"give either ratio or length; got ratio={ratio!r} and length={length!r}")
     if ratio is not None:
         if not (math.isfinite(ratio) and ratio >= 1):
             raise ValueError(f"ratio is {ratio!r}; it must be a finite number of at least 1")
@@ -165,7 +169,7 @@ def target_length(rows: int, runs: int, ratio: float | None, length: int | None)
 
 
 def allot(rows: Sequence[int], length: int) -> list[int]:
-    """``length`` divided over runs in proportion to their rows by largest remainder, at least one a run."""
+    """``length`` divided over runs in proportion to their rows by largest remainder, at least one per run."""
     total = sum(rows)
     lengths = [max(1, length * count // total) for count in rows]
     missing = length - sum(lengths)
@@ -174,7 +178,7 @@ def allot(rows: Sequence[int], length: int) -> list[int]:
     for run in sorted(range(len(rows)), key=lambda run: -gaps[run])[: max(0, missing)]:
         lengths[run] += 1
     for _ in range(max(0, -missing)):
-        # The rows that small runs got come from the run that is furthest above its share.
+        # Rows given to small runs are taken from the run furthest above its share.
         above = [
             (own * total - length * count, run)
             for run, (own, count) in enumerate(zip(lengths, rows, strict=True))
@@ -185,15 +189,15 @@ def allot(rows: Sequence[int], length: int) -> list[int]:
 
 def _check_options(method: str, information: str, opening: float, fold: float) -> None:
     for name, value, allowed in (
-        ("method", method, (*METHODS, "floor_average")),
-        ("information", information, tuple(INFORMATION)),
+        ("method", method, get_args(Method)),
+        ("information", information, get_args(Information)),
     ):
         if value not in allowed:
             raise ValueError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
     if not 0 <= opening <= 1:
         raise ValueError(f"opening is {opening!r}; it must be in [0, 1], a share of the rows kept")
     if not 0 <= fold <= 1:
-        raise ValueError(f"fold is {fold!r}; it must be in [0, 1], the weight of a row left out")
+        raise ValueError(f"fold is {fold!r}; it must be in [0, 1], the weight of a dropped row")
 
 
 def _parameters(content: _Content, method: Method, length: int, match_norm: bool) -> dict[str, Value]:

@@ -1,16 +1,20 @@
-"""Salience: the rows that tell most are kept, and the rest is left out or folded into them."""
+"""Salience: the most informative words are kept, the rest is dropped or averaged into them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from embedspace.compression.pooling import Pooling, chosen
-from embedspace.compression.surprisal import surprisal
-from embedspace.compression.token_information import rarity, telling, token_texts, word_numbers
+from embedspace.compression.token_information import (
+    is_informative,
+    surprisal,
+    token_information,
+    token_texts,
+    word_numbers,
+)
 from embedspace.space import token_ids
 
 if TYPE_CHECKING:
@@ -24,89 +28,69 @@ if TYPE_CHECKING:
 Information = Literal["vocabulary", "surprisal"]
 
 
-def _from_vocabulary(
-    prompt: PromptEmbeds,
-    space: EmbeddingSpace,
-    engine: TransformersEngine | None,
-    ids: Sequence[int],
-    texts: Sequence[str],
-) -> Tensor:
-    return rarity(space, ids, texts)
-
-
-def _from_surprisal(
-    prompt: PromptEmbeds,
-    space: EmbeddingSpace,
-    engine: TransformersEngine | None,
-    ids: Sequence[int],
-    texts: Sequence[str],
-) -> Tensor:
-    if engine is None:
-        raise ValueError("information='surprisal' asks a model: pass engine=TransformersEngine(...)")
-    # What comes after the content changes nothing; without it, one passage is known under every question.
-    content = prompt.content.cpu()
-    told = prompt.first_rows(int(content.nonzero()[-1]) + 1)
-    return surprisal(told, space, engine)[content[: len(told)]]
-
-
-INFORMATION: dict[
-    Information,
-    Callable[[PromptEmbeds, EmbeddingSpace, TransformersEngine | None, Sequence[int], Sequence[str]], Tensor],
-] = {"vocabulary": _from_vocabulary, "surprisal": _from_surprisal}
-
-
 @dataclass(frozen=True)
-class Told:
-    """What is known of each row of a text."""
+class TokenFeatures:
+    """What salience knows of each row."""
 
     information: Float[Tensor, " rows"]
+    """In nats."""
     words: Int[Tensor, " rows"]
-    """Number of the row's word, not falling."""
-    telling: Bool[Tensor, " rows"]
-    """Whether the row says what the text is about."""
+    """Number of the row's word, in ascending order."""
+    informative: Bool[Tensor, " rows"]
+    """Whether the row is a number or a word that is not among the most frequent."""
 
-    def __getitem__(self, rows: slice) -> Told:
-        return Told(self.information[rows], self.words[rows], self.telling[rows])
+    def __getitem__(self, rows: slice) -> TokenFeatures:
+        return TokenFeatures(self.information[rows], self.words[rows], self.informative[rows])
 
 
-def word_information(
+def token_features(
     prompt: PromptEmbeds,
     space: EmbeddingSpace,
     engine: TransformersEngine | None,
     information: Information,
     words: bool,
-) -> Told:
-    """What is known of every content row."""
+) -> TokenFeatures:
+    """Features of every content row.
+
+    Raises:
+        ValueError: surprisal without an engine, or of a prompt beyond its context.
+    """
     ids = token_ids(space, prompt.content_vectors).tolist()
     texts = token_texts(space, ids)
+    match information:
+        case "vocabulary":
+            values = token_information(space, ids, texts)
+        case "surprisal":
+            if engine is None:
+                raise ValueError("information='surprisal' needs a model: pass engine=TransformersEngine(...)")
+            # Rows after the content change nothing; without them, a passage is scored once for all questions.
+            content = prompt.content.cpu()
+            leading = prompt.first_rows(int(content.nonzero()[-1]) + 1)
+            values = surprisal(leading, space, engine)[content[: len(leading)]]
     numbers = word_numbers(texts) if words else range(len(ids))
-    return Told(
-        INFORMATION[information](prompt, space, engine, ids, texts),
-        torch.tensor(list(numbers)),
-        torch.tensor(telling(ids, texts)),
-    )
+    return TokenFeatures(values, torch.tensor(list(numbers)), torch.tensor(is_informative(ids, texts)))
 
 
-def salient(told: Told, length: int, *, opening: float, fold: float) -> Pooling:
-    """The first telling words, then whole words by highest mean information while they fit, then single rows.
+def salient(features: TokenFeatures, length: int, *, opening: float, fold: float) -> Pooling:
+    """The first informative words, then whole words by highest mean information while they fit, then single rows.
 
     Args:
-        told: of each row.
+        features: of each row.
         length: rows to keep.
-        opening: share of these rows that goes to the first telling words.
-        fold: weight, beside 1 for the kept row, of each row left out that is folded into the nearest kept one.
+        opening: share of these rows for the first informative words.
+        fold: weight of each dropped row in the nearest kept one, whose own weight is 1.
     """
-    kept = _kept(told, length, opening)
-    return chosen(kept) if fold == 0 else _folded(kept, len(told.words), fold)
+    kept = _kept_rows(features, length, opening)
+    return chosen(kept) if fold == 0 else _folded(kept, len(features.words), fold)
 
 
-def _kept(told: Told, length: int, opening: float) -> Tensor:
-    information = told.information.double()
-    _, numbers, sizes = told.words.unique_consecutive(return_inverse=True, return_counts=True)
-    worth = information.new_zeros(len(sizes)).index_add_(0, numbers, information) / sizes
-    worth[_first(told.telling, numbers, sizes, round(opening * length))] = torch.inf
+def _kept_rows(features: TokenFeatures, length: int, opening: float) -> Tensor:
+    information = features.information.double()
+    _, numbers, sizes = features.words.unique_consecutive(return_inverse=True, return_counts=True)
+    scores = information.new_zeros(len(sizes)).index_add_(0, numbers, information) / sizes
+    scores[_opening_words(features.informative, numbers, sizes, round(opening * length))] = torch.inf
     fits, left = torch.zeros(len(sizes), dtype=torch.bool), length
-    for word in worth.argsort(descending=True, stable=True).tolist():
+    for word in scores.argsort(descending=True, stable=True).tolist():
         if (size := int(sizes[word])) <= left:
             fits[word] = True
             left -= size
@@ -116,16 +100,16 @@ def _kept(told: Told, length: int, opening: float) -> Tensor:
     return kept.nonzero().flatten()
 
 
-def _first(telling: Tensor, numbers: Tensor, sizes: Tensor, rows: int) -> Tensor:
-    """Words with a telling row, from the first on until they fill so many rows."""
-    words = numbers[telling].unique_consecutive()
+def _opening_words(informative: Tensor, numbers: Tensor, sizes: Tensor, rows: int) -> Tensor:
+    """The first words with an informative row, until they fill ``rows`` rows."""
+    words = numbers[informative].unique_consecutive()
     before = sizes[words].cumsum(0) - sizes[words]
     first: Tensor = words[before < rows]
     return first
 
 
 def _folded(kept: Tensor, count: int, fold: float) -> Pooling:
-    # A row half-way between two kept ones goes to the first.
+    # A row halfway between two kept ones goes to the first.
     borders = (kept[:-1] + kept[1:]).div(2, rounding_mode="floor") + 1
     starts = torch.cat([borders.new_zeros(1), borders])
     sizes = starts.diff(append=torch.tensor([count]))

@@ -1,4 +1,4 @@
-"""A style vector found by gradient through the frozen model: what ``StyleVector.fit`` calls ``optimised``."""
+"""Optimisation of a style vector by gradient through the frozen model, ``StyleVector.fit(method="optimised")``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedspace._util.progress import progress
-from embedspace.distillation.settings import Optimisation, Task
-from embedspace.distillation.taught import taught_task
-from embedspace.distillation.told import told_task
+from embedspace.distillation.objectives import Objective, distillation_objective, supervised_objective
+from embedspace.distillation.settings import Optimisation
 from embedspace.prompt import PromptEmbeds, Recipe, require_content, require_finite, row_mask
 
 if TYPE_CHECKING:
@@ -29,61 +28,60 @@ def optimise(
     negative: Sequence[str | PromptEmbeds],
     settings: Optimisation,
 ) -> tuple[Float[Tensor, " hidden"], Recipe]:
-    """The best vector over all restarts, float32, and the recipe of its making.
+    """The best vector over all restarts, float32, and its recipe.
 
     Raises:
-        TypeError: an example that is not a string, or with ``taught`` answers not a prompt.
-        ValueError: an engine or prompts of another space, fewer than two examples on a side, equal sides,
-            or, for whole and taught answers, not one of each side for every prompt.
+        TypeError: an example that is not a string, or for ``answers="distilled"`` not a prompt.
+        ValueError: an engine or prompts of another space, fewer than two examples on a side, equal sides, or, for
+            ``whole`` and ``distilled`` answers, not one of each side for every prompt.
     """
     _check(space, positive, negative, settings)
     norm = settings.norm if settings.norm is not None else 0.375 * float(space.norms.mean())
-    task = (taught_task if settings.answers == "taught" else told_task)(positive, negative, settings)
+    make_objective = distillation_objective if settings.answers == "distilled" else supervised_objective
+    objective = make_objective(positive, negative, settings)
     best = (math.inf, torch.zeros(space.hidden_size))
     with progress("optimised style vector", settings.restarts * settings.epochs) as advance:
         for restart in range(settings.restarts):
-            run = _descend(settings, task, norm, random.Random(f"{settings.seed} {restart}"), advance)
+            run = _run_adam(settings, objective, norm, random.Random(f"{settings.seed} {restart}"), advance)
             best = min(best, run, key=lambda result: result[0])
     vector = best[1]
     if not bool(vector.any()):
         raise ValueError(
-            "no vector does better on the held-out prompts than none at all; give more prompts, answers that "
-            "differ more, or a larger norm"
+            "no vector lowers the loss on the held-out prompts; give more prompts, answers that differ more, or a "
+            "larger norm"
         )
     return vector, _recipe(positive, negative, settings, norm)
 
 
-def _descend(
+def _run_adam(
     settings: Optimisation,
-    task: Task,
+    objective: Objective,
     norm: float,
-    chance: random.Random,
+    rng: random.Random,
     advance: Callable[[], None],
 ) -> tuple[float, Tensor]:
-    """One run of Adam: the lowest loss on the held-out cases, and the vector that reached it."""
+    """One run: the lowest mean loss on the held-out cases, and the vector that reached it."""
     engine = settings.engine
-    generator = torch.Generator().manual_seed(chance.getrandbits(62))
+    generator = torch.Generator().manual_seed(rng.getrandbits(62))
     start = torch.randn(engine.space.hidden_size, generator=generator)
     vector = (0.01 * norm * start / start.norm()).to(engine.device).requires_grad_()
-    # Adam moves every coordinate by about its rate: all together by the rate times the root of their number.
+    # Adam moves each coordinate by about the rate, so the whole vector by the rate times sqrt(hidden).
     rate = settings.learning_rate * norm / math.sqrt(len(vector))
     optimiser = torch.optim.Adam([vector], lr=rate)
-    _, held_out = task.draw(random.Random(0))
-    best, waited = (
-        (_mean_loss(settings, task, held_out, torch.zeros_like(vector)), torch.zeros(len(vector))),
-        0,
-    )
+    _, held_out = objective.draw(random.Random(0))
+    best = _mean_loss(settings, objective, held_out, torch.zeros_like(vector)), torch.zeros(len(vector))
+    waited = 0
     for epoch in range(settings.epochs):
-        learnt = list(task.draw(chance)[0])
-        chance.shuffle(learnt)
-        for batch in _batches(learnt, settings.batch_size):
+        training = list(objective.draw(rng)[0])
+        rng.shuffle(training)
+        for batch in _batches(training, settings.batch_size):
             optimiser.zero_grad()
             with torch.enable_grad():
-                task.losses(batch, vector).mean().backward()
+                objective.losses(batch, vector).mean().backward()
             optimiser.step()
             with torch.no_grad():
                 vector *= min(1.0, norm / max(float(vector.norm()), 1e-12))
-        loss = _mean_loss(settings, task, held_out, vector)
+        loss = _mean_loss(settings, objective, held_out, vector)
         waited = 0 if loss < best[0] else waited + 1
         best = min(best, (loss, vector.detach().cpu().float().clone()), key=lambda result: result[0])
         advance()
@@ -95,8 +93,8 @@ def _descend(
 
 
 @torch.no_grad()
-def _mean_loss(settings: Optimisation, task: Task, cases: Sequence[Any], vector: Tensor) -> float:
-    losses = [task.losses(batch, vector) for batch in _batches(cases, settings.batch_size)]
+def _mean_loss(settings: Optimisation, objective: Objective, cases: Sequence[Any], vector: Tensor) -> float:
+    losses = [objective.losses(batch, vector) for batch in _batches(cases, settings.batch_size)]
     return float(torch.cat(losses).mean())
 
 
@@ -112,10 +110,10 @@ def _check(
 ) -> None:
     if settings.engine.space.fingerprint != space.fingerprint:
         raise ValueError(
-            f"the engine's model lives in the space {settings.engine.space.fingerprint}, the vector is asked for in "
+            f"the engine's model has the space {settings.engine.space.fingerprint}, the vector is fitted in "
             f"{space.fingerprint}; give the engine of the same model"
         )
-    wanted = PromptEmbeds if settings.answers == "taught" else str
+    wanted = PromptEmbeds if settings.answers == "distilled" else str
     for side, examples in (("positive", positive), ("negative", negative)):
         if len(examples) < 2:
             raise ValueError(f"{side} has {len(examples)} answers and at least 2 are needed")
@@ -139,13 +137,13 @@ def _check(
         require_finite(prompt, "an optimised style vector")
     for prompt in settings.prompts:
         row_mask(prompt, settings.rows)
-    if sorted(map(_name, positive)) == sorted(map(_name, negative)):
+    if sorted(map(_identity, positive)) == sorted(map(_identity, negative)):
         raise ValueError(
-            "the positive and the negative answers are the same, so no vector can tell them apart"
+            "the positive and the negative answers are the same, so there is no difference to learn"
         )
 
 
-def _name(example: str | PromptEmbeds) -> str:
+def _identity(example: str | PromptEmbeds) -> str:
     return example if isinstance(example, str) else example.recipe.digest
 
 
@@ -155,32 +153,17 @@ def _recipe(
     settings: Optimisation,
     norm: float,
 ) -> Recipe:
-    """Digests in place of the examples: each record of a run holds the recipe of its prompt."""
+    """With digests in place of the examples, since each record of a run holds the recipe of its prompt."""
     sides = {"positive": positive, "negative": negative, "prompts": settings.prompts}
     digests = {
         side: hashlib.blake2b(
-            repr([_name(example) for example in given]).encode(), digest_size=16
+            repr([_identity(example) for example in given]).encode(), digest_size=16
         ).hexdigest()
         for side, given in sides.items()
     }
-    return Recipe.of(
-        "fit_style",
-        {
-            **digests,
-            "method": "optimised",
-            "engine": repr(sorted(settings.engine.describe().items())),
-            "answers": settings.answers,
-            "rows": settings.rows,
-            "norm": norm,
-            "contrast": settings.contrast,
-            "guidance": settings.guidance,
-            "answer_tokens": settings.answer_tokens,
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "held_out": settings.held_out,
-            "patience": settings.patience,
-            "restarts": settings.restarts,
-            "seed": settings.seed,
-        },
-    )
+    # "taught" is the name of distilled answers in recipes that were recorded before.
+    answers = "taught" if settings.answers == "distilled" else settings.answers
+    engine = repr(sorted(settings.engine.describe().items()))
+    parameters = {**digests, "method": "optimised", "engine": engine, "answers": answers, "norm": norm}
+    others = {name: value for name, value in vars(settings).items() if name not in (*parameters, "prompts")}
+    return Recipe.of("fit_style", parameters | others)

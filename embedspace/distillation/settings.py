@@ -1,79 +1,77 @@
-"""What a vector is optimised for, and how: settings, and the task that an objective makes of them."""
+"""Settings of a style vector that is optimised by gradient."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from embedspace.prompt import PromptEmbeds, Rows
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from embedspace.engines import TransformersEngine
 
-
-Answers = Literal["openings", "whole", "taught"]
+Answers = Literal["openings", "whole", "distilled"]
 
 
 @dataclass(frozen=True, eq=False)
 class Optimisation:
-    """What the method ``optimised`` learns on, and how.
+    """Data, objective and optimiser settings of ``StyleVector.fit(method="optimised")``.
 
-    One vector, added to rows of every prompt, is moved by Adam until the model finds the
-    positive answers likely, and likelier than the negative ones (prompt tuning, Lester et al. 2021, of a
-    single shared row). The vector stays inside a ball; the step that does best on held-out prompts is kept.
+    One vector, added to rows of every prompt, is trained by Adam until the model finds the positive answers likely,
+    and likelier than the negative ones (prompt tuning, Lester et al. 2021, of a single shared row). Its norm is
+    bounded; the step with the lowest loss on held-out prompts is kept.
 
-    With ``answers="taught"`` there are no texts: the examples are prompts, say the same questions with an
-    instruction before them, and the vector is to make the model say without the instruction what it says
-    with it, learnt from the whole distribution of each next token (prompt distillation; Askell et al. 2021,
-    Snell et al. 2022).
+    With ``answers="distilled"`` the examples are prompts instead of texts, e.g. the same questions after an
+    instruction: the vector makes the model answer without the instruction as it does with it, by matching the
+    next-token distributions (prompt distillation; Askell et al. 2021, Snell et al. 2022).
 
     Raises:
         ValueError: a setting is out of its range, or fewer than two prompts.
     """
 
     engine: TransformersEngine
-    """The frozen model; only the in-process engine can take gradients."""
+    """The frozen model; only the in-process engine computes gradients."""
     prompts: Sequence[PromptEmbeds]
-    """At least two prompts, of the vector's space, after which the answers are given."""
+    """At least two prompts, of the vector's space, to which the answers belong."""
     answers: Answers = "openings"
-    """``openings``: every text fits every prompt and may go on. ``whole``: ``positive[i]`` and ``negative[i]``
-    are whole answers to ``prompts[i]``, and that they end is learnt as well. ``taught``: ``positive[i]`` and
-    ``negative[i]`` are prompts that ask ``prompts[i]`` in the wanted and in the opposite or the plain way."""
+    """``openings``: beginnings of answers, each of which fits every prompt. ``whole``: ``positive[i]`` and
+    ``negative[i]`` are complete answers to ``prompts[i]``, end of turn included. ``distilled``: ``positive[i]`` and
+    ``negative[i]`` are prompts that ask ``prompts[i]`` for the style and for its opposite or for none (``taught``,
+    the former name, is accepted)."""
     rows: Rows = "content"
-    """Of every prompt, which rows the vector is learnt on; apply it to the same ones."""
+    """Which rows of every prompt the vector is added to; apply it to the same ones."""
     norm: float | None = None
-    """Largest norm of the vector; by default 3/8 of the vocabulary's mean row norm."""
+    """Upper bound of the vector's norm; by default 3/8 of the vocabulary's mean row norm."""
     contrast: float = 1.0
-    """Weight of "likelier than the negative answer" beside "likely"; of no account in ``taught``."""
+    """Weight of the loss "likelier than the negative answer"; not used by ``distilled``."""
     guidance: float = 0.0
-    """In ``taught``: how much further to go than the positive prompts do, away from the negative ones; at 0 these
-    do not count."""
+    """For ``distilled``: how much further to go than the positive prompts do, away from the negative ones; 0 ignores
+    the negative prompts."""
     answer_tokens: int = 40
-    """In ``taught``: most tokens of an answer that is learnt."""
+    """For ``distilled``: limit on the tokens of a teacher's answer."""
     epochs: int = 12
-    """Most passes over the prompts."""
+    """Limit on the passes over the prompts."""
     batch_size: int = 8
-    """Prompts a step."""
+    """Prompts per step."""
     learning_rate: float = 0.05
-    """Length of Adam's first step, as a share of the largest norm."""
+    """Length of Adam's first step, as a fraction of the norm bound."""
     held_out: float = 0.25
-    """Share of the prompts (at least one) that is never learnt on and says when to stop."""
+    """Fraction of the prompts (at least one) that is not trained on and decides when to stop."""
     patience: int = 3
-    """Epochs without progress on the held-out prompts after which to stop."""
+    """Epochs without improvement on the held-out prompts before stopping."""
     restarts: int = 1
-    """Runs from different random starts, of which the best on the held-out prompts is kept."""
+    """Runs from different random starts; the one with the lowest held-out loss is kept."""
     seed: int = 0
     """Of the split, the starts and the order."""
 
     def __post_init__(self) -> None:
+        if self.answers == "taught":  # type: ignore[comparison-overlap]
+            object.__setattr__(self, "answers", "distilled")
         checks = {
-            "prompts": (len(self.prompts) >= 2, "at least two, one to learn on and one to stop by"),
-            "answers": (self.answers in get_args(Answers), "'openings', 'whole' or 'taught'"),
+            "prompts": (len(self.prompts) >= 2, "at least two, one to train on and one to hold out"),
+            "answers": (self.answers in get_args(Answers), "'openings', 'whole' or 'distilled'"),
             "rows": (self.rows in get_args(Rows), ", ".join(map(repr, get_args(Rows)))),
             "norm": (self.norm is None or (math.isfinite(self.norm) and self.norm > 0), "None or above 0"),
             "contrast": (math.isfinite(self.contrast) and self.contrast >= 0, "0 or more"),
@@ -91,26 +89,3 @@ class Optimisation:
             if not fits:
                 value = len(self.prompts) if name == "prompts" else getattr(self, name)
                 raise ValueError(f"Optimisation.{name} is {value!r}; it must be {allowed}")
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What is learnt: cases, and how far a vector is from making the model answer them as it should."""
-
-    draw: Callable[[random.Random], tuple[Sequence[Any], Sequence[Any]]]
-    """Cases to learn on and cases to stop by; the split is always the same, the answers may be drawn anew."""
-    losses: Callable[[Sequence[Any], Tensor], Tensor]
-    """Of cases and a vector, in nats, one a case, with gradients to the vector."""
-
-
-def split(pools: Sequence[Any], settings: Optimisation) -> tuple[list[Any], list[Any]]:
-    """What is learnt on and what is held out, the same whatever the order of the prompts.
-
-    Args:
-        pools: one entry a prompt, in an order that hangs on the prompts alone.
-        settings: the seed of the split, and the share that is held out.
-    """
-    shuffled = list(pools)
-    random.Random(settings.seed).shuffle(shuffled)
-    aside = min(max(1, round(settings.held_out * len(shuffled))), len(shuffled) - 1)
-    return shuffled[aside:], shuffled[:aside]

@@ -1,4 +1,4 @@
-"""Between prompts: interpolate, path and blend."""
+"""Interpolation between prompts."""
 
 from embedspace.interpolation.methods import blend, interpolate, path
 

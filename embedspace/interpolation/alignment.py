@@ -1,4 +1,4 @@
-"""Bringing rows of prompts of unequal length to one length."""
+"""Alignments: sequences of rows of unequal lengths are brought to one length."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Align = Literal["resample", "pad", "dtw"]
 
 
 def resample(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) -> list[Rows]:
-    """Every piece with the weighted mean of their lengths; rows are repeated or left out evenly.
+    """Every piece at the weighted mean of their lengths; rows are repeated or dropped evenly.
 
-    Rows are taken as they are: a mixture of neighbouring rows is no token, and models read it badly.
+    Rows are never mixed: a mixture of neighbouring rows is not a token, and models do worse on it.
     """
     exact = sum(weight * len(piece) for piece, weight in zip(pieces, weights, strict=True))
     length = max(1, int(exact + 0.5))
@@ -34,7 +34,7 @@ def resample(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | No
 
 
 def pad(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) -> list[Rows]:
-    """Every piece with the length of the longest, by rows of zeros at its end."""
+    """Every piece at the length of the longest, by rows of zeros at its end."""
     longest = max(map(len, pieces))
     return [
         piece if len(piece) == longest else torch.nn.functional.pad(piece, (0, 0, 0, longest - len(piece)))
@@ -43,7 +43,7 @@ def pad(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) -
 
 
 def warp(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) -> list[Rows]:
-    """Every piece with the length of the longest, by dynamic time warping onto it (Sakoe and Chiba 1978)."""
+    """Every piece at the length of the longest, by dynamic time warping onto it (Sakoe and Chiba 1978)."""
     assert mean is not None
     longest = max(pieces, key=len)
     return [
@@ -53,10 +53,10 @@ def warp(pieces: Sequence[Rows], weights: Sequence[float], mean: Tensor | None) 
 
 
 def warping(longer: Rows, shorter: Rows, mean: Float[Tensor, " hidden"]) -> Int[Tensor, " longer"]:
-    """For each row of the longer sequence, the row of the shorter one that it is laid on.
+    """For each row of the longer sequence, the row of the shorter one that it is matched with.
 
-    The cheapest way, by centred cosine distance, that never goes back, leaves out no row of the shorter
-    sequence and lays each row of the longer one exactly once; equal lengths are therefore laid one on one.
+    The monotone matching of least total centred cosine distance that uses every row of the shorter sequence and each
+    row of the longer one exactly once; at equal lengths it is the identity.
     """
     if len(longer) == len(shorter):
         return torch.arange(len(longer), device=longer.device)
@@ -71,11 +71,11 @@ def warping(longer: Rows, shorter: Rows, mean: Float[Tensor, " hidden"]) -> Int[
         from_before = torch.cat([cost.new_full((1,), torch.inf), cost[:-1]])
         stepped[row] = from_before < cost
         cost = torch.minimum(cost, from_before) + distance[row]
-    laid, on = [], len(shorter) - 1
+    matched, current = [], len(shorter) - 1
     for row in reversed(range(len(longer))):
-        laid.append(on)
-        on -= int(stepped[row, on])
-    return torch.tensor(laid[::-1], device=longer.device)
+        matched.append(current)
+        current -= int(stepped[row, current])
+    return torch.tensor(matched[::-1], device=longer.device)
 
 
 ALIGNMENTS: dict[Align, Callable[[Sequence[Tensor], Sequence[float], Tensor | None], list[Tensor]]] = {

@@ -1,10 +1,11 @@
-"""Between prompts: interpolate, path and blend."""
+"""interpolate, path and blend: prompts between prompts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -12,7 +13,6 @@ from embedspace.interpolation.alignment import ALIGNMENTS, Align
 from embedspace.prompt import (
     PromptEmbeds,
     Recipe,
-    Value,
     in_blocks,
     require_content,
     require_finite,
@@ -41,51 +41,53 @@ def interpolate(
     space: EmbeddingSpace | None = None,
     match_norm: bool = False,
 ) -> PromptEmbeds:
-    """The prompt at ``t`` of the way from a to b: content rows are blended, template rows kept.
+    """The prompt at fraction ``t`` of the way from a to b: content rows are blended, template rows kept.
 
     ``t=0`` is a and ``t=1`` is b, bit for bit and with their lengths; ``interpolate(a, b, t)`` equals
-    ``interpolate(b, a, 1 - t)``. Messages (runs of content rows) are blended one with one.
+    ``interpolate(b, a, 1 - t)``. Each message (run of content rows) is blended with the one at the same position.
+
+    >>> import torch
+    >>> from embedspace import PromptEmbeds, Recipe
+    >>> content, recipe = torch.tensor([False, True]), Recipe.of("example", {})
+    >>> a = PromptEmbeds(torch.tensor([[9.0], [0.0]]), content, "space", recipe)
+    >>> b = PromptEmbeds(torch.tensor([[9.0], [4.0]]), content, "space", recipe)
+    >>> interpolate(a, b, 0.25).vectors.tolist()
+    [[9.0], [1.0]]
 
     Args:
         a: prompt at ``t=0``.
         b: prompt at ``t=1``, of the same space, dtype and number of messages.
         t: interpolation parameter, 0 to 1.
-        method: ``lerp`` along the straight line; ``slerp`` (Shoemake 1985) along the arc about the
-            vocabulary's mean row, which keeps rows as far from that mean as the rows they come from.
-        align: ``resample``, the length moves from a's to b's and rows are repeated or left out evenly;
-            ``pad``, the longer length and rows of zeros at the end of the shorter; ``dtw``, the longer
-            length and rows laid on each other by dynamic time warping.
-        template: whose template rows are kept. ``same`` insists that they are equal in both.
+        method: ``lerp``, linear; ``slerp`` (Shoemake 1985), spherical about the vocabulary's mean row, which
+            interpolates the rows' distances from that mean.
+        align: how rows of unequal lengths are paired. ``resample``: the length is interpolated, rows are repeated or
+            dropped evenly. ``pad``: the shorter gets rows of zeros at its end. ``dtw``: the shorter is stretched by
+            dynamic time warping.
+        template: whose template rows are kept; ``same`` requires that both have equal ones.
         space: the prompts' space, whose mean row ``slerp``, ``dtw`` and ``match_norm`` need; by default the one
-            in use that the prompts name.
-        match_norm: let ``lerp`` keep the rows' distance from the mean, as ``slerp`` does.
+            loaded in this process that the prompts name.
+        match_norm: let ``lerp`` interpolate the distances from the mean too, as ``slerp`` does.
 
     Raises:
         ValueError: t outside [0, 1], an unknown option, prompts that do not fit together, without
-            content or not finite, or a ``space`` that is needed and not in use.
+            content or not finite, or a ``space`` that is needed and not loaded.
     """
     if not 0 <= t <= 1:
         raise ValueError(f"t is {t!r}; it must be in [0, 1], where 0 is the first prompt and 1 the second")
     _check_options(method, align, template)
     mean = _needed_mean((a, b), space, needed=method == "slerp" or align == "dtw" or match_norm)
     _check_fit((a, b), template)
-    parameters = {
-        "t": float(t),
-        "method": method,
-        "align": align,
-        "template": template,
-        "match_norm": match_norm,
-    }
-    recipe = Recipe.of("interpolate", parameters, a.recipe, b.recipe)
-    # Both calls that mean one point must compute the same numbers: the nearer prompt comes last, so that
-    # its weight w is at least 1/2 and 1 - w is exact.
+    options = {"method": method, "align": align, "template": template, "match_norm": match_norm}
+    recipe = Recipe.of("interpolate", {"t": float(t), **options}, a.recipe, b.recipe)
+    # (a, b, t) and (b, a, 1 - t) must give the same bits: the nearer prompt comes last, so that its weight w is at
+    # least 1/2 and 1 - w is exact.
     far, near, weight = (a, b, float(t)) if t >= 0.5 else (b, a, 1 - float(t))
     kept = {"same": near, "first": a, "last": b}[template]
     if weight == 1:
         return kept.with_runs(_runs(near), recipe)
     weights = (1 - weight, weight)
 
-    def moved(x: Tensor, y: Tensor) -> Tensor:
+    def blended_rows(x: Tensor, y: Tensor) -> Tensor:
         piece = METHODS[method](x, y, weight, mean)
         return _distance_matched(piece, (x, y), weights, mean) if match_norm else piece
 
@@ -94,7 +96,7 @@ def interpolate(
     blended = []
     for rows in zip(_runs(far), _runs(near), strict=True):
         x, y = ALIGNMENTS[align](rows, weights, mean)
-        blended.append(torch.lerp(x, y, weight) if plain else in_blocks(moved, x, y))
+        blended.append(torch.lerp(x, y, weight) if plain else in_blocks(blended_rows, x, y))
     return kept.with_runs(blended, recipe)
 
 
@@ -109,28 +111,17 @@ def path(
     space: EmbeddingSpace | None = None,
     match_norm: bool = False,
 ) -> list[PromptEmbeds]:
-    """Prompts at ``steps`` evenly spaced points of the way from a to b, both ends included.
-
-    Takes the options of :func:`interpolate`.
+    """Prompts at ``steps`` evenly spaced points from a to b, both ends included; options of :func:`interpolate`.
 
     Raises:
         ValueError: fewer than two steps, or as :func:`interpolate`.
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}; a path has at least 2, its two ends")
-    return [
-        interpolate(
-            a,
-            b,
-            step / (steps - 1),
-            method=method,
-            align=align,
-            template=template,
-            space=space,
-            match_norm=match_norm,
-        )
-        for step in range(steps)
-    ]
+    at = partial(
+        interpolate, a, b, method=method, align=align, template=template, space=space, match_norm=match_norm
+    )
+    return [at(step / (steps - 1)) for step in range(steps)]
 
 
 def blend(
@@ -142,13 +133,13 @@ def blend(
     space: EmbeddingSpace | None = None,
     match_norm: bool = False,
 ) -> PromptEmbeds:
-    """The weighted mean of several prompts' content rows; of two, what ``lerp`` gives.
+    """The weighted mean of several prompts' content rows; for two prompts the same as ``lerp``.
 
     A weight of 1 gives that prompt bit for bit. The other options are those of :func:`interpolate`.
 
     Args:
         prompts: of the same space, dtype and number of messages.
-        weights: one a prompt, none negative, with a sum of 1.
+        weights: one for each prompt, none negative, with a sum of 1.
 
     Raises:
         ValueError: no prompts, weights that do not fit, or as :func:`interpolate`.
@@ -157,13 +148,9 @@ def blend(
     _check_options("lerp", align, template)
     mean = _needed_mean(prompts, space, needed=align == "dtw" or match_norm)
     _check_fit(prompts, template)
-    parameters: dict[str, Value] = {
-        "weights": ",".join(repr(float(weight)) for weight in weights),
-        "align": align,
-        "template": template,
-        "match_norm": match_norm,
-    }
-    recipe = Recipe.of("blend", parameters, *(prompt.recipe for prompt in prompts))
+    written = ",".join(repr(float(weight)) for weight in weights)
+    options = {"weights": written, "align": align, "template": template, "match_norm": match_norm}
+    recipe = Recipe.of("blend", options, *(prompt.recipe for prompt in prompts))
     kept = prompts[-1] if template == "last" else prompts[0]
     counted = [(prompt, float(weight)) for prompt, weight in zip(prompts, weights, strict=True) if weight]
     shares = [weight for _, weight in counted]
@@ -179,19 +166,19 @@ def blend(
 
 
 def _lerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
-    # torch.lerp rounds towards y; half-way both orders must give the same numbers.
+    # torch.lerp rounds towards y; halfway both orders must give the same bits.
     return (x + y) * 0.5 if weight == 0.5 else torch.lerp(x, y, weight)
 
 
 def _slerp(x: Tensor, y: Tensor, weight: float, mean: Tensor | None) -> Tensor:
     assert mean is not None
     x, y = x - mean, y - mean
-    # One number a row, in float64: the rows themselves are gone through as seldom as can be.
+    # Scalars of each row are float64; the rows stay float32, since passes over them take the time.
     lengths = [rows.norm(dim=1, keepdim=True).double() for rows in (x, y)]
     scales = [1 / length.clamp_min(1e-12) for length in lengths]
     angle = _angle(x, y, scales)
     sine = angle.sin()
-    # Rows that agree need no arc; rows that are opposite have none of their own.
+    # Parallel rows need no arc; for opposite ones it is not defined.
     straight = sine.abs() < 1e-6
     wanted = lengths[0] * (1 - weight) + lengths[1] * weight
     first, second = (
@@ -208,7 +195,7 @@ def _angle(x: Tensor, y: Tensor, scales: Sequence[Tensor]) -> Float[Tensor, "row
     angle = cosine.clamp(-1, 1).acos()
     ill = (cosine.abs() > 0.99).flatten()
     if bool(ill.any()):
-        # Near 1 and -1 the cosine hardly tells the angle; the chords from one end to the other and to its opposite do.
+        # The arc cosine is ill-conditioned near 1 and -1; chords to the other end and to its opposite are not.
         ends = [rows[ill].double() * scale[ill] for rows, scale in zip((x, y), scales, strict=True)]
         chords = [chord.norm(dim=1, keepdim=True) for chord in (ends[0] - ends[1], ends[0] + ends[1])]
         angle[ill] = 2 * torch.atan2(*chords)
@@ -219,13 +206,12 @@ METHODS: dict[Method, Callable[[Tensor, Tensor, float, Tensor | None], Tensor]] 
     "lerp": _lerp,
     "slerp": _slerp,
 }
-TEMPLATES: tuple[Template, ...] = ("same", "first", "last")
 
 
 def _distance_matched(
     rows: Tensor, sources: Sequence[Tensor], weights: Sequence[float], mean: Tensor | None
 ) -> Tensor:
-    """Rows moved straight from or to the mean until they are as far from it as their sources are on average."""
+    """Rows rescaled about the mean to the weighted mean distance of their sources from it."""
     assert mean is not None
     distances = [(source - mean).norm(dim=1, keepdim=True) for source in sources]
     wanted = torch.as_tensor(sum(weight * length for weight, length in zip(weights, distances, strict=True)))
@@ -248,7 +234,7 @@ def _check_options(method: str, align: str, template: str) -> None:
     for name, value, allowed in (
         ("method", method, tuple(METHODS)),
         ("align", align, tuple(ALIGNMENTS)),
-        ("template", template, TEMPLATES),
+        ("template", template, get_args(Template)),
     ):
         if value not in allowed:
             raise ValueError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
@@ -273,7 +259,7 @@ def _needed_mean(
     if not needed:
         return None
     spaces = [
-        resolve_space(prompt, space, "slerp, dtw and match_norm work about the vocabulary's mean row")
+        resolve_space(prompt, space, "slerp, dtw and match_norm need the vocabulary's mean row")
         for prompt in prompts
     ]
     return spaces[0].mean.to(prompts[0].vectors.device)
@@ -293,7 +279,7 @@ def _check_fit(prompts: Sequence[PromptEmbeds], template: Template) -> None:
         if len(prompt.content_runs) != len(first.content_runs):
             raise ValueError(
                 f"prompts have {len(first.content_runs)} and {len(prompt.content_runs)} runs of content rows; "
-                "messages are blended one with one, so give conversations with as many messages"
+                "each message is blended with its counterpart, so give conversations with equal numbers of messages"
             )
         if template == "same" and prompt is not first and not _same_template(first, prompt):
             raise ValueError(

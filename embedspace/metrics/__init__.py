@@ -1,4 +1,4 @@
-"""Numbers with intervals: paired measures, likelihoods, judges of texts, transitions, and control prompts."""
+"""Metrics: paired measures with intervals, likelihoods, judges of texts, transitions, and control prompts."""
 
 from embedspace.metrics.controls import mean_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.metrics.intervals import (

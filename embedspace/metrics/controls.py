@@ -1,4 +1,4 @@
-"""Controls: prompts that keep everything of another but what a claim is about."""
+"""Control prompts: copies of a prompt without the property that a claim is about."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shuffle_rows(prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
 
 
 def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
-    """The prompt with its content replaced by as many random rows of the vocabulary."""
+    """The prompt with its content replaced by an equal number of random rows of the vocabulary."""
     count = int(prompt.content.sum())
     ids = torch.randint(space.vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
     recipe = Recipe.of("random_rows", {"seed": seed}, prompt.recipe)
@@ -24,10 +24,9 @@ def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> Promp
 
 
 def zero_padded(a: PromptEmbeds, b: PromptEmbeds, t: float) -> PromptEmbeds:
-    """What is often copied for blending: whole prompts, rows of zeros after the shorter one, a straight line between.
+    """Naive blending: whole prompts, zero-padded to one length and interpolated linearly; all rows count as content.
 
-    Template rows meet rows of other kinds wherever the lengths differ, and both ends keep their zeros. All rows
-    count as content.
+    Where the lengths differ, template rows are mixed with content rows, and both ends keep their zeros.
 
     Raises:
         ValueError: prompts of different spaces.
@@ -40,7 +39,7 @@ def zero_padded(a: PromptEmbeds, b: PromptEmbeds, t: float) -> PromptEmbeds:
 
 
 def mean_rows(space: EmbeddingSpace, rows: int) -> PromptEmbeds:
-    """The vocabulary's mean row, some times over, all content: rows that tell nothing.
+    """``rows`` copies of the vocabulary's mean row, all content: rows without information.
 
     Raises:
         ValueError: fewer than one row.

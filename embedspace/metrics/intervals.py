@@ -1,31 +1,28 @@
-"""Numbers from records, each with an interval."""
+"""Estimates with 95% confidence intervals: means, paired differences, effect sizes and shares."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    pass
+from typing import Self
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95% confidence interval."""
+    """An estimate and its 95% confidence interval.
+
+    >>> f"{Interval(1.234, 0.98, 1.51, items=8):.2f}"
+    '1.23 (0.98 to 1.51)'
+    """
 
     estimate: float
     low: float
     high: float
     items: int
-    """How many independent items (prompts, pairs) it rests on."""
-
-    def excludes(self, value: float) -> bool:
-        """Whether the whole interval lies on one side of a value."""
-        return not self.low <= value <= self.high
+    """Number of independent items (prompts, pairs)."""
 
     def __format__(self, spec: str) -> str:
         """``f"{interval:.2f}"`` gives ``1.23 (0.98 to 1.51)``."""
@@ -33,19 +30,24 @@ class Interval:
 
 
 Condition = tuple[str | float, ...]
-"""What was done to an item, e.g. ``("style", 2.0)``."""
+"""Experimental condition, e.g. ``("style", 2.0)``."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of many items (questions, pairs of prompts) under many conditions."""
+    """One measure of many items (questions, pairs of prompts) under many conditions.
+
+    >>> measure = Measure.of([(("plain",), 0, 1.0), (("plain",), 1, 2.0), (("style",), 0, 3.0), (("style",), 1, 4.0)])
+    >>> measure.change(("plain",), ("style",)).estimate
+    2.0
+    """
 
     values: Mapping[Condition, Mapping[int, float]]
     """Condition -> item -> value."""
 
     @classmethod
     def of(cls, measured: Iterable[tuple[Condition, int, float]]) -> Self:
-        """From single values; their mean counts where an item has several under one condition."""
+        """From (condition, item, value) triples; several values of an item under one condition are averaged."""
         found: dict[Condition, dict[int, list[float]]] = {}
         for condition, item, value in measured:
             found.setdefault(condition, {}).setdefault(item, []).append(value)
@@ -61,18 +63,18 @@ class Measure:
         return bool(self.values)
 
     def mean(self, condition: Condition) -> Interval | None:
-        """Mean over the items; None where none was measured."""
+        """Mean over the items; None if none was measured."""
         found = self.values.get(condition)
         return mean_interval(list(found.values())) if found else None
 
     def change(self, before: Condition, after: Condition) -> Interval | None:
-        """Mean difference over the items that were measured under both conditions; None where none was."""
+        """Mean difference over the items measured under both conditions; None if there are none."""
         low, high = self.values.get(before, {}), self.values.get(after, {})
         shared = sorted(low.keys() & high.keys())
         return mean_interval([high[item] - low[item] for item in shared]) if shared else None
 
     def effect(self, before: Condition, after: Condition) -> Effect | None:
-        """Size and p-value of :meth:`change`; None where fewer than two items were measured under both."""
+        """Size and p-value of :meth:`change`; None if fewer than two items were measured under both conditions."""
         from scipy.stats import wilcoxon
 
         low, high = self.values.get(before, {}), self.values.get(after, {})
@@ -86,14 +88,14 @@ class Measure:
         return Effect(mean / spread, float(wilcoxon(changes).pvalue))
 
     def curve(self, places: Mapping[float, Condition]) -> dict[float, Interval]:
-        """Means along an axis: position -> condition becomes position -> mean, where there is one."""
+        """Means along an axis: position -> condition becomes position -> mean, where measured."""
         means = {position: self.mean(condition) for position, condition in sorted(places.items())}
         return {position: mean for position, mean in means.items() if mean is not None}
 
 
 @dataclass(frozen=True)
 class Effect:
-    """How large a paired difference is, and how likely as large a one by chance."""
+    """Size of a paired difference, and the probability of one as large by chance."""
 
     size: float
     """Mean over standard deviation of the differences (Cohen's d of paired samples)."""
@@ -104,10 +106,10 @@ class Effect:
 def kept_share(
     measure: Measure, condition: Condition, *, nothing: Condition, everything: Condition, seed: int = 0
 ) -> Interval | None:
-    """Share of the gain from ``nothing`` to ``everything`` that is left under a condition; None where unmeasured.
+    """Share of the gain from ``nothing`` to ``everything`` that a condition keeps; None if it was not measured.
 
-    The ratio of mean gains, not the mean of ratios, which items that gain next to nothing would rule. The
-    interval is the percentile bootstrap's over items, all three values of an item drawn together.
+    The ratio of mean gains, not the mean of ratios, which items with a gain near zero would dominate. Percentile
+    bootstrap interval over items; the three values of an item are drawn together.
     """
     import numpy as np
 
@@ -128,6 +130,9 @@ def kept_share(
 def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean over items, with a bootstrap interval (bias-corrected and accelerated; Efron 1987).
 
+    >>> f"{mean_interval([1.0, 2.0, 3.0, 4.0]):.2f}"
+    '2.50 (1.50 to 3.50)'
+
     Raises:
         ValueError: no values.
     """
@@ -140,23 +145,21 @@ def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int =
     mean = float(sample.mean())
     if len(sample) < 2 or np.ptp(sample) < 1e-12:
         return Interval(mean, mean, mean, len(sample))
-    bounds = bootstrap(
-        (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, method="BCa", rng=seed
-    ).confidence_interval
-    if not np.isfinite([bounds.low, bounds.high]).all():  # BCa has no answer for some samples of few values
+    # BCa is not defined for some samples of few values.
+    for method in ("BCa", "percentile"):
         bounds = bootstrap(
-            (sample,),
-            np.mean,
-            n_resamples=resamples,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            rng=seed,
+            (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, method=method, rng=seed
         ).confidence_interval
+        if np.isfinite([bounds.low, bounds.high]).all():
+            break
     return Interval(mean, float(bounds.low), float(bounds.high), len(sample))
 
 
 def share_interval(hits: int, items: int) -> Interval:
-    """Share of items, with Wilson's interval (1927), which is honest at 0 and 1 too.
+    """Share of items, with Wilson's interval (1927), which keeps its coverage near 0 and 1.
+
+    >>> f"{share_interval(hits=9, items=10):.0%}"
+    '90% (60% to 98%)'
 
     Raises:
         ValueError: no items.

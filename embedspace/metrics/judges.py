@@ -1,4 +1,4 @@
-"""Judges of texts: similarity of meaning, and how far a text is in a style."""
+"""Judges of texts: similarity in meaning, and log-odds of a style."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 class SentenceSimilarity:
-    """Cosine similarity of texts' meaning under a sentence encoder, which is loaded when first needed.
+    """Cosine similarity of texts under a sentence encoder, which is loaded on first use.
+
+    >>> cosines = SentenceSimilarity().cosines(["A cat sleeps.", "A cat sleeps."], ["A cat is asleep.", "Buy shares."])
+    >>> cosines[0] > 0.9 > 0.2 > cosines[1]
+    True
 
     Args:
         encoder: packaged name, local folder or hub id of a sentence-transformers model.
@@ -22,20 +26,20 @@ class SentenceSimilarity:
 
     def __init__(self, encoder: str = "all-minilm-l6-v2") -> None:
         self.encoder = encoder
-        self._known: dict[str, ndarray] = {}
+        self._cached: dict[str, ndarray] = {}
 
     def vectors(self, texts: Sequence[str]) -> Float[ndarray, "texts features"]:
         """Unit vectors of texts; equal texts are encoded once."""
         import numpy as np
 
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        new = [text for text in dict.fromkeys(texts) if text not in self._cached]
         if new:
-            made = sentence_vectors(load_sentence_encoder(self.encoder), new)
-            self._known.update(zip(new, made.double().numpy(), strict=True))
-        return np.stack([self._known[text] for text in texts])
+            vectors = sentence_vectors(load_sentence_encoder(self.encoder), new)
+            self._cached.update(zip(new, vectors.double().numpy(), strict=True))
+        return np.stack([self._cached[text] for text in texts])
 
     def cosines(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
-        """Cosine of each text of ``a`` with its partner in ``b``; an empty text is similar to none."""
+        """Cosine of each text of ``a`` with the one at its position in ``b``; 0 if either is empty."""
         if not a:
             return []
         products = (self.vectors(a) * self.vectors(b)).sum(axis=1)
@@ -45,17 +49,17 @@ class SentenceSimilarity:
 
 @dataclass(frozen=True, eq=False)
 class StyleJudge:
-    """Says how far a text is in one style rather than its opposite: a logistic regression on sentence vectors."""
+    """Log-odds that a text is in a style rather than its opposite: a logistic regression on sentence vectors."""
 
     encoder: SentenceSimilarity
     classifier: Any
 
     @classmethod
     def trained(cls, encoder: SentenceSimilarity, pairs: Sequence[Sequence[str]]) -> Self:
-        """Trained on pairs of texts of one meaning, the first in the style, the second in its opposite.
+        """Trained on pairs of texts of equal meaning, the first in the style, the second in its opposite.
 
         Raises:
-            ValueError: fewer than two pairs, or one that is none.
+            ValueError: fewer than two pairs, or an entry that is not a pair.
         """
         from sklearn.linear_model import LogisticRegression
 

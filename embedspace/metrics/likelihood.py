@@ -1,14 +1,10 @@
-"""Likelihoods of continuations of a prompt, and what is computed from them."""
+"""Likelihoods of continuations of a prompt, and their log-odds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -30,14 +26,22 @@ class Score:
 
 
 def log_odds(scores: Mapping[str, Score], positive: Iterable[str], negative: Iterable[str]) -> float:
-    """Log-odds, in nats, of any of the positive continuations over any of the negative ones."""
+    """Log-odds, in nats, of any of the positive continuations over any of the negative ones.
+
+    >>> log_odds({"yes": Score(-1.0, 1), "no": Score(-3.0, 1)}, positive=["yes"], negative=["no"])
+    2.0
+    """
     return _log_sum(scores[name].logprob for name in positive) - _log_sum(
         scores[name].logprob for name in negative
     )
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Number of leading tokens that two sequences share."""
+    """Number of leading tokens that two sequences share.
+
+    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
     for position, (left, right) in enumerate(zip(a, b, strict=False)):
         if left != right:
             return position

@@ -1,4 +1,4 @@
-"""Transition: where along an axis a measure goes from one level to another, and how suddenly."""
+"""Transition: where along an axis a measure changes from one level to another, and how steeply."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from dataclasses import dataclass
 from typing import Self
 
 WINDOW = 0.2
-"""Share of the axis, around the middle of a transition, over which its slope is taken."""
+"""Fraction of the axis, around the middle of a transition, over which its slope is measured."""
 STRAIGHT_WIDTH = 0.8
-"""Width of a straight line."""
+"""Width of a linear change."""
 
 
 @dataclass(frozen=True)
 class Transition:
-    """The stretch in which a measure makes 80% of its way from its value at the axis's start to that at its end.
+    """The 10% and 90% points of a measure's change from its value at the axis's start to that at its end.
 
-    Positions are shares of the axis, 0 to 1. A straight line has a width of 0.8 and a slope of 1; a step that
-    falls between two measured positions is as wide as the curve through them.
+    Positions are fractions of the axis, 0 to 1. A linear change has a width of 0.8 and a slope of 1; a step between
+    two measured positions has the width of the interpolated curve.
+
+    >>> Transition.of({0.0: 1.0, 0.5: 2.0, 1.0: 3.0})
+    Transition(begin=0.1, middle=0.5, end=0.9, slope=1.0)
     """
 
     begin: float
-    """Where 10% of the way is made."""
+    """Position of 10% of the change."""
     middle: float
-    """Where half of it is made."""
+    """Position of 50% of the change."""
     end: float
-    """Where 90% of it is made."""
+    """Position of 90% of the change."""
     slope: float
-    """Share of the way made around the middle, over the share of the axis that it takes."""
+    """Fraction of the change around the middle, over the fraction of the axis that it takes."""
 
     @property
     def width(self) -> float:
@@ -36,10 +39,10 @@ class Transition:
 
     @classmethod
     def of(cls, curve: Mapping[float, float]) -> Self | None:
-        """The transition of a measured curve; None where its value at the end is not above that at the start.
+        """The transition of a measured curve; None if its value at the end is not above that at the start.
 
-        The curve is first brought to the nearest one that never falls (isotonic regression, Barlow et al. 1972),
-        so that each level has one position, and read in straight lines between the measured positions.
+        The curve is made monotone by isotonic regression (Barlow et al. 1972), so that each level has one position,
+        and interpolated linearly between the measured positions.
 
         Args:
             curve: position -> value.
@@ -57,15 +60,15 @@ class Transition:
         if not rise > 0:
             return None
         axis = (positions - positions[0]) / (positions[-1] - positions[0])
-        made = isotonic_regression((values - values[0]) / rise).x.clip(0, 1)
+        fitted = isotonic_regression((values - values[0]) / rise).x.clip(0, 1)
 
         def position(level: float) -> float:
-            after = int(np.searchsorted(made, level))
+            after = int(np.searchsorted(fitted, level))
             before = after - 1
-            part = (level - made[before]) / (made[after] - made[before])
+            part = (level - fitted[before]) / (fitted[after] - fitted[before])
             return float(axis[before] + part * (axis[after] - axis[before]))
 
         middle = position(0.5)
         low, high = max(0.0, middle - WINDOW / 2), min(1.0, middle + WINDOW / 2)
-        slope = float(np.interp(high, axis, made) - np.interp(low, axis, made)) / (high - low)
+        slope = float(np.interp(high, axis, fitted) - np.interp(low, axis, fitted)) / (high - low)
         return cls(position(0.1), middle, position(0.9), slope)

@@ -1,4 +1,4 @@
-"""Batches of sentences of like length, in an order that a seed and a count of batches determine."""
+"""Batches of sentences of similar lengths, in an order that the seed alone determines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_POOL = 64
-"""Batches that are sorted by length together: large enough for even lengths, small enough for a random order."""
+_POOL_BATCHES = 64
+"""Batches that are sorted by length together: enough for even lengths, few enough for a random order."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,31 @@ class Batch:
     ids: list[list[int]]
     texts: list[str]
     number: int
-    """Position in the stream, counted from 0 over all epochs."""
+    """Position in the stream, from 0 over all epochs."""
 
     def to(self, device: Any) -> Batch:
-        """With the vectors on a device; Lightning calls it."""
+        """With the vectors on a device; called by Lightning."""
         return replace(self, vectors=self.vectors.to(device))
 
 
 class BucketedBatches:
-    """A stream of batches, cut into epochs, that can begin anywhere: the same batches follow, however it got there.
+    """A resumable stream of batches, divided into epochs: from a given position the same batches follow.
 
     Every pass over the sentences has its own order, drawn from the seed.
+
+    >>> vectors, ids = torch.zeros(4, 3), [[1, 2], [3], [4, 5], [6]]
+    >>> stream = BucketedBatches(vectors, ids, list("abcd"), batch_size=2, shuffle=False)
+    >>> [batch.texts for batch in stream]
+    [['b', 'd'], ['a', 'c']]
 
     Args:
         vectors: all sentence vectors.
         ids: token ids of all sentences.
         texts: all sentences.
-        batch_size: sentences a batch, in all processes together.
+        batch_size: sentences per batch, over all processes.
         seed: of the order.
         shuffle: false keeps one order, sorted by length, and the incomplete last batch.
-        length: batches an epoch; by default one pass over the sentences.
+        length: batches per epoch; by default one pass over the sentences.
         rank: number of this process, of ``world``; each takes its share of every batch.
 
     Raises:
@@ -79,22 +84,22 @@ class BucketedBatches:
         self._next = 0
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self._length
 
-    def go_on_after(self, batches: int) -> None:
-        """Begin behind so many batches of the stream."""
+    def skip_to(self, batches: int) -> None:
+        """Resume after the first ``batches`` batches of the stream."""
         self._next = batches
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of the current epoch."""
         number = self._next if self._shuffle else 0
         end = (number // self._length + 1) * self._length
-        known, order = -1, []
+        current, order = -1, []
         while number < end:
-            if number // self._pass != known:
-                known = number // self._pass
-                order = self._order(known)
+            if number // self._pass != current:
+                current = number // self._pass
+                order = self._order(current)
             own = order[number % self._pass][self._rank :: self._world]
             number += 1
             self._next = number
@@ -106,16 +111,16 @@ class BucketedBatches:
             )
 
     def _order(self, number: int) -> list[list[int]]:
-        """The batches of one pass."""
+        """The batches of one pass, as positions of sentences."""
         lengths = torch.tensor([len(ids) for ids in self._ids])
         if not self._shuffle:
             places = lengths.argsort(stable=True).tolist()
-            # Every process needs a share of the last batch too.
+            # The last batch is filled up so that every process has a share.
             return _chunks(places + places[: -len(places) % self._world], self._size)
         generator = torch.Generator().manual_seed(self._seed * 100_003 + number)
         drawn = torch.randperm(len(self._ids), generator=generator)[: self._pass * self._size]
         batches: list[list[int]] = []
-        for pool in drawn.split(_POOL * self._size):
+        for pool in drawn.split(_POOL_BATCHES * self._size):
             batches += _chunks(pool[lengths[pool].argsort(stable=True)].tolist(), self._size)
         return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
 

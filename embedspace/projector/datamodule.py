@@ -1,4 +1,4 @@
-"""The data of projector training: sentences in splits that no lemma or document straddles, with their vectors."""
+"""Training data of projectors: sentences with their vectors, split by lemma or document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _log = logging.getLogger(__name__)
 
 
 def split_of(sentence: Sentence, seed: int = 0) -> Split:
-    """The split of a sentence's lemma or document, whatever else is in the data: 94% train, 2% validation, 4% test."""
+    """The split of a sentence's lemma or document, by its hash: 94% train, 2% validation, 4% test.
+
+    >>> split_of(Sentence("A whale is a mammal.", "definitions", "whale"))
+    'TODO'
+    """
     digest = hashlib.blake2b(f"{seed} {sentence.group}".encode(), digest_size=8).digest()
     place = int.from_bytes(digest) % 100
     return "test" if place < 4 else "validation" if place < 6 else "train"
@@ -39,14 +43,14 @@ def select(
     min_tokens: int = 4,
     limit: int | None = None,
 ) -> tuple[list[Sentence], Counter[str]]:
-    """The sentences that can be trained on, each text once, in an order of its own, and how many were left out and why.
+    """The sentences to use, without duplicates and in hash order, and the number left out for each reason.
 
     Args:
         sentences: of one kind.
         space: the language model's, for its tokenizer.
-        max_tokens: sentences longer than this are left out, never cut.
-        min_tokens: and those shorter than this.
-        limit: most sentences to keep.
+        max_tokens: longer sentences are left out, never truncated.
+        min_tokens: shorter sentences are left out.
+        limit: on the sentences kept.
     """
     known: set[str] = set()
     left_out: Counter[str] = Counter()
@@ -72,18 +76,17 @@ def select(
     return kept, left_out
 
 
-def _lengths(sentences: Sequence[Sentence], space: EmbeddingSpace, at_once: int = 4096) -> Iterator[int]:
-    """Tokens of each sentence, counted together and no further ahead than ``at_once``: a limit may end it early."""
-    for start in range(0, len(sentences), at_once):
-        texts = [sentence.text for sentence in sentences[start : start + at_once]]
+def _lengths(sentences: Sequence[Sentence], space: EmbeddingSpace, batch_size: int = 4096) -> Iterator[int]:
+    """Tokens of each sentence, counted lazily in batches, since a limit may stop the selection early."""
+    for start in range(0, len(sentences), batch_size):
+        texts = [sentence.text for sentence in sentences[start : start + batch_size]]
         yield from map(len, space.tokenizer.encode_many(texts))
 
 
 def _plain(text: str) -> bool:
-    """Whether a text consists of English letters and spaces for the most part."""
-    return sum(
-        character.isascii() and (character.isalpha() or character == " ") for character in text
-    ) >= 0.85 * len(text)
+    """Whether at least 85% of a text are ASCII letters and spaces."""
+    plain = sum(character.isascii() and (character.isalpha() or character == " ") for character in text)
+    return plain >= 0.85 * len(text)
 
 
 class SentenceData(LightningDataModule):
@@ -91,11 +94,11 @@ class SentenceData(LightningDataModule):
 
     Args:
         sources: lists of sentences, one for each kind.
-        encoder: sentence encoder; its vectors are kept on disk.
-        batch_size: sentences a step, in all processes together.
-        max_tokens, min_tokens: longer and shorter sentences are left out, counted and told.
-        limits: most training sentences of a kind, by its name.
-        validation: most validation sentences.
+        encoder: sentence encoder; its vectors are cached on disk.
+        batch_size: sentences per step, over all processes.
+        max_tokens, min_tokens: longer and shorter sentences are left out; their numbers are logged.
+        limits: on the training sentences of a kind, by its name.
+        validation: limit on the validation sentences.
         seed: of the order of batches.
 
     Raises:
@@ -128,7 +131,7 @@ class SentenceData(LightningDataModule):
         self.ids: dict[Split, list[list[int]]] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Select, split, tokenise and encode, once."""
+        """Select, split, tokenise and encode; does nothing when called again."""
         if self.vectors:
             return
         for source in self.sources:
@@ -142,7 +145,7 @@ class SentenceData(LightningDataModule):
             )
         if counts["train"] < 2 or counts["validation"] < 1:
             raise ValueError(
-                f"the data hold {counts['train']} sentences to train on and {counts['validation']} to validate by "
+                f"the data hold {counts['train']} sentences to train on and {counts['validation']} to validate on "
                 f"(left out: {dict(self.left_out) or 'none'}); give sources with more sentences or documents"
             )
         for split in ("train", "validation"):
@@ -165,43 +168,43 @@ class SentenceData(LightningDataModule):
                 self.left_out += left_out
 
     def train_dataloader(self) -> BucketedBatches:
-        """Batches of like length; after a checkpoint, those that would have come next."""
+        """Training batches; after loading a checkpoint, from its position on."""
         batches = self._batches("train", shuffle=True)
-        batches.go_on_after(self._consumed)
+        batches.skip_to(self._consumed)
         return batches
 
     def val_dataloader(self) -> BucketedBatches:
-        """Validation batches, always the same."""
+        """Validation batches, always in the same order."""
         return self._batches("validation", shuffle=False)
 
-    def consumed(self, batch: Batch) -> None:
-        """Count a batch that was trained on: checkpoints hold how many there were, not how many were fetched."""
+    def mark_consumed(self, batch: Batch) -> None:
+        """Record that a batch was trained on: a checkpoint holds this position, not that of prefetching."""
         self._consumed = batch.number + 1
 
     def start_stage(self, *, batch_size: int, batches: int | None) -> None:
         """Begin a stage of training at the stream's first batch.
 
         Args:
-            batch_size: sentences a step, in all processes together.
-            batches: steps an epoch; by default one pass over the sentences.
+            batch_size: sentences per step, over all processes.
+            batches: steps per epoch; by default one pass over the sentences.
         """
         self.batch_size, self.batches, self._consumed = batch_size, batches, 0
 
     def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps of the data: seed, batch size, and the number of batches trained on."""
+        """Seed, batch size and number of batches trained on, for a checkpoint."""
         return {"seed": self.seed, "batch_size": self.batch_size, "consumed": self._consumed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from a checkpoint.
+        """Resume from a checkpoint.
 
         Raises:
-            ValueError: it was made with another seed or batch size.
+            ValueError: it has another seed or batch size.
         """
         for name in ("seed", "batch_size"):
             if state_dict[name] != getattr(self, name):
                 raise ValueError(
-                    f"the checkpoint was made with {name} {state_dict[name]}, this training has {getattr(self, name)}; "
-                    "its order of batches would not go on"
+                    f"the checkpoint has {name} {state_dict[name]}, this training has {getattr(self, name)}; the order "
+                    "of batches would differ"
                 )
         self._consumed = state_dict["consumed"]
 

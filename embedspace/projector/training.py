@@ -1,8 +1,7 @@
-"""Training a projector in two stages: without the language model, then through it."""
+"""ProjectorTraining: reconstruction without the language model, then distillation through it."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,24 +29,23 @@ Stage = Literal["reconstruct", "distill"]
 class ProjectorTraining(LightningModule):
     """One stage of training a projector.
 
-    ``reconstruct`` learns without the language model: the lexical head which words the sentence holds, the others the
-    mean row of each part of it. ``distill`` goes through the frozen model: the likelihood of the sentence after
-    its soft tokens, and, by ``teacher_weight``, the distribution that the model has after reading the text itself.
+    ``reconstruct`` needs no language model: the lexical head learns the words of the sentence, the others the mean row
+    of each part of it. ``distill`` minimises, through the frozen model, the negative log-likelihood of the sentence
+    after its soft tokens, plus ``teacher_weight`` times the divergence from the model's distribution after the text.
 
     Args:
         projector: is trained in place.
         stage: which of the two.
         space: the language model's.
-        engine: the frozen model; needed to distill.
+        engine: the frozen model, for ``distill``.
         learning_rate: peak of the schedule, AdamW.
-        warmup: steps up to the peak; from there a cosine falls to zero at the trainer's last step.
+        warmup: steps up to the peak, before a cosine decay to zero at the trainer's last step.
         weight_decay: of AdamW.
-        teacher_weight: of the divergence from the distribution after reading the text, beside the likelihood.
-        instructions: the user's words before the soft tokens, taken in turn.
+        teacher_weight: of the divergence.
+        instructions: the user's words before the soft tokens, used in turn.
 
     Raises:
-        ValueError: an unknown stage, a distillation without engine or with one of another space, or a head
-            that has nothing to learn in the stage.
+        ValueError: an unknown stage, ``distill`` without an engine or with one of another space, or a ridge head.
     """
 
     def __init__(
@@ -79,21 +77,21 @@ class ProjectorTraining(LightningModule):
         if stage == "distill":
             if engine is None or engine.space.fingerprint != space.fingerprint:
                 raise ValueError(
-                    "distillation goes through the frozen model: give the engine of the projector's own space"
+                    "distillation needs the frozen model: give an engine of the projector's own space"
                 )
             self._readers = [SoftTokenReader(engine, instruction) for instruction in instructions]
         projector.attach()
         self._places: dict[int, int] = {}
         if isinstance(projector.head, Lexical):
             self._places = {word: place for place, word in enumerate(projector.head.words.tolist())}
-            learnt = (
+            trained = (
                 ("query", "bias") if stage == "reconstruct" else ("row_in", "sentence_in", "body", "row_out")
             )
             for name, parameter in projector.head.named_parameters():
-                parameter.requires_grad_(name.split(".")[0] in learnt)
+                parameter.requires_grad_(name.split(".")[0] in trained)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check the vectors while they are on the processor; later it would make the processor wait for the GPU."""
+        """Check the vectors while they are on the CPU; later the check would make the CPU wait for the GPU."""
         self.projector.require_vectors(batch.vectors)
         return batch
 
@@ -102,20 +100,20 @@ class ProjectorTraining(LightningModule):
         loss = self._loss(batch, batch_idx)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, SentenceData):  # batches of the caller's own are not counted
-            data.consumed(batch)
+        if isinstance(data, SentenceData):  # a caller's own batches are not counted
+            data.mark_consumed(batch)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of one batch of the validation split, always under the first instruction."""
-        with torch.compiler.set_stance("force_eager"):  # without gradients it would be compiled once more
+        with torch.compiler.set_stance("force_eager"):  # without gradients it would be compiled again
             loss = self._loss(batch, 0)
         self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a linear warm-up and a cosine to zero."""
-        learnt = [parameter for parameter in self.projector.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.AdamW(learnt, lr=self.learning_rate, weight_decay=self.weight_decay)
+        """AdamW with a linear warm-up and a cosine decay to zero."""
+        trained = [parameter for parameter in self.projector.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
         last = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
@@ -143,14 +141,14 @@ class ProjectorTraining(LightningModule):
         if not self.teacher_weight:
             return reader.token_losses(hidden, wanted).mean() * share
         with torch.no_grad():
-            taught, _, _ = reader.hidden([reader.text_rows(text) for text in batch.texts], batch.ids)
-            teacher = reader.logits(taught).float().log_softmax(-1)
+            after_text, _, _ = reader.hidden([reader.text_rows(text) for text in batch.texts], batch.ids)
+            teacher = reader.logits(after_text).float().log_softmax(-1)
         student = reader.logits(hidden).float().log_softmax(-1)
-        distance = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
-        return (F.nll_loss(student, wanted) + self.teacher_weight * distance) * share
+        divergence = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        return (F.nll_loss(student, wanted) + self.teacher_weight * divergence) * share
 
     def _share(self, tokens: int) -> float:
-        """What makes the mean over processes a mean over all their tokens, whoever has more of them."""
+        """Factor that makes the mean over processes a mean over all their tokens."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return 1.0
         total = torch.tensor(float(tokens), device=self.device)
@@ -159,7 +157,7 @@ class ProjectorTraining(LightningModule):
 
 
 def lexical_loss(head: Lexical, batch: Batch, space: EmbeddingSpace, places: dict[int, int]) -> Tensor:
-    """Cross-entropy between the words that the head expects and those that each sentence holds, all alike."""
+    """Cross-entropy from the uniform distribution over the words of each sentence to the head's."""
     logits = head.scores(batch.vectors).float().log_softmax(-1)
     words = space.tokenizer.encode_many([f" {text}" for text in batch.texts])
     found = [{places[word] for word in own if word in places} for own in words]
@@ -172,15 +170,11 @@ def lexical_loss(head: Lexical, batch: Batch, space: EmbeddingSpace, places: dic
 
 
 def part_means(space: EmbeddingSpace, ids: Sequence[int], parts: int) -> Tensor:
-    """Mean row of each of ``parts`` stretches of a sentence, less the vocabulary's mean row."""
+    """Mean row of each of ``parts`` equal parts of a sentence, minus the vocabulary's mean row; no part is empty."""
     rows = space.lookup(ids).float() - space.mean
     edges = [round(part * len(rows) / parts) for part in range(parts + 1)]
-    return torch.stack(
-        [
-            rows[min(a, len(rows) - 1) : max(b, min(a, len(rows) - 1) + 1)].mean(0)
-            for a, b in itertools.pairwise(edges)
-        ]
-    )
+    starts = [min(edge, len(rows) - 1) for edge in edges[:-1]]
+    return torch.stack([rows[a : max(b, a + 1)].mean(0) for a, b in zip(starts, edges[1:], strict=True)])
 
 
 def fit_ridge(projector: Projector, data: SentenceData, penalty: float = 1.0) -> None:

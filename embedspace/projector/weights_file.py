@@ -1,4 +1,4 @@
-"""A projector's folder: config.json and model.safetensors, which may be anything."""
+"""A projector's folder on disk: config.json and model.safetensors, checked on reading."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedspace._util.files import atomic_write
+from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.models import hub_id
 
 if TYPE_CHECKING:
@@ -19,10 +21,10 @@ SHIPPED = Path(__file__).with_name("weights")
 
 
 def weights_folder(name: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a projector: one that comes with this package, a local one, or a hub's.
+    """The local folder of a projector that is packaged, local, or on the hub.
 
     Raises:
-        ValueError: there is none, or a revision of something that is not on a hub.
+        ValueError: there is none, or a revision is given for one that is not on the hub.
     """
     shipped = SHIPPED / str(name)
     repository = hub_id(name)
@@ -31,50 +33,36 @@ def weights_folder(name: str | Path, revision: str | None = None) -> Path:
 
         return download_model(repository, revision)
     if revision is not None:
-        raise ValueError(f"revision {revision!r} needs a projector on a hub; {str(name)!r} is not one")
+        raise ValueError(f"revision {revision!r} needs a projector on the hub; {str(name)!r} is not one")
     folder = shipped if isinstance(name, str) and (shipped / CONFIG).is_file() else Path(name).expanduser()
     if not folder.is_dir():
         known = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))) or "none"
         raise ValueError(
-            f"there is no projector {str(name)!r}: neither a folder nor a hub id nor one of ours ({known})"
+            f"there is no projector {str(name)!r}: neither a folder, nor a hub id, nor a packaged name ({known})"
         )
     return folder
 
 
 def write_weights(folder: Path, config: ProjectorConfig, head: nn.Module) -> None:
-    """Write the two files; floating numbers in half precision."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the two files, each atomically; floating-point tensors in half precision."""
     tensors = {
-        name: (tensor.half() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in head.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files for their owner alone
-    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    atomic_write(folder / CONFIG, config.to_json())
 
 
 def read_weights(folder: Path, head: nn.Module) -> None:
     """Load the weights of a folder into a head.
 
     Raises:
-        ValueError: no weights, damaged ones, not finite, or those of another configuration.
+        ValueError: the weights are missing, damaged, not finite, or of another configuration.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder} has no {WEIGHTS}; save the projector again with save_pretrained"
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged or cut short: {error}; copy it again from where it came from"
-        ) from error
+    advice = "copy it again from its source"
+    absent = f"{folder} has no {WEIGHTS}; save the projector again with save_pretrained"
+    tensors, _ = read_tensors(path, advice=advice, absent=absent)
     wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
@@ -85,7 +73,7 @@ def read_weights(folder: Path, head: nn.Module) -> None:
         raise ValueError(f"{path} does not belong to the {CONFIG} beside it: {shown}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path} holds NaN or infinity in {name}; copy it again from where it came from")
+            raise ValueError(f"{path} holds NaN or infinity in {name}; {advice}")
     head.load_state_dict(
         {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     )

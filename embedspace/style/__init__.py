@@ -1,4 +1,4 @@
-"""StyleVector: one direction in embedding space that moves a prompt's style."""
+"""Style vectors: directions in embedding space that change a prompt's style."""
 
 from embedspace.style.directions import Direction
 from embedspace.style.recipe import examples, mask_from_text

@@ -1,4 +1,4 @@
-"""Directions from one set of examples to another: the untrained methods behind StyleVector.fit."""
+"""Directions from one set of examples to another: the closed-form methods of StyleVector.fit."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def example_rows(
         )
     if len(examples) < 2:
         raise ValueError(
-            f"{side} has {len(examples)} examples and at least 2 are needed: with one, what it says "
-            "cannot be told from how it says it"
+            f"{side} has {len(examples)} examples and at least 2 are needed: with one, its style cannot be "
+            "separated from its content"
         )
     return torch.stack([_mean_row(space, example, f"{side}[{n}]") for n, example in enumerate(examples)])
 
@@ -44,8 +44,11 @@ def fit_direction(
 ) -> Float[Tensor, " hidden"]:
     """The direction from negative to positive rows, float32, of the norm of their mean difference.
 
-    The methods see the examples in an order of their own, and the sides in an order of their own: neither
-    the order of the examples nor which side is called positive can change more than the sign.
+    Examples and sides are sorted first: the order of the examples changes nothing, and swapping the sides changes the
+    sign alone.
+
+    >>> fit_direction(torch.tensor([[2.0, 0.0], [4.0, 0.0]]), torch.zeros(2, 2), "mean_difference").tolist()
+    [3.0, 0.0]
 
     Raises:
         ValueError: the means of the two sides are equal.
@@ -63,8 +66,8 @@ def fit_direction(
     return (-scaled if swapped else scaled).float()
 
 
-def ordered(rows: Float[Tensor, "examples hidden"]) -> Float[Tensor, "examples hidden"]:
-    """The rows in an order that only their values decide."""
+def _sorted_rows(rows: Float[Tensor, "examples hidden"]) -> Float[Tensor, "examples hidden"]:
+    """The rows in an order that depends on their values alone."""
     return rows[sorted(range(len(rows)), key=lambda row: _key(rows[row]))]
 
 
@@ -78,7 +81,7 @@ def _first_principal(high: Tensor, low: Tensor) -> Tensor:
         pairs = sorted(range(len(high)), key=lambda pair: (_key(high[pair]), _key(low[pair])))
         rows = high[pairs] - low[pairs]
     else:
-        rows = ordered(torch.cat([high, low]))
+        rows = _sorted_rows(torch.cat([high, low]))
         rows = rows - _mean(rows)
     direction: Tensor = torch.linalg.svd(rows, full_matrices=False).Vh[0]
     return direction if direction @ difference >= 0 else -direction
@@ -87,7 +90,7 @@ def _first_principal(high: Tensor, low: Tensor) -> Tensor:
 def _separating(high: Tensor, low: Tensor) -> Tensor:
     from sklearn.linear_model import LogisticRegression
 
-    rows = torch.cat([ordered(high), ordered(low)])
+    rows = torch.cat([_sorted_rows(high), _sorted_rows(low)])
     labels = [1] * len(high) + [0] * len(low)
     spread = rows.std()
     standardised = (rows - _mean(rows)) / spread
@@ -115,7 +118,7 @@ def _mean_row(space: EmbeddingSpace, example: str | PromptEmbeds, name: str) -> 
 
 
 def _mean(rows: Tensor) -> Tensor:
-    """Mean over rows whose bits do not depend on the rows' order: the summands are sorted first."""
+    """Mean over rows, bit-identical in any order of the rows: the summands are sorted first."""
     return rows.sort(dim=0).values.sum(dim=0) / len(rows)
 
 

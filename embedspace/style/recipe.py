@@ -1,4 +1,4 @@
-"""What the recipe of a style vector says of its examples, and how it is read back."""
+"""Recipes of style vectors: how examples and row masks are recorded and read back."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MASK = "mask:"
 def fit_recipe(method: str, positive: Sequence[Example], negative: Sequence[Example]) -> Recipe:
     """The recipe of a fitted vector: texts as they are, embedded prompts by their own recipes.
 
-    The examples stand in an order of their own, since theirs changes nothing; for ``pca`` of lists of equal
-    length, the pairs do.
+    The examples are sorted, since their order does not change the vector; for ``pca`` of lists of equal length, the
+    pairs are.
     """
-    sides = [[_named(example) for example in side] for side in (positive, negative)]
+    sides = [[_sortable(example) for example in side] for side in (positive, negative)]
     if method == "pca" and len(positive) == len(negative):
         pairs = sorted(zip(*sides, strict=True), key=lambda pair: (pair[0][:2], pair[1][:2]))
         sides = [list(side) for side in zip(*pairs, strict=True)]
     else:
-        sides = [sorted(side, key=lambda named: named[:2]) for side in sides]
+        sides = [sorted(side, key=lambda entry: entry[:2]) for side in sides]
     texts = [
         json.dumps([text if recipe is None else None for _, text, recipe in side], ensure_ascii=False)
         for side in sides
@@ -46,7 +46,7 @@ def examples(
 
     Args:
         recipe: of a fitted vector.
-        rebuild: makes the prompt of a recipe.
+        rebuild: builds the prompt of a recipe.
 
     Raises:
         ValueError: the recipe holds no examples.
@@ -69,17 +69,26 @@ def examples(
 
 
 def mask_as_text(mask: Bool[Tensor, " tokens"]) -> str:
-    """A row mask as a recipe holds it."""
+    """A row mask as a recipe records it.
+
+    >>> mask_as_text(torch.tensor([True, False]))
+    'mask:10'
+    """
     return _MASK + "".join(str(int(marked)) for marked in mask.tolist())
 
 
 def mask_from_text(text: str) -> Bool[Tensor, " tokens"] | None:
-    """The inverse of :func:`mask_as_text`; None for the name of a kind of rows."""
+    """The inverse of :func:`mask_as_text`; None for the name of a row selection.
+
+    >>> mask_from_text("mask:10")
+    tensor([ True, False])
+    >>> mask_from_text("content")
+    """
     return torch.tensor([bit == "1" for bit in text[len(_MASK) :]]) if text.startswith(_MASK) else None
 
 
-def _named(example: Example) -> tuple[bool, str, Recipe | None]:
-    """Whether it is a prompt, what it is sorted by, and its recipe."""
+def _sortable(example: Example) -> tuple[bool, str, Recipe | None]:
+    """Whether it is a prompt, its text or digest, and its recipe."""
     return (
         (False, example, None) if isinstance(example, str) else (True, example.recipe.digest, example.recipe)
     )

@@ -1,4 +1,4 @@
-"""StyleVector: one direction in embedding space that moves a prompt's style."""
+"""StyleVector: a direction in embedding space that changes a prompt's style."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.prompt import (
     PromptEmbeds,
     Recipe,
@@ -23,7 +24,7 @@ from embedspace.prompt import (
     tensor_digest,
 )
 from embedspace.style.directions import DIRECTIONS, Direction, example_rows, fit_direction
-from embedspace.style.recipe import fit_recipe, mask_as_text
+from embedspace.style.recipe import Example, fit_recipe, mask_as_text
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -33,16 +34,24 @@ if TYPE_CHECKING:
     from embedspace.space import EmbeddingSpace
 
 Method = Direction | Literal["optimised"]
-Example = str | PromptEmbeds
 
 FILE_FORMAT = "embedspace.style_vector.v1"
 
 
 @dataclass(frozen=True, eq=False)
 class StyleVector:
-    """A direction that, added to a prompt's content rows, moves its style and keeps its length.
+    """A direction that, added to a prompt's content rows, changes its style and keeps its length.
 
-    Vectors are values: they add, subtract, scale and compare, and an experiment reads like algebra.
+    Vectors are values: they can be added, subtracted, scaled and compared.
+
+    >>> from embedspace import EmbeddingSpace
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> formal = StyleVector.fit(space, ["Good evening, sir.", "I beg your pardon?"], ["Hey dude!", "What's up?"])
+    >>> prompt = space.embed("Tell me about bread.")
+    >>> (formal.apply(prompt, alpha=0.5).vectors - prompt.vectors).norm(dim=1).allclose(torch.tensor(formal.norm / 2))
+    True
+    >>> (formal - formal).norm, (2 * formal).similarity(formal) > 0.999
+    (0.0, True)
 
     Raises:
         TypeError: ``vector`` is not a float32 tensor.
@@ -50,11 +59,11 @@ class StyleVector:
     """
 
     vector: Float[Tensor, " hidden"]
-    """The direction, float32; its norm is what ``alpha=1`` moves a row by."""
+    """The direction, float32; its norm is the distance that ``alpha=1`` moves a row."""
     space: str
-    """Fingerprint of the :class:`~embedspace.EmbeddingSpace` that it was made in."""
+    """Fingerprint of the :class:`~embedspace.EmbeddingSpace` that it was fitted in."""
     method: str
-    """How it was found: a method of :meth:`fit`, ``random``, or ``algebra``."""
+    """A method of :meth:`fit`, ``random``, or ``algebra``."""
     recipe: Recipe
     """The method's parameters and the examples."""
 
@@ -79,9 +88,9 @@ class StyleVector:
     ) -> StyleVector:
         """Find the direction from negative to positive examples.
 
-        The result does not depend on the order of the examples (for ``pca`` of pairs: of the pairs), and
-        swapping the sides negates it exactly. Each example counts the same, however long it is. All
-        methods but ``optimised`` return a vector of the mean difference's norm, so alpha means the same.
+        The result does not depend on the order of the examples (for ``pca`` of pairs: of the pairs), and swapping the
+        sides negates it exactly. Examples have equal weights, whatever their lengths. All methods but ``optimised``
+        return a vector of the mean difference's norm, so that alpha has the same scale.
 
         Args:
             space: where the examples are embedded.
@@ -90,8 +99,8 @@ class StyleVector:
             method: ``mean_difference`` of the examples' mean rows (Subramani et al. 2022, Turner et al.
                 2023); ``pca``, the first principal direction of the paired differences where the lists have
                 equal lengths and of the pooled examples otherwise (Zou et al. 2023); ``logistic``, the
-                normal of the plane that separates the sides; ``optimised``, found by gradient through the
-                frozen model, where the examples are answers: see :class:`~embedspace.distillation.Optimisation`.
+                normal of the plane that separates the sides; ``optimised``, by gradient through the frozen model,
+                where the examples are answers: see :class:`~embedspace.distillation.Optimisation`.
             optimisation: the engine, the prompts and the settings of ``optimised``.
 
         Raises:
@@ -105,7 +114,7 @@ class StyleVector:
             )
         if (method == "optimised") != (optimisation is not None):
             raise ValueError(
-                "method='optimised' needs optimisation=Optimisation(engine, prompts, ...), and only it takes one; "
+                "method='optimised' needs optimisation=Optimisation(engine, prompts, ...), and only that method takes one; "
                 f"got method={method!r} and optimisation={optimisation!r}"
             )
         if optimisation is not None:
@@ -120,14 +129,14 @@ class StyleVector:
 
     @classmethod
     def random(cls, space: EmbeddingSpace, *, norm: float, seed: int) -> StyleVector:
-        """A vector of random direction and given norm: the control beside every style curve.
+        """A vector of random direction and given norm, the control for style vectors.
 
         Raises:
             ValueError: the norm is not positive and finite.
         """
         if not (math.isfinite(norm) and norm > 0):
             raise ValueError(
-                f"norm must be positive and finite, got {norm!r}; take the norm of the fitted vector"
+                f"norm must be positive and finite, got {norm!r}; use the norm of the fitted vector"
             )
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(space.hidden_size, generator=generator, dtype=torch.float64)
@@ -136,7 +145,7 @@ class StyleVector:
 
     @property
     def norm(self) -> float:
-        """Euclidean length: how far ``alpha=1`` moves a row."""
+        """Euclidean norm."""
         return float(self.vector.double().norm())
 
     @cached_property
@@ -154,9 +163,9 @@ class StyleVector:
 
         Args:
             prompt: lives in the vector's space.
-            alpha: steering strength; 0 changes nothing, negative moves the other way.
+            alpha: steering strength; 0 changes nothing, a negative one steers in the opposite direction.
             rows: the content rows by default, ``last`` (the last of them), ``template``, ``all``, or a boolean
-                mask of one entry a row.
+                mask with one entry per row.
 
         Raises:
             ValueError: another space, alpha or rows of the prompt not finite, or no rows to move.
@@ -164,7 +173,7 @@ class StyleVector:
         if prompt.space != self.space:
             raise ValueError(
                 f"the prompt lives in the space {prompt.space}, the style vector in {self.space}; "
-                "fit the vector in the space of the model that answers"
+                "fit the vector in the space of the model that generates"
             )
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
@@ -172,9 +181,9 @@ class StyleVector:
         require_finite(prompt, "a style shift")
         shift = alpha * self.vector
         vectors = prompt.vectors
-        if bool(shift.any()):  # adding 0.0 would still turn -0.0 into 0.0
+        if bool(shift.any()):  # adding 0.0 would turn -0.0 into 0.0
             shift = shift.to(vectors.device)
-            # Blocks of another dtype are copies already, which can be added to in place.
+            # Blocks of another dtype are copies already, so the shift can be added in place.
             add = torch.Tensor.add if vectors.dtype == torch.float32 else torch.Tensor.add_
             moved = in_blocks(lambda rows: add(rows, shift), vectors)
             vectors = moved if bool(mask.all()) else torch.where(mask[:, None], moved, vectors)
@@ -200,25 +209,25 @@ class StyleVector:
         return float(self.vector.double() @ other.vector.double()) / norms
 
     def __neg__(self) -> StyleVector:
-        return self._made(-self.vector, "negate", {})
+        return self._derived(-self.vector, "negate", {})
 
     def __add__(self, other: StyleVector) -> StyleVector:
         if not isinstance(other, StyleVector):
             return NotImplemented
         self._require_same_space(other)
-        return self._made(self.vector + other.vector, "add", {}, other)
+        return self._derived(self.vector + other.vector, "add", {}, other)
 
     def __sub__(self, other: StyleVector) -> StyleVector:
         if not isinstance(other, StyleVector):
             return NotImplemented
         self._require_same_space(other)
-        return self._made(self.vector - other.vector, "subtract", {}, other)
+        return self._derived(self.vector - other.vector, "subtract", {}, other)
 
     def __mul__(self, factor: float) -> StyleVector:
         if not isinstance(factor, int | float):
             return NotImplemented
         _require_finite_factor(factor)
-        return self._made(factor * self.vector, "scale", {"factor": float(factor)})
+        return self._derived(factor * self.vector, "scale", {"factor": float(factor)})
 
     __rmul__ = __mul__
 
@@ -228,31 +237,26 @@ class StyleVector:
         _require_finite_factor(divisor)
         if divisor == 0:
             raise ValueError("a style vector cannot be divided by 0")
-        return self._made(self.vector / divisor, "divide", {"divisor": float(divisor)})
+        return self._derived(self.vector / divisor, "divide", {"divisor": float(divisor)})
 
     def save(self, path: str | Path) -> None:
-        """Write the vector as safetensors, with space, method and recipe in the metadata."""
-        from safetensors.torch import save_file
-
+        """Write a safetensors file, atomically, with space, method and recipe in the metadata."""
         metadata = {
             "format": FILE_FORMAT,
             "space": self.space,
             "method": self.method,
             "recipe": json.dumps(self.recipe.to_dict(), ensure_ascii=False),
         }
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file({"vector": self.vector.detach().cpu().clone()}, str(path), metadata=metadata)
+        save_tensors(Path(path), {"vector": self.vector}, metadata)
 
     @classmethod
     def load(cls, path: str | Path, space: EmbeddingSpace) -> StyleVector:
         """Read a vector that :meth:`save` wrote.
 
         Raises:
-            ValueError: no such file, a damaged one or one of another kind, or a vector of another space.
+            ValueError: no such file, a damaged one or one of another format, or a vector of another space.
         """
-        from embedspace.style.file import read_style
-
-        vector, metadata, recipe = read_style(Path(path), FILE_FORMAT)
+        vector, metadata, recipe = _read(Path(path))
         if metadata["space"] != space.fingerprint or len(vector) != space.hidden_size:
             raise ValueError(
                 f"{path} holds a style vector of the space {metadata['space']} (hidden {len(vector)}), not of "
@@ -263,10 +267,10 @@ class StyleVector:
     def _require_same_space(self, other: StyleVector) -> None:
         if self.space != other.space:
             raise ValueError(
-                f"style vectors of different embedding spaces cannot be mixed: {self.space} and {other.space}"
+                f"style vectors of different embedding spaces cannot be combined: {self.space} and {other.space}"
             )
 
-    def _made(
+    def _derived(
         self, vector: Tensor, operation: str, parameters: dict[str, float], *others: StyleVector
     ) -> StyleVector:
         recipe = Recipe.of(operation, parameters, self.recipe, *(other.recipe for other in others))
@@ -276,3 +280,30 @@ class StyleVector:
 def _require_finite_factor(factor: float) -> None:
     if not math.isfinite(factor):
         raise ValueError(f"a style vector can only be scaled by a finite number, got {factor!r}")
+
+
+def _read(path: Path) -> tuple[Float[Tensor, " hidden"], dict[str, str], Recipe]:
+    """Vector, metadata and recipe of a file that :meth:`StyleVector.save` wrote."""
+    tensors, metadata = read_tensors(
+        path,
+        advice="save the style vector again",
+        absent=f"there is no file {path}; write one with StyleVector.save",
+    )
+    vector = tensors.get("vector")
+    if not {"format", "space", "method", "recipe"} <= metadata.keys() or metadata["format"] != FILE_FORMAT:
+        raise ValueError(
+            f"{path} is not a file of StyleVector.save ({FILE_FORMAT}): its metadata is {metadata}"
+        )
+    if vector is None:
+        raise ValueError(
+            f"{path} is not a file of StyleVector.save ({FILE_FORMAT}): it holds no tensor `vector`"
+        )
+    if vector.dtype != torch.float32 or vector.ndim != 1 or not bool(vector.isfinite().all()):
+        raise ValueError(
+            f"{path} must hold finite float32 numbers [hidden], it holds {vector.dtype} of shape "
+            f"{list(vector.shape)}; save the style vector again"
+        )
+    try:
+        return vector, metadata, Recipe.from_dict(json.loads(metadata["recipe"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the recipe in the metadata of {path} cannot be read: {error!r}") from error

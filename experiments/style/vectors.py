@@ -36,7 +36,7 @@ class Teaching:
     examples: Sequence[tuple[str, str]]
     """Questions with answers in the style, which stand before it as earlier turns of the conversation."""
     options: Mapping[str, Any]
-    """Of :class:`~embedspace.distillation.optimisation.Optimisation`."""
+    """Of :class:`~embedspace.distillation.Optimisation`."""
 
     def vector(self, space: EmbeddingSpace) -> StyleVector:
         """The learnt vector; it is kept in the cache folder, since learning takes minutes."""
@@ -73,7 +73,7 @@ class Teaching:
             space.embed_chat([*shown, {"role": "user", "content": f"{self.wanted} {question}"}])
             for question in self.questions
         ]
-        settings = Optimisation(_engine(space), plain, answers="taught", **self.options)
+        settings = Optimisation(_engine(space), plain, answers="distilled", **self.options)
         return StyleVector.fit(space, wanted, plain, method="optimised", optimisation=settings)
 
 

@@ -10,11 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedspace import PromptEmbeds, Recipe, compress
-from embedspace.compression.merging import merged
 from embedspace.compression.methods import allot
-from embedspace.compression.pooling import averaged, floored
-from embedspace.compression.salience import Told, salient
-from embedspace.compression.token_information import number_parts, rarity, token_texts, word_numbers
+from embedspace.compression.pooling import averaged, floored, merged
+from embedspace.compression.salience import TokenFeatures, salient
+from embedspace.compression.token_information import (
+    number_parts,
+    surprisal,
+    token_information,
+    token_texts,
+    word_numbers,
+)
 from embedspace.space.embedding_space import EmbeddingSpace
 from embedspace.space.nearest_rows import token_ids
 
@@ -156,22 +161,22 @@ def test_merging_joins_the_most_similar_neighbours_one_after_another(count, seed
     np.testing.assert_allclose(found(rows).numpy(), expected, atol=1e-5)
 
 
-def told_at_random(words: torch.Tensor, seed: int) -> Told:
+def random_features(words: torch.Tensor, seed: int) -> TokenFeatures:
     generator = torch.Generator().manual_seed(seed)
-    return Told(
+    return TokenFeatures(
         torch.rand(len(words), generator=generator), words, torch.rand(len(words), generator=generator) < 0.5
     )
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=10), st.integers(0, 99), st.floats(0, 1), st.data())
-def test_salience_keeps_the_first_telling_words_for_their_share_of_the_length(sizes, seed, opening, data):
+def test_salience_keeps_the_first_informative_words_for_their_share_of_the_length(sizes, seed, opening, data):
     words = torch.tensor([word for word, size in enumerate(sizes) for _ in range(size)])
-    told = told_at_random(words, seed)
+    features = random_features(words, seed)
     length = data.draw(st.integers(1, len(words)))
-    kept = set(salient(told, length, opening=opening, fold=0.0).rows.tolist())
+    kept = set(salient(features, length, opening=opening, fold=0.0).rows.tolist())
     assert len(kept) == length
     share, left = round(opening * length), length
-    for word in dict.fromkeys(words[told.telling].tolist()):
+    for word in dict.fromkeys(words[features.informative].tolist()):
         rows = set((words == word).nonzero().flatten().tolist())
         if share <= 0:
             break
@@ -184,12 +189,12 @@ def test_salience_keeps_the_first_telling_words_for_their_share_of_the_length(si
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=10), st.integers(0, 99), st.data())
 def test_salience_keeps_whole_words_in_order_and_the_best_first(sizes, seed, data):
     words = torch.tensor([word for word, size in enumerate(sizes) for _ in range(size)])
-    told = told_at_random(words, seed)
+    features = random_features(words, seed)
     length = data.draw(st.integers(1, len(words)))
-    kept = salient(told, length, opening=0.0, fold=0.0).rows.tolist()
+    kept = salient(features, length, opening=0.0, fold=0.0).rows.tolist()
     assert kept == sorted(set(kept))
     assert len(kept) == length
-    means = [float(told.information[words == word].double().mean()) for word in range(len(sizes))]
+    means = [float(features.information[words == word].double().mean()) for word in range(len(sizes))]
     best = int(np.argmax(means))
     if sizes[best] <= length:
         assert set((words == best).nonzero().flatten().tolist()) <= set(kept)
@@ -197,10 +202,10 @@ def test_salience_keeps_whole_words_in_order_and_the_best_first(sizes, seed, dat
 
 @given(st.integers(1, 20), st.integers(0, 99), st.floats(0.01, 1), st.data())
 def test_folding_brings_every_row_left_out_into_the_nearest_kept_one(count, seed, fold, data):
-    told = told_at_random(torch.arange(count), seed)
+    features = random_features(torch.arange(count), seed)
     length = data.draw(st.integers(1, count))
-    kept = salient(told, length, opening=0.3, fold=0.0).rows.numpy()
-    weights = dense(salient(told, length, opening=0.3, fold=fold), count)
+    kept = salient(features, length, opening=0.3, fold=0.0).rows.numpy()
+    weights = dense(salient(features, length, opening=0.3, fold=fold), count)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
     for row in range(count):
         bag = int(np.abs(kept - row).argmin())
@@ -217,15 +222,15 @@ def test_rows_of_the_table_are_recognised_and_moved_rows_go_to_the_nearest(smoll
     assert token_ids(smollm2, rows.float()).tolist() == ids
 
 
-def test_words_are_whole_and_digits_and_names_tell_more_than_function_words(smollm2):
+def test_words_are_whole_and_digits_and_names_have_more_information_than_function_words(smollm2):
     ids = smollm2.tokenize("In 2009 Mr Kowalski, the dentist, had cats.")
     texts = token_texts(smollm2, ids)
     assert "".join(texts) == "In 2009 Mr Kowalski, the dentist, had cats."
     numbers = word_numbers(texts)
     assert len({n for n, text in zip(numbers, texts, strict=True) if text in {"2", "0", "9"}}) == 1
     assert numbers == sorted(numbers)
-    told = dict(zip(texts, rarity(smollm2, ids, texts).tolist(), strict=True))
-    assert told[","] == 0 < told[" the"] < told[" dentist"] < told["2"]
+    found = dict(zip(texts, token_information(smollm2, ids, texts).tolist(), strict=True))
+    assert found[","] == 0 < found[" the"] < found[" dentist"] < found["2"]
 
 
 def test_tokens_of_parts_of_characters_are_one_word_and_no_punctuation(smollm2):
@@ -233,7 +238,7 @@ def test_tokens_of_parts_of_characters_are_one_word_and_no_punctuation(smollm2):
     texts = token_texts(smollm2, ids)
     assert len(ids) > 1
     assert len(set(word_numbers(texts))) == 1
-    assert (rarity(smollm2, ids, texts) > 0).all()
+    assert (token_information(smollm2, ids, texts) > 0).all()
 
 
 def test_words_of_unspaced_scripts_are_tokens_and_no_word_is_longer_than_eight():
@@ -241,7 +246,7 @@ def test_words_of_unspaced_scripts_are_tokens_and_no_word_is_longer_than_eight()
     assert word_numbers(["x"] * 14) == [0] * 12 + [1] * 2
 
 
-def test_the_default_keeps_the_telling_words_and_says_so_in_the_recipe(smollm2):
+def test_the_default_keeps_the_informative_words_and_says_so_in_the_recipe(smollm2):
     made = smollm2.embed_chat([{"role": "user", "content": PASSAGE}])
     short = compress(made, ratio=2, space=smollm2)
     text = smollm2.read(short)
@@ -254,10 +259,10 @@ def test_the_default_keeps_the_telling_words_and_says_so_in_the_recipe(smollm2):
 
 def test_the_default_is_the_same_with_a_space_with_an_engine_and_with_neither(smollm2, engine):
     made = smollm2.embed_chat([{"role": "user", "content": PASSAGE}])
-    told, asked, bare = compress(made, 4, space=smollm2), compress(made, 4, engine=engine), compress(made, 4)
-    assert torch.equal(told.vectors, asked.vectors)
-    assert torch.equal(told.vectors, bare.vectors)
-    assert told.recipe == bare.recipe == asked.recipe
+    given, asked, bare = compress(made, 4, space=smollm2), compress(made, 4, engine=engine), compress(made, 4)
+    assert torch.equal(given.vectors, asked.vectors)
+    assert torch.equal(given.vectors, bare.vectors)
+    assert given.recipe == bare.recipe == asked.recipe
 
 
 def test_a_prompt_finds_a_space_in_use_and_a_space_that_nobody_holds_is_asked_for(smollm2):
@@ -317,18 +322,14 @@ def engine(smollm2):
 
 
 def test_surprisal_is_what_the_engine_scores_token_by_token(smollm2, engine):
-    from embedspace.compression.surprisal import surprisal
-
     made = smollm2.embed_chat([{"role": "user", "content": "It costs 41 dollars."}])
-    told = surprisal(made, smollm2, engine)
+    found = surprisal(made, smollm2, engine)
     ids = smollm2.chat_ids([{"role": "user", "content": "It costs 41 dollars."}])
-    np.testing.assert_allclose(told[5:].numpy(), -engine.score(ids[:5], ids[5:]).double().numpy(), atol=1e-3)
-    assert told[0] == 0
+    np.testing.assert_allclose(found[5:].numpy(), -engine.score(ids[:5], ids[5:]).double().numpy(), atol=1e-3)
+    assert found[0] == 0
 
 
 def test_surprising_rows_are_kept_and_the_engine_brings_its_space(smollm2, engine):
-    from embedspace.compression.surprisal import surprisal
-
     made = smollm2.embed("The cat sat on the zygote. The cat sat on the mat.")
     chosen = {"method": "salience", "information": "surprisal", "words": False, "opening": 0.0}
     short = compress(made, length=3, engine=engine, **chosen)
@@ -403,25 +404,25 @@ def test_prompts_that_cannot_be_compressed_are_refused(smollm2):
 )
 def test_a_number_is_one_word_with_its_signs(smollm2, text, numbers):
     texts = token_texts(smollm2, smollm2.tokenize(text))
-    told, words = rarity(smollm2, smollm2.tokenize(text), texts), word_numbers(texts)
+    found, words = token_information(smollm2, smollm2.tokenize(text), texts), word_numbers(texts)
     of_number = [place for place, part in enumerate(number_parts(texts)) if part]
     joined: dict[int, str] = {}
     for place in of_number:
         joined[words[place]] = joined.get(words[place], "") + texts[place].strip()
     assert list(joined.values()) == numbers
-    assert {float(told[place]) for place in of_number} == {float(told.max())}
+    assert {float(found[place]) for place in of_number} == {float(found.max())}
 
 
 def test_what_leads_to_a_number_counts_nearly_as_much_and_less_with_every_word(smollm2):
     text = "The bank, as agreed, takes a fee of $25 in the winter"
     ids = smollm2.tokenize(text)
     texts = token_texts(smollm2, ids)
-    told = rarity(smollm2, ids, texts).tolist()
+    found = token_information(smollm2, ids, texts).tolist()
     fee = texts.index(" fee")
-    number = told[texts.index(" $")]
-    assert told[fee + 1] == pytest.approx(number * 0.99)
-    assert told[fee] == pytest.approx(number * 0.99**2)
-    assert told[texts.index(" in")] < told[texts.index(" winter")]
+    number = found[texts.index(" $")]
+    assert found[fee + 1] == pytest.approx(number * 0.99)
+    assert found[fee] == pytest.approx(number * 0.99**2)
+    assert found[texts.index(" in")] < found[texts.index(" winter")]
     kept = compress(smollm2.embed(text), length=8, opening=0.0, space=smollm2)
     assert smollm2.read(kept) == ", takes a fee of $25"
     kept = compress(smollm2.embed(text), length=8, opening=0.25, space=smollm2)

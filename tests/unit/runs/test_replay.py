@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 
 from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, StyleVector, compress, interpolate
 from embedspace.cli import main
-from embedspace.distillation.settings import Optimisation
+from embedspace.distillation import Optimisation
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.interpolation.methods import blend
 from embedspace.metrics.controls import random_rows, shuffle_rows, zero_padded

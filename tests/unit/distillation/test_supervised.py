@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from embedspace import EmbeddingSpace, StyleVector
-from embedspace.distillation.likelihood import answer_nats
-from embedspace.distillation.settings import Optimisation
+from embedspace.distillation import Optimisation
+from embedspace.distillation.objectives import answer_nll
 from embedspace.engines import TransformersEngine
 from tests.checkpoints import make_tiny_checkpoint
 
@@ -72,13 +72,13 @@ def test_whole_answers_belong_to_their_prompts_in_any_order(engine):
     assert torch.equal(style.vector, again.vector)
 
 
-def test_answer_costs_are_what_the_engine_scores(engine):
+def test_the_nll_of_answers_is_what_the_engine_scores(engine):
     prompts = chats(engine, QUESTIONS[:3])
     answers = [engine.space.tokenize(text) for text in ("the river", "a", "token model reads")]
     style = StyleVector.random(engine.space, norm=1.0, seed=0)
-    found = answer_nats(engine, list(zip(prompts, answers, strict=True)), style.vector)
-    for cost, prompt, answer in zip(found.tolist(), prompts, answers, strict=True):
-        assert cost == pytest.approx(-float(engine.score(style.apply(prompt), answer).mean()), abs=1e-4)
+    nlls = answer_nll(engine, list(zip(prompts, answers, strict=True)), style.vector)
+    for nll, prompt, answer in zip(nlls.tolist(), prompts, answers, strict=True):
+        assert nll == pytest.approx(-float(engine.score(style.apply(prompt), answer).mean()), abs=1e-4)
 
 
 def test_the_model_is_left_as_it_was(engine):
@@ -112,7 +112,7 @@ def test_answers_prompts_and_engines_that_do_not_fit_are_refused(engine, smollm2
     optimisation = Optimisation(engine, chats(engine, QUESTIONS))
     with pytest.raises(ValueError, match="the engine of the same model"):
         StyleVector.fit(smollm2, BETTER, WORSE, method="optimised", optimisation=optimisation)
-    with pytest.raises(ValueError, match="only it takes one"):
+    with pytest.raises(ValueError, match="only that method takes one"):
         StyleVector.fit(engine.space, BETTER, WORSE, method="pca", optimisation=optimisation)
 
 

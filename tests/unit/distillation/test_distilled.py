@@ -1,11 +1,11 @@
-"""Style vectors taught by the model itself: they say without an instruction what it says with one."""
+"""Style vectors distilled from instructions: without the instruction the model answers as it does with it."""
 
 import pytest
 import torch
 
 from embedspace import EmbeddingSpace, StyleVector
-from embedspace.distillation.settings import Optimisation
-from embedspace.distillation.taught import CANDIDATES, lesson_nats, lessons
+from embedspace.distillation import Optimisation
+from embedspace.distillation.objectives import MAX_CANDIDATES, teacher_divergence, teacher_sequences
 from embedspace.engines import Sampling, TransformersEngine
 from tests.checkpoints import make_tiny_checkpoint
 
@@ -33,15 +33,15 @@ def planted(engine, texts):
     return [vector.apply(prompt) for prompt in chats(engine, texts)]
 
 
-def taught(engine, texts, *, wanted=None, guidance=0.0, tokens=6, batch_size=2):
+def sequences(engine, texts, *, wanted=None, guidance=0.0, tokens=6, batch_size=2):
     plain = chats(engine, texts)
-    return lessons(
+    return teacher_sequences(
         engine,
         plain,
         chats(engine, texts, INSTRUCTION) if wanted is None else wanted,
         plain,
         guidance=guidance,
-        tokens=tokens,
+        max_tokens=tokens,
         batch_size=batch_size,
     )
 
@@ -51,7 +51,7 @@ def fit(engine, *, order=1, wanted=None, avoided=None, **settings):
     settings = {
         "epochs": 4, "learning_rate": 0.1, "norm": 4.0, "answer_tokens": 6, "batch_size": 2, **settings
     }  # fmt: skip
-    optimisation = Optimisation(engine, chats(engine, texts), answers="taught", **settings)
+    optimisation = Optimisation(engine, chats(engine, texts), answers="distilled", **settings)
     return StyleVector.fit(
         engine.space,
         planted(engine, texts) if wanted is None else wanted,
@@ -63,23 +63,23 @@ def fit(engine, *, order=1, wanted=None, avoided=None, **settings):
 
 def test_what_one_vector_can_imitate_is_learnt_and_holds_for_new_questions(engine):
     style = fit(engine, epochs=40, patience=40)
-    new = taught(engine, NEW, wanted=planted(engine, NEW))
-    before = lesson_nats(engine, new, torch.zeros(engine.space.hidden_size)).mean()
-    assert lesson_nats(engine, new, style.vector).mean() < 0.5 * before
+    new = sequences(engine, NEW, wanted=planted(engine, NEW))
+    before = teacher_divergence(engine, new, torch.zeros(engine.space.hidden_size)).mean()
+    assert teacher_divergence(engine, new, style.vector).mean() < 0.5 * before
     assert 0 < style.norm <= 4.0 * (1 + 1e-5)
     assert len(style.apply(new[0].prompt)) == len(new[0].prompt)
 
 
 def test_a_teacher_without_guidance_says_what_the_engine_answers(engine):
-    found = taught(engine, QUESTIONS, batch_size=3)
+    found = sequences(engine, QUESTIONS, batch_size=3)
     answers = engine.generate(chats(engine, QUESTIONS, INSTRUCTION), Sampling(max_tokens=6))
-    assert [tuple(lesson.answer.tolist()) for lesson in found] == [answer.token_ids for answer in answers]
+    assert [tuple(sequence.answer.tolist()) for sequence in found] == [answer.token_ids for answer in answers]
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
-def test_a_lesson_is_the_guided_distribution_over_likely_tokens(engine, guidance):
-    lesson = taught(engine, QUESTIONS[:1], guidance=guidance)[0]
-    ids = lesson.answer.tolist()
+def test_a_teacher_sequence_is_the_guided_distribution_over_likely_tokens(engine, guidance):
+    sequence = sequences(engine, QUESTIONS[:1], guidance=guidance)[0]
+    ids = sequence.answer.tolist()
     wanted, avoided = (
         engine.model(
             inputs_embeds=torch.cat([prompt.vectors, engine.space.lookup(ids)])[None].to(engine.dtype)
@@ -92,30 +92,30 @@ def test_a_lesson_is_the_guided_distribution_over_likely_tokens(engine, guidance
             chats(engine, QUESTIONS[:1])[0],
         )
     )
-    likely, candidates = wanted.topk(CANDIDATES, dim=1)
+    likely, candidates = wanted.topk(MAX_CANDIDATES, dim=1)
     expected = (likely + guidance * (likely - avoided.gather(1, candidates))).log_softmax(dim=1)
     for place, token in enumerate(ids):
-        found = dict(zip(lesson.candidates[place].tolist(), lesson.logprobs[place].tolist(), strict=True))
+        found = dict(zip(sequence.candidates[place].tolist(), sequence.logprobs[place].tolist(), strict=True))
         known = dict(zip(candidates[place].tolist(), expected[place].tolist(), strict=True))
         assert found == pytest.approx(known, abs=1e-3)
         assert token == max(known, key=known.__getitem__)
 
 
 @pytest.mark.parametrize("rows", ["content", "last", "all"])
-def test_the_cost_of_a_lesson_is_its_divergence_after_the_moved_prompt(engine, rows):
-    found = taught(engine, QUESTIONS[:3], tokens=5)
+def test_the_loss_of_a_sequence_is_its_divergence_after_the_moved_prompt(engine, rows):
+    found = sequences(engine, QUESTIONS[:3], tokens=5)
     style = StyleVector.random(engine.space, norm=1.0, seed=0)
-    costs = lesson_nats(engine, found, style.vector, rows).tolist()
-    for lesson, cost in zip(found, costs, strict=True):
-        moved = style.apply(lesson.prompt, rows=rows)
+    losses = teacher_divergence(engine, found, style.vector, rows).tolist()
+    for sequence, loss in zip(found, losses, strict=True):
+        moved = style.apply(sequence.prompt, rows=rows)
         expected = 0.0
-        for place in range(len(lesson.answer)):
-            said = torch.cat([moved.vectors, engine.space.lookup(lesson.answer[:place].tolist())])
+        for place in range(len(sequence.answer)):
+            said = torch.cat([moved.vectors, engine.space.lookup(sequence.answer[:place].tolist())])
             logits = engine.model(inputs_embeds=said[None].to(engine.dtype)).logits[0, -1]
-            likely = logits.double().log_softmax(dim=0)[lesson.candidates[place]]
-            told = lesson.logprobs[place].double()
-            expected += float((told.exp() * (told - likely)).sum()) / len(lesson.answer)
-        assert cost == pytest.approx(expected, abs=1e-4)
+            likely = logits.double().log_softmax(dim=0)[sequence.candidates[place]]
+            teacher = sequence.logprobs[place].double()
+            expected += float((teacher.exp() * (teacher - likely)).sum()) / len(sequence.answer)
+        assert loss == pytest.approx(expected, abs=1e-4)
 
 
 def test_guidance_leads_further_than_the_instruction(engine):
@@ -123,26 +123,28 @@ def test_guidance_leads_further_than_the_instruction(engine):
     gains = []
     for guidance in (0.0, 2.0):
         gain = 0.0
-        for lesson, wanted in zip(
-            taught(engine, QUESTIONS, guidance=guidance, tokens=1),
+        for sequence, wanted in zip(
+            sequences(engine, QUESTIONS, guidance=guidance, tokens=1),
             chats(engine, QUESTIONS, INSTRUCTION),
             strict=True,
         ):
-            tokens = [[token] for token in lesson.candidates[0].tolist()]
+            tokens = [[token] for token in sequence.candidates[0].tolist()]
             asked, plain = (
-                torch.cat(engine.score_many(prompt, tokens)) for prompt in (wanted, lesson.prompt)
+                torch.cat(engine.score_many(prompt, tokens)) for prompt in (wanted, sequence.prompt)
             )
-            gain += float((lesson.logprobs[0].exp() * (asked - plain)).sum())
+            gain += float((sequence.logprobs[0].exp() * (asked - plain)).sum())
         gains.append(gain)
     assert gains[1] > gains[0]
 
 
-def test_a_taught_vector_does_not_depend_on_the_order_of_the_prompts_but_on_its_settings(engine):
+def test_a_distilled_vector_does_not_depend_on_the_order_of_the_prompts_but_on_its_settings(engine):
     style = fit(engine)
     assert torch.equal(style.vector, fit(engine, order=-1).vector)
     other = fit(engine, guidance=0.5)
     assert not torch.equal(style.vector, other.vector)
-    assert dict(style.recipe.parameters)["answers"] == "taught"
+    assert (
+        dict(style.recipe.parameters)["answers"] == "taught"
+    )  # as in recipes recorded before the option was renamed
     assert other.recipe.digest != style.recipe.digest
 
 
@@ -151,23 +153,23 @@ def test_the_rows_that_a_vector_is_learnt_on_decide_it(engine):
     assert dict(style.recipe.parameters)["rows"] == "last"
     assert not torch.equal(style.vector, fit(engine).vector)
     texts = [engine.space.embed(text) for text in QUESTIONS]
-    settings = Optimisation(engine, texts, answers="taught", rows="template")
+    settings = Optimisation(engine, texts, answers="distilled", rows="template")
     with pytest.raises(ValueError, match="no row of the prompt is marked"):
         StyleVector.fit(engine.space, texts, texts[::-1], method="optimised", optimisation=settings)
 
 
-def test_a_taught_vector_survives_a_file(engine, tmp_path):
+def test_a_distilled_vector_survives_a_file(engine, tmp_path):
     style = fit(engine)
-    style.save(tmp_path / "taught.safetensors")
-    read = StyleVector.load(tmp_path / "taught.safetensors", engine.space)
+    style.save(tmp_path / "style.safetensors")
+    read = StyleVector.load(tmp_path / "style.safetensors", engine.space)
     assert torch.equal(read.vector, style.vector)
     assert read.recipe == style.recipe
 
 
 def test_examples_that_are_no_prompts_or_of_another_number_are_refused(engine, smollm2):
-    with pytest.raises(TypeError, match=r"positive\[0\] must be a prompt for answers='taught', got a str"):
+    with pytest.raises(TypeError, match=r"positive\[0\] must be a prompt for answers='distilled', got a str"):
         fit(engine, wanted=["a", "b"])
-    with pytest.raises(ValueError, match="positive has 2 taught answers for 5 prompts"):
+    with pytest.raises(ValueError, match="positive has 2 distilled answers for 5 prompts"):
         fit(engine, wanted=chats(engine, QUESTIONS[:2]))
     with pytest.raises(ValueError, match="positive has 0 answers"):
         fit(engine, wanted=[])
@@ -184,6 +186,10 @@ def test_examples_that_are_no_prompts_or_of_another_number_are_refused(engine, s
 @pytest.mark.parametrize(
     ("name", "value"), [("guidance", -1.0), ("guidance", float("nan")), ("answer_tokens", 0)]
 )
-def test_settings_of_teaching_that_are_out_of_range_are_named(engine, name, value):
+def test_settings_of_distillation_that_are_out_of_range_are_named(engine, name, value):
     with pytest.raises(ValueError, match=rf"Optimisation\.{name}"):
-        Optimisation(engine, chats(engine, NEW), answers="taught", **{name: value})
+        Optimisation(engine, chats(engine, NEW), answers="distilled", **{name: value})
+
+
+def test_the_former_name_of_distilled_answers_is_accepted(engine):
+    assert Optimisation(engine, chats(engine, NEW), answers="taught").answers == "distilled"
