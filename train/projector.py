@@ -102,7 +102,7 @@ def save(projector: Projector, folder: Path, config: DictConfig, data: SentenceD
     the validation split, the examples of the card, and the kinds of ``test`` where it names any.
     """
     from embedspace.engines import TransformersEngine
-    from embedspace.projector.card import EXAMPLES, measured, write_card
+    from embedspace.projector.card import EXAMPLES, card_metrics, write_card
 
     if "distill" in config.stages and not config.trainer.lightning.fast_dev_run:
         # Always in float32: the card's figures do not depend on the training's dtype.
@@ -114,7 +114,7 @@ def save(projector: Projector, folder: Path, config: DictConfig, data: SentenceD
             kinds |= {f"test: {kind}": sentences for kind, sentences in held_out.items()}
         projector.cpu()
         projector.describe(
-            metrics={kind: measured(projector, engine, texts) for kind, texts in kinds.items()}
+            metrics={kind: card_metrics(projector, engine, texts) for kind, texts in kinds.items()}
         )
     projector.save_pretrained(folder)
     write_card(folder, projector)
@@ -140,8 +140,7 @@ def claimed(folder: Path, values: Mapping[str, Any], *, fresh: bool) -> Iterator
 
 def starting_point(config: DictConfig, data: SentenceData) -> Projector:
     """The projector that ``from`` names, or a new one."""
-    from embedspace.projector import Projector, ProjectorConfig
-    from embedspace.projector.heads import Lexical, content_words
+    from embedspace.projector import Lexical, Projector, ProjectorConfig, content_words
 
     if config["from"]:
         projector = Projector.from_pretrained(config["from"], space=data.space)
@@ -181,7 +180,7 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
         TQDMProgressBar,
     )
 
-    from embedspace.projector.heads import Ridge
+    from embedspace.projector import Ridge
     from embedspace.projector.training import ProjectorTraining, fit_ridge
 
     settings = dict(config[stage])

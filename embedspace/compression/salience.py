@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, assert_never
 
 import torch
 
@@ -57,18 +57,26 @@ def token_features(
     """
     ids = token_ids(space, prompt.content_vectors).tolist()
     texts = token_texts(space, ids)
+    numbers = word_numbers(texts) if words else range(len(ids))
     match information:
         case "vocabulary":
             values = token_information(space, ids, texts)
         case "surprisal":
-            if engine is None:
-                raise ValueError("information='surprisal' needs a model: pass engine=TransformersEngine(...)")
-            # Rows after the content change nothing; without them, a passage is scored once for all questions.
-            content = prompt.content.cpu()
-            leading = prompt.first_rows(int(content.nonzero()[-1]) + 1)
-            values = surprisal(leading, space, engine)[content[: len(leading)]]
-    numbers = word_numbers(texts) if words else range(len(ids))
+            values = _content_surprisal(prompt, space, engine)
+        case _:
+            assert_never(information)
     return TokenFeatures(values, torch.tensor(list(numbers)), torch.tensor(is_informative(ids, texts)))
+
+
+def _content_surprisal(
+    prompt: PromptEmbeds, space: EmbeddingSpace, engine: TransformersEngine | None
+) -> Float[Tensor, " rows"]:
+    if engine is None:
+        raise ValueError("information='surprisal' needs a model: pass engine=TransformersEngine(...)")
+    # Rows after the content change nothing; without them, a passage is scored once for all questions.
+    content = prompt.content.cpu()
+    leading = prompt.first_rows(int(content.nonzero()[-1]) + 1)
+    return surprisal(leading, space, engine)[content[: len(leading)]]
 
 
 def salient(features: TokenFeatures, length: int, *, opening: float, fold: float) -> Pooling:

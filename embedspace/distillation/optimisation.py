@@ -13,7 +13,7 @@ import torch
 from embedspace._util.progress import progress
 from embedspace.distillation.objectives import Objective, distillation_objective, supervised_objective
 from embedspace.distillation.settings import Optimisation
-from embedspace.prompt import PromptEmbeds, Recipe, require_content, require_finite, row_mask
+from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, require_finite, row_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -164,6 +164,12 @@ def _recipe(
     # "taught" is the name of distilled answers in recipes that were recorded before.
     answers = "taught" if settings.answers == "distilled" else settings.answers
     engine = repr(sorted(settings.engine.describe().items()))
-    parameters = {**digests, "method": "optimised", "engine": engine, "answers": answers, "norm": norm}
+    parameters: dict[str, Value] = {
+        **digests,
+        "method": "optimised",
+        "engine": engine,
+        "answers": answers,
+        "norm": norm,
+    }
     others = {name: value for name, value in vars(settings).items() if name not in (*parameters, "prompts")}
     return Recipe.of("fit_style", parameters | others)

@@ -13,6 +13,7 @@ from embedspace.interpolation.alignment import ALIGNMENTS, Align
 from embedspace.prompt import (
     PromptEmbeds,
     Recipe,
+    Value,
     in_blocks,
     require_content,
     require_finite,
@@ -149,7 +150,12 @@ def blend(
     mean = _needed_mean(prompts, space, needed=align == "dtw" or match_norm)
     _check_fit(prompts, template)
     written = ",".join(repr(float(weight)) for weight in weights)
-    options = {"weights": written, "align": align, "template": template, "match_norm": match_norm}
+    options: dict[str, Value] = {
+        "weights": written,
+        "align": align,
+        "template": template,
+        "match_norm": match_norm,
+    }
     recipe = Recipe.of("blend", options, *(prompt.recipe for prompt in prompts))
     kept = prompts[-1] if template == "last" else prompts[0]
     counted = [(prompt, float(weight)) for prompt, weight in zip(prompts, weights, strict=True) if weight]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 CONFIDENCE = 0.95
@@ -145,13 +146,12 @@ def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int =
     mean = float(sample.mean())
     if len(sample) < 2 or np.ptp(sample) < 1e-12:
         return Interval(mean, mean, mean, len(sample))
-    # BCa is not defined for some samples of few values.
-    for method in ("BCa", "percentile"):
-        bounds = bootstrap(
-            (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, method=method, rng=seed
-        ).confidence_interval
-        if np.isfinite([bounds.low, bounds.high]).all():
-            break
+    resample = partial(
+        bootstrap, (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, rng=seed
+    )
+    bounds = resample(method="BCa").confidence_interval
+    if not np.isfinite([bounds.low, bounds.high]).all():  # BCa is not defined for some samples of few values
+        bounds = resample(method="percentile").confidence_interval
     return Interval(mean, float(bounds.low), float(bounds.high), len(sample))
 
 

@@ -224,7 +224,7 @@ def _project(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) ->
 
 
 def _insert(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
-    from embedspace.projector.projector import insert
+    from embedspace.projector import insert
 
     return insert(replayer.prompt(inputs[0]), replayer.prompt(inputs[1]), given["at"])
 

@@ -114,8 +114,8 @@ class StyleVector:
             )
         if (method == "optimised") != (optimisation is not None):
             raise ValueError(
-                "method='optimised' needs optimisation=Optimisation(engine, prompts, ...), and only that method takes one; "
-                f"got method={method!r} and optimisation={optimisation!r}"
+                "method='optimised' needs optimisation=Optimisation(engine, prompts, ...), and only that method takes "
+                f"one; got method={method!r} and optimisation={optimisation!r}"
             )
         if optimisation is not None:
             from embedspace.distillation import optimise

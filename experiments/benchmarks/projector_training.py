@@ -21,8 +21,8 @@ GPU_MATRIX = 8192
 
 def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measurement:
     """Steps a second of a whole training loop against forward and backward through the frozen model alone."""
+    from embedspace.projector import SoftTokenReader
     from embedspace.projector.batches import BucketedBatches
-    from embedspace.projector.reader import SoftTokenReader
 
     texts = sentences(BATCHES * BATCH_SIZE)
     ids = [engine.space.tokenize(text) for text in texts]
@@ -89,8 +89,8 @@ def training_on_gpu(
     """
     import torch
 
+    from embedspace.projector import SoftTokenReader
     from embedspace.projector.batches import BucketedBatches
-    from embedspace.projector.reader import SoftTokenReader
 
     texts = sentences(GPU_STEPS * size)
     ids = engine.space.tokenizer.encode_many(texts)
@@ -152,8 +152,7 @@ def new_projector(engine: TransformersEngine, head: str) -> Projector:
     """An untrained projector of the shipped one's size; its costs do not depend on its weights."""
     import torch
 
-    from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
-    from embedspace.projector.heads import Lexical
+    from embedspace.projector import Lexical, Projector, ProjectorConfig, SentenceEncoder
 
     encoder, space = SentenceEncoder(), engine.space
     sizes = (

@@ -15,8 +15,7 @@ from embedspace._util.progress import progress
 from embedspace._util.provenance import describe_origin, provenance
 from embedspace.compression import Method, averaged, token_texts
 from embedspace.metrics import Interval, mean_interval
-from embedspace.projector.projector import Projector
-from embedspace.projector.reader import INSTRUCTION
+from embedspace.projector import INSTRUCTION, Projector
 from embedspace.space import token_ids
 from experiments.attacks.optimise import unit
 from experiments.leakage.readers import Reader, Reading, asked, likeliest, nearest, unmixed, unshifted

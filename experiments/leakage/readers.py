@@ -12,8 +12,7 @@ from torch import Tensor
 
 from embedspace import EmbeddingSpace, PromptEmbeds
 from embedspace.engines import Sampling, TransformersEngine
-from embedspace.projector.projector import insert
-from embedspace.projector.reader import INSTRUCTION
+from embedspace.projector import INSTRUCTION, insert
 
 Reading = list[list[int]]
 """Token ids that an attacker takes each row of one prompt for, one or several a row."""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from embedspace import EmbeddingSpace, PromptEmbeds
 from embedspace.metrics import Interval, Measure, SentenceSimilarity, mean_rows, share_interval
-from embedspace.projector.evaluation import CONDITIONS, Ladder
-from embedspace.projector.projector import Projector, insert
+from embedspace.projector import CONDITIONS, ConditionScores, Projector, insert
 from embedspace.reporting import Answer, Comparison, Report, Section, unsigned
 from embedspace.runs import Case, Record, by_tags
 from experiments.projector.metrics import (
@@ -21,17 +20,17 @@ from experiments.projector.metrics import (
     OWN,
     SHUFFLED,
     TEXT,
-    ladder_of,
     place_of,
     recorded_at,
+    scores_of,
     shared_words,
 )
 from experiments.projector.report import (
     answers_table,
+    conditions_figure,
+    conditions_table,
     curves,
     finding_of_answers,
-    ladder_figure,
-    ladder_table,
     percent,
     search_table,
 )
@@ -99,7 +98,7 @@ class SoftTokens:
                 yield from self._with(space, kind, name, projector, most=self.compared)
 
     def analyse(self, records: Sequence[Record]) -> Report:
-        """For each kind of sentences the ladder and what else tells of reading; then the curves."""
+        """For each kind of sentences the scores and what else tells of reading; then the curves."""
         nats = Measure.of(
             (recorded_at(record), int(record.tags["sentence"]), -record.scores[SENTENCE].per_token)
             for record in records
@@ -204,7 +203,7 @@ class SoftTokens:
             for record in records
             if record.tags["kind"] == kind and record.tags["projector"] in (ANY, main)
         ]
-        ladder = ladder_of(nats, kind, main)
+        scores = scores_of(nats, kind, main)
         likeness = self._likeness(kind, own)
         searched = self._found(nats, kind, own)
         places = {condition: place_of(kind, main, condition) for condition in CONDITIONS}
@@ -213,15 +212,15 @@ class SoftTokens:
         }
         return Section(
             f"Soft tokens of a sentence: {kind}",
-            self._finding(ladder, means, searched) or finding_of_answers(likeness),
+            self._finding(scores, means, searched) or finding_of_answers(likeness),
             f"The model is asked to repeat a sentence ({len(self.kinds[kind])} of them) and gets its soft tokens in "
             "its place. How much it reads is told by how many nats a token the sentence then costs. Two controls "
             "stand beside it: the soft tokens of another sentence, and nothing at all. Soft tokens of a wrong sentence "
             "mislead the model and make the own ones look good, so the share of the gap that is closed is taken "
             "against whichever control costs less, chosen anew in every bootstrap sample.",
-            figures=[ladder_figure(means)] if means else [],
+            figures=[conditions_figure(means)] if means else [],
             tables=[
-                *([ladder_table(ladder, means)] if means else []),
+                *([conditions_table(scores, means)] if means else []),
                 *([search_table(searched, self.candidates)] if searched else []),
                 *([answers_table(likeness)] if any(likeness) else []),
             ],
@@ -229,14 +228,14 @@ class SoftTokens:
         )
 
     def _finding(
-        self, ladder: Ladder | None, means: Mapping[str, Interval], searched: Mapping[str, Interval]
+        self, scores: ConditionScores | None, means: Mapping[str, Interval], searched: Mapping[str, Interval]
     ) -> str:
-        if ladder is None:
+        if scores is None:
             return ""
-        closed = ladder.closed()
+        closed = scores.gap_closed()
         told = ", ".join(f"{condition} {unsigned(mean.estimate)}" for condition, mean in means.items())
         text = (
-            f"Of the gap between the better control ({ladder.better_control}) and the text itself, the sentence's own "
+            f"Of the gap between the better control ({scores.better_control}) and the text itself, the sentence's own "
             f"soft tokens close {percent(closed)} ({closed.items} sentences). Nats a token: {told}."
         )
         if searched:

@@ -1,4 +1,4 @@
-"""What is measured of soft tokens: the conditions, the ladder between them, and the words that come back."""
+"""What is measured of soft tokens: scores under every condition, and the words that come back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embedspace.metrics import Condition, Measure
-from embedspace.projector.evaluation import CONDITIONS, Ladder
+from embedspace.projector import CONDITIONS, ConditionScores
 from embedspace.runs import Record
 
 NOTHING, SHUFFLED, OWN, MEAN, TEXT = CONDITIONS
@@ -31,21 +31,23 @@ class Trained:
         return cls(str(record.tags["head"]), int(record.tags["tokens"]), int(record.tags["examples"]))
 
 
-def ladder_of(nats: Measure, kind: str, projector: str, *, most: int | None = None) -> Ladder | None:
-    """One projector's ladder over the sentences measured under all its conditions; None where there are none."""
-    return ladder(
+def scores_of(nats: Measure, kind: str, projector: str, *, most: int | None = None) -> ConditionScores | None:
+    """One projector's scores on the sentences measured under all its conditions; None if there are none."""
+    return condition_scores(
         nats,
         {condition: place_of(kind, projector, condition) for condition in (NOTHING, SHUFFLED, OWN, TEXT)},
         most=most,
     )
 
 
-def ladder(nats: Measure, places: Mapping[str, Condition], *, most: int | None = None) -> Ladder | None:
-    """A ladder from a measure of nats a token.
+def condition_scores(
+    nats: Measure, places: Mapping[str, Condition], *, most: int | None = None
+) -> ConditionScores | None:
+    """Scores by condition, from a measure of nats per token.
 
     Args:
         nats: by condition and item.
-        places: the ladder's name of a condition -> the measure's.
+        places: condition -> where the measure has it.
         most: only items below this number count.
     """
     found = {condition: nats.values.get(place, {}) for condition, place in places.items()}
@@ -53,7 +55,9 @@ def ladder(nats: Measure, places: Mapping[str, Condition], *, most: int | None =
     shared = [item for item in shared if most is None or item < most]
     if len(shared) < 2:
         return None
-    return Ladder({condition: tuple(values[item] for item in shared) for condition, values in found.items()})
+    return ConditionScores(
+        {condition: tuple(values[item] for item in shared) for condition, values in found.items()}
+    )
 
 
 def shared_words(written: str, sentence: str) -> float | None:

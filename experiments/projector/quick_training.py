@@ -85,7 +85,7 @@ class QuickProjectors:
         import lightning
         from omegaconf import OmegaConf
 
-        from embedspace.projector.heads import Ridge
+        from embedspace.projector import Ridge
         from embedspace.projector.training import ProjectorTraining, fit_ridge
         from train.projector import starting_point
 

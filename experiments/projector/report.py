@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from embedspace.metrics import Interval, Measure
-from embedspace.projector.evaluation import Ladder
+from embedspace.projector import ConditionScores
 from embedspace.reporting import Cell, Figure, Line, Section, Table, dot_figure, line_figure, unsigned
 from embedspace.runs import Record
-from experiments.projector.metrics import MEAN, NOTHING, OWN, SHUFFLED, TEXT, Trained, ladder_of
+from experiments.projector.metrics import MEAN, NOTHING, OWN, SHUFFLED, TEXT, Trained, scores_of
 
 
 def percent(share: Interval) -> str:
     return f"{share.estimate:.0%} ({share.low:.0%} to {share.high:.0%})".replace("-", "\u2212")
 
 
-def ladder_figure(means: Mapping[str, Interval]) -> Figure:
+def conditions_figure(means: Mapping[str, Interval]) -> Figure:
     return dot_figure(
         means,
         x_label="nats a token of the sentence",
@@ -24,10 +24,14 @@ def ladder_figure(means: Mapping[str, Interval]) -> Figure:
     )
 
 
-def ladder_table(ladder: Ladder | None, means: Mapping[str, Interval]) -> Table:
+def conditions_table(scores: ConditionScores | None, means: Mapping[str, Interval]) -> Table:
     closed: dict[str, Cell] = {}
-    if ladder is not None:
-        closed = {SHUFFLED: ladder.closed(SHUFFLED), NOTHING: ladder.closed(NOTHING), OWN: ladder.closed()}
+    if scores is not None:
+        closed = {
+            SHUFFLED: scores.gap_closed(SHUFFLED),
+            NOTHING: scores.gap_closed(NOTHING),
+            OWN: scores.gap_closed(),
+        }
     rows: list[list[Cell]] = [
         [condition, mean, closed.get(condition, "")] for condition, mean in means.items()
     ]
@@ -136,10 +140,10 @@ def curves(
     if len(trained) < 2:
         return
     shares = {
-        (kind, name): ladder.closed()
+        (kind, name): scores.gap_closed()
         for kind in kinds
         for name in trained
-        if (ladder := ladder_of(nats, kind, name, most=compared)) is not None
+        if (scores := scores_of(nats, kind, name, most=compared)) is not None
     }
     rows: list[list[Cell]] = [
         [name, each.head, each.tokens, each.examples or "", *(shares.get((kind, name), "") for kind in kinds)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.metrics import common_prefix
-from embedspace.projector.projector import Projector, insert
+from embedspace.projector import Projector, insert
 from embedspace.runs import Case, Tag
 from experiments.compression.passages import Question, search
 

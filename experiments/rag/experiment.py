@@ -11,12 +11,12 @@ from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity,
 from embedspace.reporting import Answer, Cell, Comparison, Figure, Line, Report, Section, Table, line_figure
 from embedspace.runs import Case, Record, by_tags
 from experiments.compression.passages import FACTS, Knowledge
-from experiments.projector.metrics import ladder
+from experiments.projector.metrics import condition_scores
 from experiments.rag.context import NONE, RIGHT, SHUFFLED, SOFT, TEXT, PassageContext
 
 if TYPE_CHECKING:
     from embedspace import EmbeddingSpace
-    from embedspace.projector.evaluation import Ladder
+    from embedspace.projector import ConditionScores
 
 QUALITY = {FACTS: "share of right values"}
 """What a good answer is, by task; else its likeness to the right one."""
@@ -142,12 +142,12 @@ class Rag:
         shown = {way: (way, count) for way, number in self._places if number == count} | {NONE: (NONE, 0)}
         hit = held.mean((TEXT, count))
         told = [f"{hit.estimate:.0%} of questions find their passage among the first {count}" if hit else ""]
-        rungs = measured.ladder(count)
-        if rungs is not None:
-            closed = rungs.closed()
+        scores = measured.scores(count)
+        if scores is not None:
+            closed = scores.gap_closed()
             told.append(
                 f"of the gap in the right answer's likelihood between the better control "
-                f"({NONE if rungs.better_control == 'nothing' else SHUFFLED}) and the text, soft tokens close "
+                f"({NONE if scores.better_control == 'nothing' else SHUFFLED}) and the text, soft tokens close "
                 f"{closed.estimate:.0%} ({closed.low:.0%} to {closed.high:.0%}; {closed.items} questions)"
             )
         for name, measure, digits in (
@@ -244,7 +244,7 @@ class _Measured:
         """Share of the gain of the same passages' text."""
         return kept_share(self.likelihood, place, nothing=(NONE, 0), everything=(TEXT, place[1]))
 
-    def ladder(self, count: int) -> Ladder | None:
+    def scores(self, count: int) -> ConditionScores | None:
         """Soft tokens between the controls and the text."""
         costs = Measure(
             {
@@ -255,7 +255,7 @@ class _Measured:
         places: dict[str, Condition] = {
             "nothing": (NONE, 0), "shuffled": (SHUFFLED, count), "own": (SOFT, count), "text": (TEXT, count),
         }  # fmt: skip
-        return ladder(costs, places)
+        return condition_scores(costs, places)
 
 
 def holds_value(text: str, value: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedspace.engines import TransformersEngine
-from embedspace.metrics.intervals import Interval
+from embedspace.metrics import Interval
 from experiments.benchmarks import projector_training
 from experiments.benchmarks.cold_start import fresh_process
 from experiments.benchmarks.experiment import PARTS, Benchmark

@@ -4,7 +4,7 @@ import pytest
 
 import experiments.compression.experiment
 from embedspace.engines.base import Sampling
-from embedspace.metrics.likelihood import Score
+from embedspace.metrics import Score
 from embedspace.runs.records import Record
 from experiments.compression.experiment import Compression
 from experiments.compression.llmlingua import installed, shortened

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from embedspace.metrics.intervals import Interval
+from embedspace.metrics import Interval
 from embedspace.reporting.figures import Line, line_figure
 from embedspace.reporting.report import Report, Section
 from experiments.gallery import EXHIBITS, as_page, write_figures

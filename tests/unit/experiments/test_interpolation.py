@@ -7,8 +7,7 @@ import torch
 from hydra.utils import instantiate
 
 from embedspace.engines.base import Sampling
-from embedspace.metrics.controls import zero_padded
-from embedspace.metrics.likelihood import Score
+from embedspace.metrics import Score, zero_padded
 from embedspace.runs.cases import prompt_sha256
 from embedspace.runs.records import Record
 from embedspace.space.nearest_rows import nearest_distances

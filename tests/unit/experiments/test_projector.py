@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from embedspace.engines.base import Sampling
-from embedspace.metrics.intervals import Measure
-from embedspace.metrics.likelihood import Score
+from embedspace.metrics import Measure, Score
 from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
 from embedspace.runs.records import Record
 from experiments.compression.passages import EXPLANATIONS, FACTS, Knowledge, Question
 from experiments.projector.experiment import SoftTokens
-from experiments.projector.metrics import MEAN, NOTHING, OWN, SHUFFLED, TEXT, ladder, shared_words
+from experiments.projector.metrics import MEAN, NOTHING, OWN, SHUFFLED, TEXT, shared_words
 from experiments.rag.context import NONE, RIGHT, SOFT
 from experiments.rag.context import SHUFFLED as SHUFFLED_SOFT
 from experiments.rag.context import TEXT as PASSAGES
@@ -147,13 +146,13 @@ def test_no_projector_and_a_single_sentence_are_refused(folder):
         soft_tokens(folder, kinds={"plain": ["One."]}, candidates=1, retrieved=1, compared=1)
 
 
-def test_a_ladder_counts_the_items_that_all_conditions_have():
+def test_scores_count_the_items_that_all_conditions_have():
     nats = Measure.of(
         [(("a",), 0, 1.0), (("a",), 1, 2.0), (("b",), 1, 3.0), (("a",), 2, 2.0), (("b",), 2, 5.0)]
     )
-    found = ladder(nats, {"nothing": ("b",), "own": ("a",)})
+    found = scores(nats, {"nothing": ("b",), "own": ("a",)})
     assert found.nats == {"nothing": (3.0, 5.0), "own": (2.0, 2.0)}
-    assert ladder(nats, {"nothing": ("b",), "own": ("a",)}, most=2) is None
+    assert scores(nats, {"nothing": ("b",), "own": ("a",)}, most=2) is None
 
 
 def test_words_in_common_are_those_of_four_letters_in_any_case():

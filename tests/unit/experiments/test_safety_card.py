@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedspace import SafetyFilter
-from embedspace.metrics.intervals import Interval
+from embedspace.metrics import Interval
 from experiments.safety.attack_texts import planted
 from experiments.safety.benign_texts import excerpts
 from experiments.safety.data import distinct, examples, sources

@@ -6,7 +6,7 @@ from hydra.utils import instantiate
 
 from embedspace import EmbeddingSpace
 from embedspace.engines.base import Sampling
-from embedspace.metrics.likelihood import Score
+from embedspace.metrics import Score
 from embedspace.runs.cases import AnswerOf
 from embedspace.runs.records import Record
 from experiments.style.experiment import Style

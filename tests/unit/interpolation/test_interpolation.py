@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedspace import PromptEmbeds, Recipe, interpolate
+from embedspace.interpolation import blend, path
 from embedspace.interpolation.alignment import warping
-from embedspace.interpolation.methods import blend, path
 
 HIDDEN = 5
 MEAN = torch.linspace(-1, 1, HIDDEN)

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedspace.metrics.intervals import Measure, kept_share, mean_interval, share_interval
-from embedspace.metrics.judges import SentenceSimilarity, StyleJudge
-from embedspace.metrics.likelihood import Score, common_prefix, log_odds
+from embedspace.metrics import (
+    Measure,
+    Score,
+    SentenceSimilarity,
+    StyleJudge,
+    common_prefix,
+    kept_share,
+    log_odds,
+    mean_interval,
+    share_interval,
+)
 
 VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=30)
 

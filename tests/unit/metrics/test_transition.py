@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedspace.metrics.transition import STRAIGHT_WIDTH, Transition
+from embedspace.metrics import STRAIGHT_WIDTH, Transition
 
 STEPS = [step / 20 for step in range(21)]
 

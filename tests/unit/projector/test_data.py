@@ -9,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedspace.projector import SentenceEncoder
+from embedspace.projector import SentenceEncoder, content_words
 from embedspace.projector.batches import BucketedBatches
 from embedspace.projector.datamodule import SentenceData, select, split_of
-from embedspace.projector.heads import content_words
 from embedspace.projector.sources import Sentence, brown, huggingface, local, npm, packaged, wordnet
 
 NOUNS = """  1 This software and database is being provided to you
@@ -222,7 +221,7 @@ def test_a_stream_begun_anywhere_is_the_rest_of_the_whole_stream(consumed, seed,
     whole = stream(seed=seed, length=length)
     expected = [texts for _ in range(50 // (length or 12) + 4) for texts in texts_of(whole)]
     resumed = stream(seed=seed, length=length)
-    resumed.go_on_after(consumed)
+    resumed.skip_to(consumed)
     found = texts_of(resumed)
     assert found == expected[consumed : consumed + len(found)]
     assert (consumed + len(found)) % len(whole) == 0, "an epoch ends where it would have ended"

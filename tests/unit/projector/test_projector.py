@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedspace import EmbeddingSpace, Projector, PromptEmbeds
-from embedspace.projector import ProjectorConfig, SentenceEncoder
+from embedspace.projector import ProjectorConfig, SentenceEncoder, insert
 from embedspace.projector.heads import HEADS, Lexical, away_from_mean
-from embedspace.projector.projector import insert
 from embedspace.prompt import Recipe
 from embedspace.runs.replayer import Replayer
 from tests.checkpoints import make_tiny_checkpoint

@@ -1,4 +1,4 @@
-"""The reader of soft tokens, the ladder, and the stages of training, in this process."""
+"""The reader of soft tokens, the scores, and the stages of training, in this process."""
 
 import lightning
 import pytest
@@ -8,12 +8,10 @@ from omegaconf import OmegaConf
 
 from embedspace import EmbeddingSpace, Projector
 from embedspace.engines import TransformersEngine
-from embedspace.projector import ProjectorConfig, SentenceEncoder
+from embedspace.projector import INSTRUCTION, ProjectorConfig, SentenceEncoder, SoftTokenReader, insert
 from embedspace.projector.batches import Batch
 from embedspace.projector.datamodule import SentenceData
-from embedspace.projector.evaluation import CONDITIONS, Ladder, climb, nats_per_token
-from embedspace.projector.projector import insert
-from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
+from embedspace.projector.evaluation import CONDITIONS, ConditionScores, nll_per_token, score_conditions
 from embedspace.projector.sources import Sentence
 from embedspace.projector.training import ProjectorTraining, lexical_loss, part_means
 from tests.checkpoints import make_tiny_checkpoint
@@ -63,7 +61,7 @@ def test_the_reader_agrees_with_the_engine_on_the_whole_prompt(engine, smollm2):
     reader = SoftTokenReader(engine)
     batch = batch_of(smollm2)
     with torch.inference_mode():
-        nats = reader.nats(projector(batch.vectors), batch.ids)
+        nats = reader.nll(projector(batch.vectors), batch.ids)
     chat = smollm2.embed_chat([{"role": "user", "content": INSTRUCTION}])
     for found, text in zip(nats, SENTENCES, strict=True):
         prompt = insert(chat, projector.project(text, smollm2))
@@ -73,7 +71,7 @@ def test_the_reader_agrees_with_the_engine_on_the_whole_prompt(engine, smollm2):
 def test_the_text_and_nothing_are_ordinary_prompts(engine, smollm2):
     reader = SoftTokenReader(engine)
     text = SENTENCES[0]
-    found = nats_per_token(reader, [reader.text_rows(text), torch.empty(0, 576)], [text, text])
+    found = nll_per_token(reader, [reader.text_rows(text), torch.empty(0, 576)], [text, text])
     for value, content in zip(found, (f"{INSTRUCTION} {text}", INSTRUCTION), strict=True):
         expected = -engine.score(smollm2.chat_ids([{"role": "user", "content": content}]), text).mean()
         assert value == pytest.approx(float(expected), abs=1e-3)
@@ -83,7 +81,7 @@ def test_the_text_and_nothing_are_ordinary_prompts(engine, smollm2):
 def test_the_gradient_reaches_the_soft_tokens_alone(engine):
     soft = torch.randn(2, 3, 576, requires_grad=True)
     ids = [engine.space.tokenize(text) for text in SENTENCES[:2]]
-    SoftTokenReader(engine).nats(soft, ids).sum().backward()
+    SoftTokenReader(engine).nll(soft, ids).sum().backward()
     assert bool(soft.grad.abs().sum(dim=(1, 2)).gt(0).all())
     assert all(parameter.grad is None for parameter in engine.model.parameters())
 
@@ -91,25 +89,25 @@ def test_the_gradient_reaches_the_soft_tokens_alone(engine):
 def test_a_sentence_costs_the_same_in_any_batch(engine):
     soft = torch.randn(8, 3, 576)
     reader = SoftTokenReader(engine)
-    alone = nats_per_token(reader, list(soft), SENTENCES, batch_size=1)
-    assert nats_per_token(reader, list(soft), SENTENCES, batch_size=8) == pytest.approx(alone, abs=1e-3)
+    alone = nll_per_token(reader, list(soft), SENTENCES, batch_size=1)
+    assert nll_per_token(reader, list(soft), SENTENCES, batch_size=8) == pytest.approx(alone, abs=1e-3)
 
 
 def test_soft_tokens_of_any_number_stand_side_by_side(engine):
     soft = [torch.randn(count, 576) for count in (0, 5, 1, 9, 2, 0, 3, 8)]
     reader = SoftTokenReader(engine)
     ids = [engine.space.tokenize(text) for text in SENTENCES]
-    alone = torch.cat([reader.nats([own], [sentence]) for own, sentence in zip(soft, ids, strict=True)])
-    torch.testing.assert_close(reader.nats(soft, ids), alone, atol=2e-3, rtol=1e-4)
+    alone = torch.cat([reader.nll([own], [sentence]) for own, sentence in zip(soft, ids, strict=True)])
+    torch.testing.assert_close(reader.nll(soft, ids), alone, atol=2e-3, rtol=1e-4)
 
 
-def test_the_ladder_has_every_control_and_shuffles_no_sentence_onto_itself(engine):
+def test_the_scores_have_every_control_and_shuffles_no_sentence_onto_itself(engine):
     soft = torch.stack([SoftTokenReader(engine).text_rows(text)[:4].float() for text in SENTENCES])
-    ladder = climb(engine, soft, SENTENCES)
-    assert set(ladder.nats) == set(CONDITIONS)
-    assert ladder.mean("text") < ladder.mean("own") < ladder.mean("shuffled")
-    moved = climb(engine, soft.roll(1, dims=0), SENTENCES)
-    assert moved.nats["own"] == pytest.approx(ladder.nats["shuffled"], abs=1e-3)
+    scores = score_conditions(engine, soft, SENTENCES)
+    assert set(scores.nll) == set(CONDITIONS)
+    assert scores.mean("text") < scores.mean("own") < scores.mean("shuffled")
+    moved = score_conditions(engine, soft.roll(1, dims=0), SENTENCES)
+    assert moved.nll["own"] == pytest.approx(scores.nll["shuffled"], abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -117,15 +115,15 @@ def test_the_ladder_has_every_control_and_shuffles_no_sentence_onto_itself(engin
 )
 def test_the_share_is_of_the_gap_to_the_better_control(nothing, shuffled, better, share):
     values = {"nothing": nothing, "shuffled": shuffled, "own": 2.0, "mean row": 7.0, "text": 1.0}
-    ladder = Ladder({name: (value, value) for name, value in values.items()})
-    assert ladder.better_control == better
-    assert ladder.closed().estimate == pytest.approx(share)
-    assert ladder.closed("nothing").estimate == pytest.approx((nothing - 2) / (nothing - 1))
+    scores = ConditionScores({name: (value, value) for name, value in values.items()})
+    assert scores.better_control == better
+    assert scores.gap_closed().estimate == pytest.approx(share)
+    assert scores.gap_closed("nothing").estimate == pytest.approx((nothing - 2) / (nothing - 1))
 
 
-def test_the_ladder_needs_soft_tokens_for_each_of_several_sentences(engine):
+def test_scoring_needs_soft_tokens_for_each_of_several_sentences(engine):
     with pytest.raises(ValueError, match="got 1 for 2"):
-        climb(engine, torch.randn(1, 2, 576), SENTENCES[:2])
+        score_conditions(engine, torch.randn(1, 2, 576), SENTENCES[:2])
 
 
 def test_the_parts_of_a_sentence_are_all_of_it(smollm2):

@@ -6,7 +6,7 @@ import pytest
 
 from embedspace import Projector
 from embedspace.engines import TransformersEngine
-from embedspace.projector.card import EXAMPLES, measured
+from embedspace.projector.card import EXAMPLES, card_metrics
 from embedspace.projector.weights_file import SHIPPED
 
 NAME = "minilm-to-smollm2"
@@ -29,7 +29,7 @@ def test_it_is_small_and_for_the_packaged_pair_of_models(projector):
 
 def test_it_gives_the_metrics_of_its_card(projector, smollm2):
     said = json.loads((SHIPPED / NAME / "config.json").read_text())["metrics"]["examples of the card"]
-    found = measured(projector, TransformersEngine(smollm2, dtype="float32"), EXAMPLES)
+    found = card_metrics(projector, TransformersEngine(smollm2, dtype="float32"), EXAMPLES)
     # The card's figures are of the weights before they were rounded to half precision.
     assert found["nats per token"] == pytest.approx(said["nats per token"], abs=0.01)
     assert found["closed"] == pytest.approx(said["closed"], abs=0.01)
@@ -45,10 +45,10 @@ def test_the_card_says_what_the_configuration_holds(projector):
 
 def test_it_tells_sentences_apart(projector, smollm2):
     """Against the better control, on sentences that nobody trained on."""
-    from embedspace.projector.evaluation import climb
+    from embedspace.projector.evaluation import score_conditions
 
     soft = projector(projector.encode(EXAMPLES)).detach()
-    closed = climb(TransformersEngine(smollm2, dtype="float32"), soft, EXAMPLES).closed()
+    closed = score_conditions(TransformersEngine(smollm2, dtype="float32"), soft, EXAMPLES).gap_closed()
     assert closed.low > 0.5
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from embedspace import Recipe
 from embedspace.engines import Sampling
-from embedspace.metrics.intervals import Interval
-from embedspace.metrics.likelihood import Score
+from embedspace.metrics import Interval, Score
 from embedspace.reporting.figures import Figure, Line, dot_figure, line_figure
 from embedspace.reporting.report import Answer, Comparison, Report, Section, Table, write_report
 from embedspace.runs.records import Record

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from embedspace import Recipe
 from embedspace.engines import Sampling
-from embedspace.metrics.likelihood import Score
+from embedspace.metrics import Score
 from embedspace.runs.records import Record, RecordLog, read_records
 
 

@@ -11,8 +11,8 @@ from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, StyleVector, compre
 from embedspace.cli import main
 from embedspace.distillation import Optimisation
 from embedspace.engines import Sampling, TransformersEngine
-from embedspace.interpolation.methods import blend
-from embedspace.metrics.controls import random_rows, shuffle_rows, zero_padded
+from embedspace.interpolation import blend
+from embedspace.metrics import random_rows, shuffle_rows, zero_padded
 from embedspace.runs.cases import Case, prompt_sha256
 from embedspace.runs.execution import execute
 from embedspace.runs.records import read_records
