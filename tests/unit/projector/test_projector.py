@@ -218,14 +218,14 @@ def test_vectors_with_nan_are_refused(make):
 def test_another_encoder_is_refused(make, smollm2, encoder):
     projector = make()
     object.__setattr__(projector.config, "encoder_fingerprint", "0" * 32)
-    with pytest.raises(ValueError, match="would mean something else"):
+    with pytest.raises(ValueError, match="train a projector for this one"):
         projector.project(TEXT, smollm2)
 
 
 def test_another_space_is_refused(make, smollm2, tmp_path):
     other = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path))
     projector = make()
-    with pytest.raises(ValueError, match="makes soft tokens for 'smollm2-135m-instruct'"):
+    with pytest.raises(ValueError, match="gives soft tokens for 'smollm2-135m-instruct'"):
         projector.project(TEXT, other)
     with pytest.raises(ValueError, match="train one for that model"):
         Projector(projector.config, other)
@@ -282,10 +282,14 @@ def _nan(path):
         ("model.safetensors", lambda path: path.write_bytes(b"\0" * 64), "damaged or cut short"),
         ("model.safetensors", _nan, "NaN or infinity in body.0.bias"),
         ("config.json", lambda path: path.unlink(), "it has no config.json"),
-        ("config.json", lambda path: path.write_text("{"), "is damaged"),
-        ("config.json", lambda path: path.write_text("[]"), "not the configuration of a projector"),
+        ("config.json", lambda path: path.write_text("{"), "is not valid JSON"),
+        ("config.json", lambda path: path.write_text("[]"), "must hold a JSON object"),
         ("config.json", _rewrite(format="other"), "not the configuration of a projector"),
-        ("config.json", lambda path: path.write_text('{"format": "embedspace.projector.v1"}'), "not a whole"),
+        (
+            "config.json",
+            lambda path: path.write_text('{"format": "embedspace.projector.v1"}'),
+            "not a complete projector",
+        ),
         ("config.json", _rewrite(tokens=4), "does not belong to the config.json"),
         ("config.json", _rewrite(options={"width": 32}), "does not belong to the config.json"),
         ("config.json", _rewrite(tokens=0), "at least 1"),

@@ -242,8 +242,8 @@ def test_a_stage_that_cannot_be_is_refused(tiny, smollm2):
     projector = projector_for(tiny)
     for arguments, told in (
         ((projector, "both", tiny), "'reconstruct' or 'distill'"),
-        ((projector, "distill", tiny), "give the engine of the projector's own space"),
-        ((projector, "reconstruct", smollm2), "makes soft tokens for"),
+        ((projector, "distill", tiny), "give an engine of the projector's own space"),
+        ((projector, "reconstruct", smollm2), "gives soft tokens for"),
         ((projector_for(tiny, "ridge"), "reconstruct", tiny), "closed form"),
     ):
         with pytest.raises(ValueError, match=told):
