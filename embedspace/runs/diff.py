@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ NLL_TOLERANCE = 1e-3
 """Likelihoods that differ by less are the same: batches of another size already move the last digits."""
 MAX_SHOWN = 5
 """Most prompts and most completions that are shown one by one."""
+
+
+Place = tuple[str, int]
+"""Key of a case and number of a completion."""
+Pair = tuple[Record, Record]
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class _Side:
     """One of the two runs."""
 
     manifest: Mapping[str, Any]
-    records: Mapping[tuple[str, int], Record]
+    records: Mapping[Place, Record]
 
     @classmethod
     def of(cls, folder: Path) -> _Side:
@@ -112,43 +118,35 @@ def _prompts(first: _Side, second: _Side) -> Iterator[Difference]:
         if missing := [key for key in here if key not in there]:
             keys = _few(missing)
             yield Difference("prompts", kind, *((keys, ABSENT) if here is ours else (ABSENT, keys)))
-    pairs = {key: (ours[key], theirs[key]) for key in ours if key in theirs}
-    made = [key for key, (a, b) in pairs.items() if a.recipe != b.recipe]
-    yield from _each(
-        "prompts", made, lambda key: (_short(pairs[key][0].recipe), _short(pairs[key][1].recipe))
-    )
-    rows = [key for key, pair in pairs.items() if _other_rows(*pair)]
-    yield from _each(
-        "prompts",
-        rows,
-        lambda key: (
-            f"same recipe, rows {pairs[key][0].prompt_sha256}",
-            f"rows {pairs[key][1].prompt_sha256}",
-        ),
-    )
+    pairs = {(key, 0): (ours[key], theirs[key]) for key in ours if key in theirs}
+    remade = {place: pair for place, pair in pairs.items() if pair[0].recipe != pair[1].recipe}
+    yield from _each("prompts", remade, lambda record: _short(record.recipe))
+    rows = {place: pair for place, pair in pairs.items() if _other_rows(*pair)}
+    yield from _each("prompts", rows, lambda record: f"same recipe, rows {record.prompt_sha256}")
 
 
 def _completions(first: _Side, second: _Side) -> Iterator[Difference]:
     """Answers and likelihoods of the cases that both runs have."""
-    both = [place for place in first.records if place in second.records]
-    pairs = {place: (first.records[place], second.records[place]) for place in both}
-    other = [place for place, (a, b) in pairs.items() if _answer(a) != _answer(b)]
-    yield from _each(
-        "completions",
-        other,
-        lambda place: (_describe_answer(pairs[place][0]), _describe_answer(pairs[place][1])),
-    )
+    pairs = {
+        place: (record, second.records[place])
+        for place, record in first.records.items()
+        if place in second.records
+    }
+    other = {place: pair for place, pair in pairs.items() if _answer(pair[0]) != _answer(pair[1])}
+    yield from _each("completions", other, _describe_answer)
     gaps = {place: _gap(*pair) for place, pair in pairs.items()}
     if far := {place: gap for place, gap in gaps.items() if gap > NLL_TOLERANCE}:
-        place = max(far, key=lambda place: far[place])
-        yield Difference(
-            "completions",
-            f"likelihoods of {len(far)} of {len(both)} cases, most in {place[0]}",
-            *(
-                ", ".join(f"{name}: {score.logprob:.4f}" for name, score in record.scores.items())
-                for record in pairs[place]
-            ),
-        )
+        place = max(far, key=far.__getitem__)
+        name = f"likelihoods of {len(far)} of {len(pairs)} cases, most in {place[0]}"
+        yield Difference("completions", name, *map(_describe_scores, pairs[place]))
+
+
+def _each(kind: str, pairs: Mapping[Place, Pair], show: Callable[[Record], str]) -> Iterator[Difference]:
+    """The first few differences of a kind, and how many there are besides."""
+    for (key, choice), pair in itertools.islice(pairs.items(), MAX_SHOWN):
+        yield Difference(kind, f"{key}, choice {choice}" if choice else key, *map(show, pair))
+    if len(pairs) > MAX_SHOWN:
+        yield Difference(kind, f"and {len(pairs) - MAX_SHOWN} more", "", "")
 
 
 def _other_rows(a: Record, b: Record) -> bool:
@@ -167,6 +165,10 @@ def _describe_answer(record: Record) -> str:
     )
 
 
+def _describe_scores(record: Record) -> str:
+    return ", ".join(f"{name}: {score.logprob:.4f}" for name, score in record.scores.items())
+
+
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 300 else f"{text[:297]}..."
@@ -177,15 +179,6 @@ def _gap(a: Record, b: Record) -> float:
     if a.scores.keys() != b.scores.keys():
         return float("inf")
     return max((abs(a.scores[name].logprob - b.scores[name].logprob) for name in a.scores), default=0.0)
-
-
-def _each(kind: str, places: Sequence[Any], show: Callable[[Any], tuple[str, str]]) -> Iterator[Difference]:
-    """The first few differences of a kind, and how many there are besides."""
-    for place in places[:MAX_SHOWN]:
-        name = place if isinstance(place, str) else f"{place[0]}, choice {place[1]}" if place[1] else place[0]
-        yield Difference(kind, name, *show(place))
-    if len(places) > MAX_SHOWN:
-        yield Difference(kind, f"and {len(places) - MAX_SHOWN} more", "", "")
 
 
 def _few(keys: Sequence[str]) -> str:
