@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -25,14 +28,25 @@ if TYPE_CHECKING:
     from embedspace.projector.datamodule import SentenceData
 
 # Settings that may differ between a training and its continuation.
-UNIMPORTANT = ("fresh", "logger", "trainer", "debug", "checkpoint_every", "patience", "test")
+UNIMPORTANT = ("fresh", "logger", "callbacks", "trainer", "debug", "checkpoint_every", "patience", "test")
+
+
+class SharedGroups(SearchPathPlugin):
+    """Groups that trainings share with experiments (model, launcher) are found in ``configs/``."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append it, after the trainings' own ``configs/train/``."""
+        search_path.append("shared groups", f"file://{Path(__file__).resolve().parents[1] / 'configs'}")
+
+
+Plugins.instance().register(SharedGroups)
 
 
 class TrainingFailed(CompactHydraException):
     """Hydra shows its text without a traceback, continues with the other jobs of a sweep, and exits with 1."""
 
 
-@hydra.main(version_base=None, config_path="../configs", config_name="train")
+@hydra.main(version_base=None, config_path="../configs/train", config_name="train")
 def main(config: DictConfig) -> None:
     """Train the stages in turn and save the projector."""
     from torch import OutOfMemoryError
@@ -173,13 +187,6 @@ def starting_point(config: DictConfig, data: SentenceData) -> Projector:
 
 def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data: SentenceData) -> None:
     """One stage, from its last checkpoint where there is one."""
-    from lightning.pytorch.callbacks import (
-        EarlyStopping,
-        LearningRateMonitor,
-        ModelCheckpoint,
-        TQDMProgressBar,
-    )
-
     from embedspace.projector import Ridge
     from embedspace.projector.training import ProjectorTraining, fit_ridge
 
@@ -192,13 +199,7 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
     data.start_stage(batch_size=settings.pop("batch_size"), batches=settings.pop("batches"))
     engine = frozen(config, data) if stage == "distill" else None
     module = ProjectorTraining(projector, stage, data.space, engine, **settings)  # type: ignore[arg-type]
-    kept = ModelCheckpoint(
-        folder / stage,
-        save_last=True,
-        save_top_k=0,
-        every_n_train_steps=config.checkpoint_every,
-        enable_version_counter=False,
-    )
+    places = {"checkpoint": {"dirpath": folder / stage}}
     every = min(config.checkpoint_every, len(data.train_dataloader()))
     trainer = instantiate(
         config.trainer.lightning,
@@ -211,10 +212,9 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
             instantiate(logger, save_dir=str(folder / stage)) for logger in config.logger if installed(logger)
         ],
         callbacks=[
-            kept,
-            EarlyStopping("val/loss", patience=config.patience),
-            LearningRateMonitor("step"),
-            TQDMProgressBar(20),
+            instantiate(callback, **places.get(name, {}))
+            for name, callback in config.callbacks.items()
+            if callback is not None
         ],
     )
     last = folder / stage / "last.ckpt"

@@ -85,7 +85,7 @@ def trained(ground, out, *overrides):
 
 def trained_here(out, overrides):
     """Weights of a training in this process, which spares the start of another one."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+    with initialize_config_dir(str(ROOT / "configs" / "train"), version_base=None):
         config = compose("train", [f"out={out}", *overrides])
     train(config, out)
     return weights(out)

@@ -8,11 +8,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import OmegaConf
 
+import train.projector  # noqa: F401  adds the shared groups to the search path of trainings
+
 CONFIGS = Path(__file__).parents[2] / "configs"
+TRAIN = CONFIGS / "train"
 
 
-def names(group):
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+def names(group, root=CONFIGS):
+    return sorted(path.stem for path in (root / group).glob("*.yaml"))
 
 
 def composed(*overrides):
@@ -20,17 +23,7 @@ def composed(*overrides):
         return compose("run", overrides=[*overrides], return_hydra_config=False)
 
 
-def of_experiments(data):
-    """Whether a data set is one of experiments: those of training are modules of their own."""
-    return "_target_" not in composed_data(data)
-
-
-def composed_data(data):
-    with initialize_config_dir(str(CONFIGS), version_base=None):
-        return compose("run", overrides=[f"data={data}", "out=unused"]).data
-
-
-@pytest.mark.parametrize("data", filter(of_experiments, names("data")))
+@pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_is_built_from_every_data_set(experiment, data):
     needed = {
@@ -97,11 +90,11 @@ def test_no_configuration_holds_a_secret():
 
 
 def trained(*overrides):
-    with initialize_config_dir(str(CONFIGS), version_base=None):
+    with initialize_config_dir(str(TRAIN), version_base=None):
         return compose("train", overrides=[*overrides, "out=unused"], return_hydra_config=False)
 
 
-@pytest.mark.parametrize("head", names("projector"))
+@pytest.mark.parametrize("head", names("projector", TRAIN))
 def test_every_projector_is_a_head_with_its_sizes(head):
     from embedspace.projector import ProjectorConfig
 
@@ -110,7 +103,7 @@ def test_every_projector_is_a_head_with_its_sizes(head):
     assert built.head == head
 
 
-@pytest.mark.parametrize("trainer", names("trainer"))
+@pytest.mark.parametrize("trainer", names("trainer", TRAIN))
 def test_every_trainer_names_arguments_that_lightning_has(trainer):
     import inspect
 
@@ -121,8 +114,8 @@ def test_every_trainer_names_arguments_that_lightning_has(trainer):
     assert set(config.lightning) - {"_target_"} <= set(inspect.signature(Trainer).parameters)
 
 
-@pytest.mark.parametrize("debug", names("debug"))
-@pytest.mark.parametrize("logger", names("logger"))
+@pytest.mark.parametrize("debug", names("debug", TRAIN))
+@pytest.mark.parametrize("logger", names("logger", TRAIN))
 def test_every_debugging_and_logging_configuration_composes(debug, logger):
     assert trained(f"debug={debug}", f"logger={logger}").logger
 
@@ -132,7 +125,7 @@ def test_the_command_for_the_shipped_weights_is_the_training_that_they_record():
 
     from embedspace.projector.weights_file import SHIPPED
 
-    with initialize_config_dir(str(CONFIGS), version_base=None):
+    with initialize_config_dir(str(TRAIN), version_base=None):
         config = OmegaConf.to_container(compose("minilm-to-smollm2"), resolve=True)
     shipped = json.loads((SHIPPED / "minilm-to-smollm2" / "config.json").read_text())
     recorded = shipped["training"]["config"]
@@ -141,7 +134,26 @@ def test_the_command_for_the_shipped_weights_is_the_training_that_they_record():
     assert {f"test: {kind}" for kind in config["test"]["kinds"]} <= shipped["metrics"].keys()
 
 
-@pytest.mark.parametrize("data", ["wordnet", "english"])
+@pytest.mark.parametrize("model", names("model"))
+def test_trainings_share_the_models_and_launchers_of_experiments(model):
+    config = trained(f"model={model}", "launcher=local", "+data/sentences@test=short")
+    assert config.model == composed(f"model={model}", "out=unused").model
+    assert config.test.kinds
+
+
+@pytest.mark.parametrize("callbacks", names("callbacks", TRAIN))
+def test_every_callback_is_built(callbacks):
+    from lightning import Callback
+
+    built = [
+        instantiate(callback, **({"dirpath": "."} if name == "checkpoint" else {}))
+        for name, callback in trained(f"callbacks={callbacks}").callbacks.items()
+    ]
+    assert built
+    assert all(isinstance(callback, Callback) for callback in built)
+
+
+@pytest.mark.parametrize("data", names("data", TRAIN))
 def test_the_data_of_training_name_functions_that_exist(data):
     config = trained(f"data={data}").data
     assert get_class(config._target_).__name__ == "SentenceData"
