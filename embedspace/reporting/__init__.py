@@ -1,6 +1,6 @@
 """Reports: one HTML page with tables and figures that needs nothing but itself."""
 
-from embedspace.reporting.figures import Figure, Line, dot_figure, line_figure
+from embedspace.reporting.figures import Figure, Line, dot_figure, line_figure, lines_of
 from embedspace.reporting.report import (
     Answer,
     Cell,
@@ -8,6 +8,8 @@ from embedspace.reporting.report import (
     Report,
     Section,
     Table,
+    compare_answers,
+    effect_cells,
     signed,
     unsigned,
     write_report,
@@ -22,8 +24,11 @@ __all__ = [
     "Report",
     "Section",
     "Table",
+    "compare_answers",
     "dot_figure",
+    "effect_cells",
     "line_figure",
+    "lines_of",
     "signed",
     "unsigned",
     "write_report",

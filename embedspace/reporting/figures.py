@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,22 @@ class Line:
     """Drawn in grey and dashed: what the other lines are to be compared with."""
     band: bool = True
     """Whether the intervals are drawn; many bands over each other hide what they show."""
+
+
+def lines_of(
+    curves: Mapping[str, Mapping[float, Interval]], controls: Collection[str] = (), *, bands: bool = True
+) -> list[Line]:
+    """A line for each curve of at least two points; controls are drawn without a band.
+
+    >>> curve = {1.0: Interval(0.5, 0.4, 0.6, 9), 2.0: Interval(0.7, 0.6, 0.8, 9)}
+    >>> [(line.label, line.control) for line in lines_of({"own": curve, "random": curve, "dot": {}}, ["random"])]
+    [('own', False), ('random', True)]
+    """
+    return [
+        Line(label, points, label in controls, bands and label not in controls)
+        for label, points in curves.items()
+        if len(points) > 1
+    ]
 
 
 def line_figure(

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from embedspace._util.files import atomic_write
 from embedspace._util.markdown import markdown_table
-from embedspace.metrics import Interval
+from embedspace.metrics import Condition, Interval, Measure
 from embedspace.runs import Record, Tag
 
 if TYPE_CHECKING:
     from embedspace.reporting.figures import Figure
     from embedspace.runs import Run
 
-Cell = str | int | float | Interval
+Cell = str | int | float | Interval | None
+"""What a table shows; None, where nothing was measured, as an empty cell."""
 
 MAX_RECORDS = 2000
 """Records that a page lists one by one; the record file holds all."""
@@ -53,6 +54,29 @@ class Comparison:
     answers: Sequence[Answer]
 
 
+def compare_answers(
+    prompts: Sequence[str],
+    answers: Mapping[tuple[Tag, ...], Sequence[Record]],
+    places: Mapping[str, Condition],
+    references: Sequence[Answer] = (),
+) -> list[Comparison]:
+    """For each prompt its answers under some conditions; prompts without any are left out.
+
+    Args:
+        prompts: what was asked.
+        answers: (number of the prompt, *condition) -> records, of which the first counts.
+        places: label -> condition, in the order in which they are shown.
+        references: for each prompt an answer that stands before the others.
+    """
+    comparisons = []
+    for number, prompt in enumerate(prompts):
+        found = {label: answers.get((number, *place), ()) for label, place in places.items()}
+        shown = [Answer.of(label, own[0]) for label, own in found.items() if own and own[0].text]
+        if shown:
+            comparisons.append(Comparison(prompt, [*references[number : number + 1], *shown]))
+    return comparisons
+
+
 @dataclass(frozen=True)
 class Table:
     """Measures in rows and columns; numbers are rounded to ``digits`` when they are shown."""
@@ -64,7 +88,11 @@ class Table:
 
     def filled(self) -> Table:
         """The table without the columns in which nothing was measured."""
-        kept = [column for column in range(len(self.columns)) if any(row[column] != "" for row in self.rows)]
+        kept = [
+            column
+            for column in range(len(self.columns))
+            if any(row[column] not in ("", None) for row in self.rows)
+        ]
         rows = [[row[column] for column in kept] for row in self.rows]
         return replace(self, columns=[self.columns[column] for column in kept], rows=rows)
 
@@ -77,7 +105,14 @@ class Table:
         | average | 0.90 |
         """
         shown = [
-            [f"{cell:.{self.digits}f}" if isinstance(cell, Interval | float) else cell for cell in row]
+            [
+                f"{cell:.{self.digits}f}"
+                if isinstance(cell, Interval | float)
+                else ""
+                if cell is None
+                else cell
+                for cell in row
+            ]
             for row in self.rows
         ]
         return markdown_table(self.columns, shown)
@@ -105,6 +140,14 @@ class Report:
     summary: str
     """What the page is about, where the sections' findings do not say it: paragraphs, separated by an empty line."""
     sections: Sequence[Section]
+
+
+def effect_cells(measure: Measure, before: Condition, after: Condition) -> list[Cell]:
+    """Mean paired difference, effect size and p-value of a row; no cells where fewer than two items were paired."""
+    change, effect = measure.change(before, after), measure.effect(before, after)
+    if change is None or effect is None:
+        return []
+    return [change, effect.size, f"{effect.p_value:.2g}"]
 
 
 def write_report(report: Report, run: Run) -> Path:
@@ -183,7 +226,7 @@ def _cell(value: Cell, digits: int) -> tuple[str, str]:
         ), f"{unsigned(value.low, digits)} to {unsigned(value.high, digits)}"
     if isinstance(value, float):
         return unsigned(value, digits), ""
-    return str(value), ""
+    return "" if value is None else str(value), ""
 
 
 def _tags(tags: Mapping[str, Tag]) -> str:

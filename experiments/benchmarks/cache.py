@@ -33,7 +33,7 @@ def cache(model: str = "smollm2-135m-instruct") -> Iterator[Measurement]:
 
 
 def inserts(space: EmbeddingSpace, folder: Path) -> Iterator[Measurement]:
-    """One more entry beside 10,000: a row of the file, against the whole dictionary pickled again."""
+    """One more entry in a cache of 10,000: a row of the file, against the whole dictionary pickled again."""
     keys, prompts = numbered(ENTRIES + ROUNDS * INSERTS), random_prompts(space, 16, 64)
     obvious = {key: prompts[n % 16].vectors.clone() for n, key in enumerate(keys[:ENTRIES])}
     file = folder / "obvious.pickle"

@@ -154,12 +154,7 @@ def request_body(space: EmbeddingSpace, text: str, new_tokens: int = 1) -> dict[
 
 
 async def request_times(
-    url: str,
-    bodies: Sequence[dict[str, Any]],
-    at_once: int,
-    *,
-    total: int | None = None,
-    spread: float = 1.0,
+    url: str, bodies: Sequence[dict[str, Any]], at_once: int, *, total: int | None = None, spread: float = 1.0
 ) -> list[float]:
     """Seconds from sending to the answer's end, for each request.
 

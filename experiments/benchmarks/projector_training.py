@@ -55,7 +55,7 @@ def training(engine: TransformersEngine, made: Projector, rounds: int) -> Measur
 
 
 def projector_gpu(model: str, rounds: int) -> Iterator[Measurement]:
-    """Training steps on a GPU in bfloat16: share of the chip's matrix products, measured beside them.
+    """Training steps on a GPU in bfloat16: share of the chip's matrix products, measured in turn with them.
 
     Raises:
         ValueError: there is no GPU.

@@ -87,7 +87,7 @@ def _together(
 
 
 def _read_back(space: EmbeddingSpace, name: str) -> Iterator[Measurement]:
-    """Rows with noise of the size of a row: the right token's share, and the time beside a whole-table product's."""
+    """Rows with noise of the size of a row: the share of right tokens, and the time against a whole-table product's."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, space.vocab_size, (ROWS,), generator=generator)
     rows = space.lookup(ids.tolist()).float()

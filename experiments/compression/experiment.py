@@ -1,135 +1,131 @@
-"""Compression: how much of a passage's worth is left when its rows become fewer?"""
+"""Compression: how much of a passage's likelihood gain is left when its rows are compressed?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from embedspace import EmbeddingSpace, PromptEmbeds, compress
-from embedspace.engines import TransformersEngine
+from embedspace.engines import Prompt, TransformersEngine
 from embedspace.reporting import Report
-from embedspace.runs import Case, Record
+from embedspace.runs import Case, Record, Tag
 from experiments.compression.llmlingua import installed, shortened
-from experiments.compression.report import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH, Told, task_of
-
-
-class Item(TypedDict):
-    """A text, a question about it, and the right answer."""
-
-    text: str
-    question: str
-    answer: str
-    beginning: NotRequired[str]
-    """How the model's answer is made to begin."""
-    task: NotRequired[str]
-    """Kind of question; the report keeps kinds apart."""
+from experiments.compression.metrics import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH, Item, Measured, task_of
+from experiments.compression.report import CompressionReport
 
 
 @dataclass(frozen=True)
 class Compression:
-    """Asks about a passage whose rows are made fewer; the question's own rows stay as they are."""
+    """Asks about a passage whose rows are compressed; the question's own rows stay as they are."""
 
     items: Sequence[Item]
     source: str
     """Where the items come from, for the report."""
     ways: Mapping[str, Mapping[str, Any] | None]
-    """Name of a way to compress -> what ``compress`` is told beside the ratio; None leaves the way out. The first is
-    the one in question."""
+    """Name of a method -> options of ``compress`` besides the ratio; None leaves the method out. The first is the one
+    in question."""
     controls: Sequence[str]
-    """Names of the ways that any other should beat at equal length."""
+    """Names of the methods that any other should beat at equal length."""
     peer: str | None
-    """Name of the way that the first is compared with item by item."""
+    """Name of the method that the first is compared with item by item."""
     ratios: Sequence[float]
     llmlingua: bool
-    """Whether LLMLingua's own package shortens the text too, and the first way does to the number of rows that it
-    reaches."""
+    """Whether LLMLingua's own package shortens the text too, and the first method compresses to the number of rows that
+    it reaches."""
     answered_ratios: Sequence[float]
-    """Ratios at which the model answers; at the others the right answer's likelihood alone is wanted."""
+    """Ratios at which the model answers; at the others only the right answer's likelihood is computed."""
 
     @property
     def chosen(self) -> dict[str, dict[str, Any]]:
-        """The ways that are not left out."""
-        return {way: dict(options) for way, options in self.ways.items() if options is not None}
+        """The methods that are not left out."""
+        return {method: dict(options) for method, options in self.ways.items() if options is not None}
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
-        """The whole passage, none, and every way at every ratio."""
-        yield from self._cases(NONE, 0.0, [_prompt(space, item, with_text=False) for item in self.items])
-        full = [_prompt(space, item, with_text=True) for item in self.items]
-        yield from self._cases(FULL, 1.0, full)
-        places = [(way, ratio) for way in self.chosen for ratio in self.ratios]
+        """The whole passage, none, and every method at every ratio."""
+        yield from self._cases(NONE, 0.0, partial(_prompt, space, with_text=False))
+        yield from self._cases(FULL, 1.0, partial(_prompt, space))
+        conditions = [(method, ratio) for method in self.chosen for ratio in self.ratios]
         # What is answered comes first, so that an engine can batch it.
-        for way, ratio in sorted(places, key=lambda place: not self._answers(*place)):
-            shorter = _Compressor(space, self.chosen[way])
-            yield from self._cases(way, ratio, (shorter(prompt, ratio=ratio) for prompt in full))
+        for method, ratio in sorted(conditions, key=lambda condition: not self._answers(*condition)):
+            yield from self._cases(method, ratio, partial(_compressed, space, self.chosen[method], ratio))
         if self.llmlingua:
-            yield from self._llmlingua(space, full)
+            yield from self._llmlingua(space)
 
     def analyse(self, records: Sequence[Record]) -> Report:
-        """For each task, what each way keeps of the passage's worth."""
-        tasks = list(dict.fromkeys(task_of(item) for item in self.items))
-        return Report("Compression of a passage", "", [Told(self, task, records).section() for task in tasks])
+        """For each task, what each method keeps of the passage's gain."""
+        title = "Compression of a passage"
+        tasks = list(dict.fromkeys(map(task_of, self.items)))
+        sections = []
+        for task in tasks:
+            own = [record for record in records if task_of(self.items[int(record.tags["passage"])]) == task]
+            same_length = self.own if self.llmlingua else None
+            report = CompressionReport(
+                f"{title}: {task}" if len(tasks) > 1 else title,
+                Measured.of(own, self.items, same_length),
+                own,
+                self.items,
+                sum(task_of(item) == task for item in self.items),
+                self.source,
+                list(self.chosen),
+                self.controls,
+                self.peer,
+                self.ratios,
+                self.answered_ratios,
+                same_length,
+            )
+            sections.append(report.section())
+        return Report(title, "", sections)
 
     @property
     def own(self) -> str:
-        """Name of the first way where it keeps as many rows as the package does."""
+        """Name of the first method at the number of rows that the package keeps."""
         return f"{next(iter(self.chosen))} {SAME_LENGTH}"
 
-    def _llmlingua(self, space: EmbeddingSpace, full: Sequence[PromptEmbeds]) -> Iterator[Case]:
-        """The package's texts, and the first way at the number of rows that each has.
+    def _llmlingua(self, space: EmbeddingSpace) -> Iterator[Case]:
+        """The package's texts, and the first method at the number of rows that each has.
 
         Raises:
             ValueError: the package is not installed.
         """
         if not installed():
             raise ValueError(
-                "experiment.llmlingua=true asks for a package that is not installed: "
-                "pip install 'embedspace[llmlingua]' brings it in"
+                "experiment.llmlingua=true needs a package that is not installed: "
+                "pip install 'embedspace[llmlingua]'"
             )
-        own = _Compressor(space, next(iter(self.chosen.values())))
+        first = next(iter(self.chosen.values()))
         for ratio in self.ratios:
-            theirs = [_shortened(space, item, ratio) for item in self.items]
-            yield from self._cases(LLMLINGUA, ratio, theirs)
-            pairs = zip(full, theirs, strict=True)
-            lengths = [min(_rows(whole), _rows(shorter)) for whole, shorter in pairs]
-            ours = (own(prompt, length=length) for prompt, length in zip(full, lengths, strict=True))
-            yield from self._cases(self.own, ratio, ours)
+            yield from self._cases(LLMLINGUA, ratio, partial(_llmlingua_prompt, space, ratio))
+            yield from self._cases(self.own, ratio, partial(_of_same_length, space, first, ratio))
 
-    def _cases(
-        self, way: str, ratio: float, prompts: Iterator[PromptEmbeds] | Sequence[PromptEmbeds]
-    ) -> Iterator[Case]:
-        for number, prompt in enumerate(prompts):
+    def _cases(self, method: str, ratio: float, prompt_of: Callable[[Item], PromptEmbeds]) -> Iterator[Case]:
+        for number, item in enumerate(self.items):
             yield Case(
-                f"{way}/ratio={ratio:g}/p{number:03d}",
-                prompt,
-                {"method": way, "ratio": ratio, "passage": number, "rows": _rows(prompt)},
-                {RIGHT: self.items[number]["answer"]},
-                self._answers(way, ratio),
+                f"{method}/ratio={ratio:g}/p{number:03d}",
+                partial(prompt_of, item),
+                {"method": method, "ratio": ratio, "passage": number},
+                {RIGHT: item["answer"]},
+                self._answers(method, ratio),
+                measured=_rows_tag,
             )
 
-    def _answers(self, way: str, ratio: float) -> bool:
-        return bool(self.answered_ratios) and (way in (FULL, NONE) or ratio in self.answered_ratios)
+    def _answers(self, method: str, ratio: float) -> bool:
+        return bool(self.answered_ratios) and (method in (FULL, NONE) or ratio in self.answered_ratios)
 
 
-@dataclass(frozen=True)
-class _Compressor:
-    """``compress`` with one way's options; the model is loaded where a way asks it."""
-
-    space: EmbeddingSpace
-    options: dict[str, Any]
-
-    def __call__(
-        self, prompt: PromptEmbeds, *, ratio: float | None = None, length: int | None = None
-    ) -> PromptEmbeds:
-        return compress(prompt, ratio, length=length, **self._asked, **self.options)
-
-    @cached_property
-    def _asked(self) -> dict[str, Any]:
-        if self.options.get("information") == "surprisal":
-            return {"engine": _engine(self.space.folder)}
-        return {"space": self.space}
+def _compressed(
+    space: EmbeddingSpace,
+    options: Mapping[str, Any],
+    ratio: float | None,
+    item: Item,
+    length: int | None = None,
+) -> PromptEmbeds:
+    """The prompt with its passage compressed by one method's options; the model is loaded where they need it."""
+    needs_model = options.get("information") == "surprisal"
+    model: dict[str, Any] = {"engine": _engine(space.folder)} if needs_model else {"space": space}
+    return compress(_prompt(space, item), ratio, length=length, **model, **options)
 
 
 @cache
@@ -137,7 +133,7 @@ def _engine(folder: Path) -> TransformersEngine:
     return TransformersEngine(folder)
 
 
-def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool) -> PromptEmbeds:
+def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool = True) -> PromptEmbeds:
     """Passage, question and the answer's beginning, where only the passage's rows count as content."""
     messages = [{"role": "user", "content": item["question"]}]
     if with_text:
@@ -148,10 +144,23 @@ def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool) -> PromptEmbe
     return prompt.only_run(0) if with_text else prompt
 
 
-def _shortened(space: EmbeddingSpace, item: Item, ratio: float) -> PromptEmbeds:
+def _llmlingua_prompt(space: EmbeddingSpace, ratio: float, item: Item) -> PromptEmbeds:
     """The prompt with what LLMLingua leaves of the text; were that nothing, with its first word."""
     text = shortened(space.folder, item["text"], ratio).strip() or item["text"].split()[0]
-    return _prompt(space, {**item, "text": text}, with_text=True)
+    return _prompt(space, {**item, "text": text})
+
+
+def _of_same_length(
+    space: EmbeddingSpace, options: Mapping[str, Any], ratio: float, item: Item
+) -> PromptEmbeds:
+    """The prompt compressed to as many rows as LLMLingua leaves of it, and no more than it has."""
+    length = min(_rows(_prompt(space, item)), _rows(_llmlingua_prompt(space, ratio, item)))
+    return _compressed(space, options, None, item, length)
+
+
+def _rows_tag(prompt: Prompt) -> dict[str, Tag]:
+    assert isinstance(prompt, PromptEmbeds)
+    return {"rows": _rows(prompt)}
 
 
 def _rows(prompt: PromptEmbeds) -> int:

@@ -12,17 +12,17 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from experiments.compression.experiment import Item
+from experiments.compression.metrics import Item
 
 Split = Literal["development", "test"]
 
-_LONGEST = 700
-"""Characters of a document that are asked about: whole lines from its beginning."""
+_MAX_CHARACTERS = 700
+"""Of a document that are asked about: whole lines from its beginning."""
 _VALUE = re.compile(r"\$?\d[\d,]*(?:\.\d+)?%?")
-_FEWEST_WORDS = 3
-"""Before a value, so that what leads to it can be recognised."""
-_SHORTEST_WORD = 5
-"""Letters of a word that is asked for."""
+_MIN_WORDS = 3
+"""Before a value, so that the line can be recognised by them."""
+_MIN_LETTERS = 5
+"""Of a word that is asked for."""
 RECALL, WORDS = "recall", "recall of words"
 
 
@@ -95,13 +95,15 @@ def split_of(page: Document) -> Split:
 
 
 def order_of(page: Document) -> int:
-    """A number by which pages stand in no order of theirs."""
+    """A number that sorts pages into an arbitrary, fixed order."""
     return _number(page["id"])
 
 
 def _text(page: Document) -> str:
     content = page["content"]
-    return content if len(content) <= _LONGEST else content[:_LONGEST].rsplit("\n", 1)[0].strip()
+    return (
+        content if len(content) <= _MAX_CHARACTERS else content[:_MAX_CHARACTERS].rsplit("\n", 1)[0].strip()
+    )
 
 
 def _recall(page: Document, task: str) -> Item | None:
@@ -124,7 +126,7 @@ def values_in(text: str) -> Iterator[tuple[str, str]]:
         line = line.strip("- ")
         for match in _VALUE.finditer(line):
             before = line[: match.start()].strip()
-            if len(before.split()) >= _FEWEST_WORDS:
+            if len(before.split()) >= _MIN_WORDS:
                 yield before, match[0]
 
 
@@ -135,7 +137,7 @@ def last_words_in(text: str) -> Iterator[tuple[str, str]]:
             continue
         *before, last = line.strip("- ").split() or [""]
         word = last.rstrip(".,:;!?)*")
-        if len(before) >= _FEWEST_WORDS and len(word) >= _SHORTEST_WORD and word.isalpha():
+        if len(before) >= _MIN_WORDS and len(word) >= _MIN_LETTERS and word.isalpha():
             yield " ".join(before), word
 
 

@@ -78,6 +78,6 @@ class _PairsOfKeysAndValues:
         known = DynamicCache()
         for layer, (keys, values) in enumerate(past_key_values or ()):
             known.update(keys, values, layer)
-        told = self.model(ids, attention_mask=attention_mask, past_key_values=known, use_cache=use_cache)
-        pairs = [(layer.keys, layer.values) for layer in told.past_key_values.layers]
-        return SimpleNamespace(logits=told.logits, past_key_values=pairs)
+        output = self.model(ids, attention_mask=attention_mask, past_key_values=known, use_cache=use_cache)
+        pairs = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        return SimpleNamespace(logits=output.logits, past_key_values=pairs)

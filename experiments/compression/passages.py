@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FACTS, EXPLANATIONS = "facts", "explanations"
-_FEWEST_WORDS = 4
-"""Of a statement: shorter lines say nothing by themselves."""
+_MIN_WORDS = 4
+"""Of a statement: shorter lines mean nothing by themselves."""
 
 
 class Question(TypedDict):
@@ -105,7 +105,7 @@ def _statements(page: Document) -> Iterator[list[str]]:
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         plain = ", ".join(cell for cell in cells if cell.strip(":- "))
         plain = re.sub(r"^(?:[-*+]|\d+\.)\s+|\*\*|`", "", plain).strip()
-        if len(plain.split()) >= _FEWEST_WORDS:
+        if len(plain.split()) >= _MIN_WORDS:
             section.append(plain)
     yield section
 

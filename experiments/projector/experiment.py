@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedspace import EmbeddingSpace, PromptEmbeds
-from embedspace.metrics import Interval, Measure, SentenceSimilarity, mean_rows, share_interval
-from embedspace.projector import CONDITIONS, ConditionScores, Projector, insert
-from embedspace.reporting import Answer, Comparison, Report, Section, unsigned
-from embedspace.runs import Case, Record, by_tags
+from embedspace.metrics import mean_rows
+from embedspace.projector import Projector, insert
+from embedspace.reporting import Report
+from embedspace.runs import Case, Record, Tag
+from experiments.projector.curves import curves
 from experiments.projector.metrics import (
     ANY,
     MEAN,
     NOTHING,
     OWN,
+    SEARCH,
+    SENTENCE,
     SHUFFLED,
     TEXT,
-    place_of,
-    recorded_at,
-    scores_of,
-    shared_words,
+    sentence_nll,
 )
-from experiments.projector.report import (
-    answers_table,
-    conditions_figure,
-    conditions_table,
-    curves,
-    finding_of_answers,
-    percent,
-    search_table,
-)
+from experiments.projector.report import SoftTokenReport
 
 if TYPE_CHECKING:
     from experiments.projector.quick_training import QuickProjectors
 
-SENTENCE = "sentence"
-"""Name of the continuation that is the sentence itself."""
-
 
 @dataclass(frozen=True)
 class SoftTokens:
-    """Asks the model to repeat a sentence that it is given as soft tokens, or in one of the controls' ways.
+    """Asks the model to repeat a sentence that it is given as soft tokens, as text, or replaced by a control.
 
     Raises:
         ValueError: more candidates or sentences asked for than there are sentences of a kind, or no projector.
@@ -58,13 +47,13 @@ class SoftTokens:
     """Name -> a packaged projector's name, a folder or a hub id. What stands before a slash in names is one line of the
     curves. The first is the one in question."""
     trained: QuickProjectors | None
-    """More of them, trained in moments, for the curves."""
+    """More of them, trained without the language model, for the curves."""
     instruction: str
     """The user's words before the soft tokens."""
     answered: int
-    """Sentences of each kind that the model also writes down; at the others their likelihood alone is wanted."""
+    """Sentences of each kind that the model also writes down; at the others only their likelihood is computed."""
     retrieved: int
-    """Sentences of each kind that are looked for among others by likelihood."""
+    """Sentences of each kind that are retrieved among others by likelihood."""
     candidates: int
     """Among how many."""
     compared: int
@@ -98,34 +87,25 @@ class SoftTokens:
                 yield from self._with(space, kind, name, projector, most=self.compared)
 
     def analyse(self, records: Sequence[Record]) -> Report:
-        """For each kind of sentences the scores and what else tells of reading; then the curves."""
-        nats = Measure.of(
-            (recorded_at(record), int(record.tags["sentence"]), -record.scores[SENTENCE].per_token)
-            for record in records
-            if SENTENCE in record.scores
-        )
+        """For each kind of sentences how much of them is read; then the comparison of projectors."""
+        nll = sentence_nll(records)
         main = next((str(r.tags["projector"]) for r in records if r.tags["projector"] != ANY), ANY)
-        sections = [self._section(kind, main, nats, records) for kind in self.kinds]
+        sections = []
+        for kind, sentences in self.kinds.items():
+            own = [r for r in records if r.tags["kind"] == kind and r.tags["projector"] in (ANY, main)]
+            sections.append(SoftTokenReport(kind, sentences, main, nll, own, self.candidates).section())
         return Report(
             "Sentences as soft tokens",
             f"Sentences from {self.source}; the projector in question is {main!r}.",
-            [*sections, *curves(list(self.kinds), self.compared, nats, records)],
+            [*sections, *curves(list(self.kinds), self.compared, nll, records)],
         )
 
-    @cached_property
-    def _loaded(self) -> dict[str, Projector]:
-        return {}
-
     def _projectors(self, space: EmbeddingSpace) -> dict[str, Projector]:
-        """By name, in order; loaded once."""
-        if not self._loaded:
-            folders: dict[str, str | Path] = {
-                **self.projectors,
-                **(self.trained.folders(space) if self.trained else {}),
-            }
-            for name, folder in folders.items():
-                self._loaded[name] = Projector.from_pretrained(folder, space=space)
-        return self._loaded
+        """By name, in order."""
+        folders: dict[str, str | Path] = dict(self.projectors)
+        if self.trained:
+            folders |= self.trained.folders(space)
+        return {name: Projector.from_pretrained(folder, space=space) for name, folder in folders.items()}
 
     def _prompt(self, space: EmbeddingSpace, rows: PromptEmbeds | None) -> PromptEmbeds:
         prompt = space.embed_chat([{"role": "user", "content": self.instruction}])
@@ -134,9 +114,9 @@ class SoftTokens:
     def _without(self, space: EmbeddingSpace, kind: str) -> Iterator[Case]:
         """Nothing, and the text."""
         for number, sentence in enumerate(self.kinds[kind]):
-            tags: dict[str, str | int] = {"kind": kind, "projector": ANY, "sentence": number}
+            tags: dict[str, Tag] = {"kind": kind, "projector": ANY, "sentence": number}
             for condition, rows in ((NOTHING, None), (TEXT, space.embed(f" {sentence}"))):
-                yield self._case({**tags, "condition": condition}, self._prompt(space, rows), number)
+                yield self._case({**tags, "condition": condition}, partial(self._prompt, space, rows), number)
 
     def _with(
         self,
@@ -148,9 +128,9 @@ class SoftTokens:
         most: int | None = None,
         mean: bool = False,
     ) -> Iterator[Case]:
-        """A sentence's own soft tokens, another's and, as many, the mean row."""
+        """A sentence's own soft tokens, another's, and the mean row repeated as often."""
         soft = self._soft(space, kind, projector)
-        told = {
+        described: dict[str, Tag] = {
             "kind": kind,
             "projector": name,
             "head": projector.config.head,
@@ -162,13 +142,18 @@ class SoftTokens:
             if mean:
                 rows[MEAN] = mean_rows(space, projector.tokens)
             for condition, given in rows.items():
-                tags = {**told, "sentence": number, "condition": condition}
+                tags = {**described, "sentence": number, "condition": condition}
                 if mean and condition == OWN and number < self.answered:
                     tags["read"] = space.read(given)
-                yield self._case(tags, self._prompt(space, given), number, may_answer=mean)
+                yield self._case(tags, partial(self._prompt, space, given), number, may_answer=mean)
 
     def _case(
-        self, tags: Mapping[str, str | int], prompt: PromptEmbeds, number: int, *, may_answer: bool = True
+        self,
+        tags: Mapping[str, Tag],
+        prompt: Callable[[], PromptEmbeds],
+        number: int,
+        *,
+        may_answer: bool = True,
     ) -> Case:
         kind, name, condition = (str(tags[tag]) for tag in ("kind", "projector", "condition"))
         return Case(
@@ -186,9 +171,9 @@ class SoftTokens:
         for number in range(self.retrieved):
             others = [(number + step) % len(sentences) for step in range(self.candidates)]
             yield Case(
-                f"{kind}/{name}/search/s{number:03d}",
-                self._prompt(space, soft[number]),
-                {"kind": kind, "projector": name, "sentence": number, "condition": "search"},
+                f"{kind}/{name}/{SEARCH}/s{number:03d}",
+                partial(self._prompt, space, soft[number]),
+                {"kind": kind, "projector": name, "sentence": number, "condition": SEARCH},
                 {str(other): sentences[other] for other in others},
                 answered=False,
             )
@@ -196,103 +181,3 @@ class SoftTokens:
     def _soft(self, space: EmbeddingSpace, kind: str, projector: Projector) -> list[PromptEmbeds]:
         vectors = projector.encode(self.kinds[kind], cache=True, progress=True)
         return [projector.project(vector, space) for vector in vectors]
-
-    def _section(self, kind: str, main: str, nats: Measure, records: Sequence[Record]) -> Section:
-        own = [
-            record
-            for record in records
-            if record.tags["kind"] == kind and record.tags["projector"] in (ANY, main)
-        ]
-        scores = scores_of(nats, kind, main)
-        likeness = self._likeness(kind, own)
-        searched = self._found(nats, kind, own)
-        places = {condition: place_of(kind, main, condition) for condition in CONDITIONS}
-        means: dict[str, Interval] = {
-            condition: mean for condition, place in places.items() if (mean := nats.mean(place)) is not None
-        }
-        return Section(
-            f"Soft tokens of a sentence: {kind}",
-            self._finding(scores, means, searched) or finding_of_answers(likeness),
-            f"The model is asked to repeat a sentence ({len(self.kinds[kind])} of them) and gets its soft tokens in "
-            "its place. How much it reads is told by how many nats a token the sentence then costs. Two controls "
-            "stand beside it: the soft tokens of another sentence, and nothing at all. Soft tokens of a wrong sentence "
-            "mislead the model and make the own ones look good, so the share of the gap that is closed is taken "
-            "against whichever control costs less, chosen anew in every bootstrap sample.",
-            figures=[conditions_figure(means)] if means else [],
-            tables=[
-                *([conditions_table(scores, means)] if means else []),
-                *([search_table(searched, self.candidates)] if searched else []),
-                *([answers_table(likeness)] if any(likeness) else []),
-            ],
-            comparisons=self._comparisons(kind, own),
-        )
-
-    def _finding(
-        self, scores: ConditionScores | None, means: Mapping[str, Interval], searched: Mapping[str, Interval]
-    ) -> str:
-        if scores is None:
-            return ""
-        closed = scores.gap_closed()
-        told = ", ".join(f"{condition} {unsigned(mean.estimate)}" for condition, mean in means.items())
-        text = (
-            f"Of the gap between the better control ({scores.better_control}) and the text itself, the sentence's own "
-            f"soft tokens close {percent(closed)} ({closed.items} sentences). Nats a token: {told}."
-        )
-        if searched:
-            hits = "; ".join(f"{way} {percent(share)}" for way, share in searched.items())
-            text += f" Found among {self.candidates} sentences: {hits}."
-        return text
-
-    def _found(self, nats: Measure, kind: str, records: Sequence[Record]) -> dict[str, Interval]:
-        """How often the sentence is the one that its soft tokens make likeliest, or raise most over nothing."""
-        before = nats.values.get(place_of(kind, ANY, NOTHING), {})
-        hits: dict[str, list[bool]] = {"by likelihood": [], "by gain over nothing": []}
-        for record in records:
-            if record.tags["condition"] != "search" or not record.scores:
-                continue
-            likely = {int(number): score.per_token for number, score in record.scores.items()}
-            gains = {number: value + before[number] for number, value in likely.items() if number in before}
-            for way, values in zip(hits, (likely, gains), strict=True):
-                if len(values) == len(likely):
-                    hits[way].append(max(values, key=values.__getitem__) == record.tags["sentence"])
-        return {way: share_interval(sum(found), len(found)) for way, found in hits.items() if found}
-
-    def _likeness(self, kind: str, records: Sequence[Record]) -> tuple[Measure, Measure]:
-        """Likeness of what the model writes to the sentence: in meaning, and in the share of its words."""
-        answered = [record for record in records if record.finish_reason != "scored"]
-        right = [self.kinds[kind][int(record.tags["sentence"])] for record in answered]
-        cosines = SentenceSimilarity().cosines([record.text or " " for record in answered], right)
-        places = [((str(record.tags["condition"]),), int(record.tags["sentence"])) for record in answered]
-        shared = [
-            shared_words(record.text, sentence) for record, sentence in zip(answered, right, strict=True)
-        ]
-        return (
-            Measure.of((*place, value) for place, value in zip(places, cosines, strict=True)),
-            Measure.of(
-                (*place, value) for place, value in zip(places, shared, strict=True) if value is not None
-            ),
-        )
-
-    def _comparisons(self, kind: str, records: Sequence[Record]) -> list[Comparison]:
-        found = {place: each[0] for place, each in by_tags(records, "sentence", "condition").items()}
-        labels = {
-            OWN: "From its own soft tokens",
-            SHUFFLED: "From another sentence's",
-            NOTHING: "From nothing",
-            TEXT: "From the text",
-        }
-        comparisons = []
-        for number in range(self.answered):
-            shown = [
-                Answer.of(label, found[number, condition])
-                for condition, label in labels.items()
-                if (number, condition) in found
-            ]
-            own = found.get((number, OWN))
-            read = (
-                []
-                if own is None
-                else [Answer("Rows nearest to the soft tokens", str(own.tags.get("read", "")))]
-            )
-            comparisons.append(Comparison(self.kinds[kind][number], [*read, *shown]))
-        return comparisons

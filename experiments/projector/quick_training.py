@@ -1,4 +1,4 @@
-"""Projectors trained in moments, without the language model, for curves over soft tokens, sentences and heads."""
+"""Projectors trained without the language model, for curves over soft tokens, training sentences and heads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class QuickProjectors:
     """Heads fitted by their first stage alone: ridge in closed form, others by ``reconstruct``.
 
-    They are kept in the user's cache folder, by what they were made from.
+    They are stored in the user's cache folder, under a hash of everything that determines them.
     """
 
     sources: Sequence[Sequence[Sentence]]
@@ -40,7 +40,7 @@ class QuickProjectors:
     seed: int = 0
 
     def folders(self, space: EmbeddingSpace) -> dict[str, Path]:
-        """Trained projectors by name, ``head/tokens=.../sentences=...``; made where they are not there yet."""
+        """Trained projectors by name, ``head/tokens=.../sentences=...``; trained where they are not stored yet."""
         wanted = [(tokens, max(self.sizes)) for tokens in self.tokens]
         wanted += [(self.tokens_of_sizes, size) for size in self.sizes]
         found = {}

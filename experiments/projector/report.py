@@ -1,30 +1,142 @@
-"""How the experiment on soft tokens tells what it found: sentences, figures and tables."""
+"""Report of one kind of sentences: how much of each the model reads from its soft tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from embedspace.metrics import Interval, Measure
-from embedspace.projector import ConditionScores
-from embedspace.reporting import Cell, Figure, Line, Section, Table, dot_figure, line_figure, unsigned
-from embedspace.runs import Record
-from experiments.projector.metrics import MEAN, NOTHING, OWN, SHUFFLED, TEXT, Trained, scores_of
+from embedspace.projector import CONDITIONS
+from embedspace.reporting import (
+    Answer,
+    Cell,
+    Comparison,
+    Figure,
+    Section,
+    Table,
+    compare_answers,
+    dot_figure,
+    unsigned,
+)
+from embedspace.runs import Record, by_tags
+from experiments.projector.metrics import (
+    MEAN,
+    NOTHING,
+    OWN,
+    SHUFFLED,
+    TEXT,
+    answer_similarity,
+    place_of,
+    retrieval,
+    scores_of,
+)
+
+if TYPE_CHECKING:
+    from embedspace.projector import ConditionScores
+
+
+@dataclass(frozen=True)
+class SoftTokenReport:
+    """What is shown of one kind of sentences."""
+
+    kind: str
+    sentences: Sequence[str]
+    projector: str
+    """Name of the projector in question."""
+    nll: Measure
+    """Of all kinds."""
+    records: Sequence[Record]
+    """Of this kind and projector, and those that need none."""
+    candidates: int
+    """Sentences among which one is looked for."""
+
+    def section(self) -> Section:
+        """The finding, figure, tables and answers."""
+        similarity = answer_similarity(self.sentences, self.records)
+        found = retrieval(self.nll, self.kind, self.records)
+        means = self._means
+        return Section(
+            f"Soft tokens of a sentence: {self.kind}",
+            self._finding(found) or finding_of_answers(similarity),
+            f"The model is asked to repeat a sentence ({len(self.sentences)} of them) and gets its soft tokens in its "
+            "place. The sentence's negative log-likelihood then says how much of it the model reads. There are two "
+            "controls: the soft tokens of another sentence, and nothing at all. Soft tokens of a wrong sentence "
+            "mislead the model and make the own ones look good, so the share of the likelihood gain is computed "
+            "against the control with the lower loss, chosen anew in every bootstrap sample.",
+            figures=[conditions_figure(means)] if means else [],
+            tables=[
+                *([conditions_table(self._scores, means)] if means else []),
+                *([retrieval_table(found, self.candidates)] if found else []),
+                *([answers_table(similarity)] if any(similarity) else []),
+            ],
+            comparisons=self._comparisons(),
+        )
+
+    @cached_property
+    def _scores(self) -> ConditionScores | None:
+        return scores_of(self.nll, self.kind, self.projector)
+
+    @cached_property
+    def _means(self) -> dict[str, Interval]:
+        places = {condition: place_of(self.kind, self.projector, condition) for condition in CONDITIONS}
+        return {name: mean for name, place in places.items() if (mean := self.nll.mean(place)) is not None}
+
+    def _finding(self, found: Mapping[str, Interval]) -> str:
+        if self._scores is None:
+            return ""
+        closed = self._scores.gap_closed()
+        means = ", ".join(f"{condition} {unsigned(mean.estimate)}" for condition, mean in self._means.items())
+        text = (
+            f"The sentence's own soft tokens recover {percent(closed)} of the likelihood gain that the text itself "
+            f"gives over the better control, {self._scores.better_control} ({closed.items} sentences). Negative "
+            f"log-likelihood in nats per token: {means}."
+        )
+        if found:
+            hits = "; ".join(f"{criterion} {percent(share)}" for criterion, share in found.items())
+            text += f" Found among {self.candidates} sentences: {hits}."
+        return text
+
+    def _comparisons(self) -> list[Comparison]:
+        rows = {
+            int(record.tags["sentence"]): str(record.tags["read"])
+            for record in self.records
+            if "read" in record.tags
+        }
+        return compare_answers(
+            self.sentences,
+            by_tags(self.records, "sentence", "condition"),
+            {
+                "From its own soft tokens": (OWN,),
+                "From another sentence's": (SHUFFLED,),
+                "From nothing": (NOTHING,),
+                "From the text": (TEXT,),
+            },
+            [
+                Answer("Rows nearest to the soft tokens", rows.get(number, ""))
+                for number in range(len(self.sentences))
+            ],
+        )
 
 
 def percent(share: Interval) -> str:
+    """A share with its interval, in percent."""
     return f"{share.estimate:.0%} ({share.low:.0%} to {share.high:.0%})".replace("-", "\u2212")
 
 
 def conditions_figure(means: Mapping[str, Interval]) -> Figure:
+    """The sentence's negative log-likelihood under every condition."""
     return dot_figure(
         means,
-        x_label="nats a token of the sentence",
-        caption="What the sentence costs after each. Grey: the controls. Bars are 95% intervals over sentences.",
+        x_label="negative log-likelihood of the sentence, nats per token",
+        caption="Loss of the sentence under each condition. Grey: the controls. Bars are 95% intervals over sentences.",
         controls=[NOTHING, SHUFFLED, MEAN],
     )
 
 
 def conditions_table(scores: ConditionScores | None, means: Mapping[str, Interval]) -> Table:
+    """The same with the share of the likelihood gain."""
     closed: dict[str, Cell] = {}
     if scores is not None:
         closed = {
@@ -32,138 +144,49 @@ def conditions_table(scores: ConditionScores | None, means: Mapping[str, Interva
             NOTHING: scores.gap_closed(NOTHING),
             OWN: scores.gap_closed(),
         }
-    rows: list[list[Cell]] = [
-        [condition, mean, closed.get(condition, "")] for condition, mean in means.items()
-    ]
     return Table(
-        ("Given", "Nats a token", "Share of the gap to the text that its own soft tokens close"),
-        rows,
-        "The share beside a control is taken against that control, beside the own soft tokens against the better one; "
-        "95% bootstrap intervals in small print.",
+        (
+            "Given",
+            "Loss, nats per token",
+            "Share of the text's likelihood gain that its own soft tokens recover",
+        ),
+        [[condition, mean, closed.get(condition)] for condition, mean in means.items()],
+        "The share beside a control is over that control, beside the own soft tokens over the better one; 95% "
+        "bootstrap intervals in small print.",
     )
 
 
-def search_table(searched: Mapping[str, Interval], candidates: int) -> Table:
-    rows: list[list[Cell]] = [[way, share] for way, share in searched.items()]
-    rows.append(["by chance", 1 / candidates])
+def retrieval_table(found: Mapping[str, Interval], candidates: int) -> Table:
+    """How often the sentence is found among others."""
     return Table(
         ("Sentence chosen", "Share found"),
-        rows,
-        f"Which of {candidates} sentences is it? The one that is likeliest a token after the soft tokens, or the one "
-        "whose likelihood they raise most over nothing. Wilson's 95% intervals in small print.",
+        [*found.items(), ("by chance", 1 / candidates)],
+        f"Which of {candidates} sentences is it? The one with the highest log-likelihood per token after the soft "
+        "tokens, or the one whose likelihood gains most over nothing. Wilson's 95% intervals in small print.",
     )
 
 
-def answers_table(likeness: tuple[Measure, Measure]) -> Table:
+def answers_table(similarity: tuple[Measure, Measure]) -> Table:
+    """The answers beside the sentence."""
     rows: list[list[Cell]] = []
     for condition in (NOTHING, SHUFFLED, OWN, TEXT):
-        means = [measure.mean((condition,)) for measure in likeness]
+        means = [measure.mean((condition,)) for measure in similarity]
         if any(means):
-            rows.append([condition, *("" if mean is None else mean for mean in means)])
+            rows.append([condition, *means])
     return Table(
-        ("Given", "Likeness in meaning", "Share of the sentence's words"),
+        ("Given", "Similarity in meaning", "Share of the sentence's words"),
         rows,
-        "What the model writes beside the sentence: cosine of sentence vectors (of the encoder that the projector "
-        "starts from, where it is MiniLM), and the share of the sentence's words of four or more letters.",
+        "The model's answer beside the sentence: cosine of sentence vectors (of the projector's own encoder, where "
+        "that is MiniLM), and the share of the sentence's words of four or more letters.",
     )
 
 
-def finding_of_answers(likeness: tuple[Measure, Measure]) -> str:
-    own, other = (likeness[0].mean((condition,)) for condition in (OWN, SHUFFLED))
+def finding_of_answers(similarity: tuple[Measure, Measure]) -> str:
+    """The finding where no likelihoods were recorded."""
+    own, other = (similarity[0].mean((condition,)) for condition in (OWN, SHUFFLED))
     if own is None or other is None:
-        return "Too little was recorded to tell whether the model reads its sentence."
+        return "Too little was recorded to say whether the model reads its sentence."
     return (
-        f"What the model writes is like the sentence to {unsigned(own.estimate)} (cosine) given its own soft tokens "
-        f"and to {unsigned(other.estimate)} given another's ({own.items} sentences)."
-    )
-
-
-def curve_figures(
-    kind: str, trained: Mapping[str, Trained], shares: Mapping[tuple[str, str], Interval]
-) -> list[Figure]:
-    """Over soft tokens at the most sentences, over sentences at one number of tokens, and over heads."""
-    lines: dict[str, dict[str, Trained]] = {}
-    for name, each in trained.items():
-        if (kind, name) in shares:
-            lines.setdefault(name.split("/")[0], {})[name] = each
-    over_tokens, over_examples, heads = [], [], {}
-    for line, members in lines.items():
-        most = max(each.examples for each in members.values())
-        points: dict[float, Interval] = {
-            each.tokens: shares[kind, name] for name, each in members.items() if each.examples == most
-        }
-        over_tokens.append(Line(line, points))
-        heads[line] = max(points.values(), key=lambda share: share.estimate)
-        sizes: dict[int, dict[float, Interval]] = {}
-        for name, each in members.items():
-            sizes.setdefault(each.tokens, {})[each.examples] = shares[kind, name]
-        tokens, by_size = max(sizes.items(), key=lambda item: len(item[1]))
-        over_examples.append(Line(f"{line}, {tokens} tokens", by_size))
-    label = "share of the gap closed"
-    figures = [
-        line_figure(
-            [line for line in drawn if len(line.points) > 1],
-            x_label=axis,
-            y_label=label,
-            caption=f"{kind.capitalize()}: share of the gap to the text that is closed, over {axis}. Bands are 95% "
-            "intervals over sentences.",
-            log_x=True,
-        )
-        for drawn, axis in ((over_tokens, "soft tokens"), (over_examples, "training sentences"))
-        if any(len(line.points) > 1 for line in drawn)
-    ]
-    if len(heads) > 1:
-        figures.append(
-            dot_figure(
-                heads,
-                x_label=label,
-                caption=f"{kind.capitalize()}: the best of each head at its most sentences.",
-            )
-        )
-    return figures
-
-
-def curves(
-    kinds: Sequence[str], compared: int, nats: Measure, records: Sequence[Record]
-) -> Iterator[Section]:
-    """Share closed against soft tokens, training sentences and heads, where several projectors were measured.
-
-    Args:
-        kinds: of sentences.
-        compared: sentences of each kind that every projector was measured on, the first.
-        nats: a token of each sentence, by place.
-        records: all of the run.
-    """
-    trained = {
-        str(record.tags["projector"]): Trained.of(record) for record in records if "tokens" in record.tags
-    }
-    if len(trained) < 2:
-        return
-    shares = {
-        (kind, name): scores.gap_closed()
-        for kind in kinds
-        for name in trained
-        if (scores := scores_of(nats, kind, name, most=compared)) is not None
-    }
-    rows: list[list[Cell]] = [
-        [name, each.head, each.tokens, each.examples or "", *(shares.get((kind, name), "") for kind in kinds)]
-        for name, each in trained.items()
-    ]
-    best = max(shares, key=lambda place: shares[place].estimate, default=None)
-    finding = "" if best is None else (
-        f"Of {len(trained)} projectors, {best[1]} closes most: {percent(shares[best])} of the gap on {best[0]}."
-    )  # fmt: skip
-    yield Section(
-        "What the number of soft tokens, the training sentences and the head are worth",
-        finding,
-        f"The same measure, on the first {compared} sentences of each kind, for every projector: the share of the gap "
-        "between the better control and the text that is closed.",
-        figures=[figure for kind in kinds for figure in curve_figures(kind, trained, shares)],
-        tables=[
-            Table(
-                ("Projector", "Head", "Soft tokens", "Training sentences", *kinds),
-                rows,
-                "Share of the gap closed; 95% bootstrap intervals over sentences in small print.",
-            ).filled()
-        ],
+        f"The answers have a cosine similarity to the sentence of {unsigned(own.estimate)} given its own soft tokens "
+        f"and of {unsigned(other.estimate)} given another's ({own.items} sentences)."
     )

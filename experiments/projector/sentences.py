@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from embedspace.projector.sources import Sentence
 
 _WHOLE = re.compile(r"""["'(]?[A-Z][^\[\]#*|]*[.!?]["')]?""")
-MOST_TOKENS = 40
+MAX_TOKENS = 40
 """As in training: longer sentences are left out, never cut."""
 
 
@@ -27,8 +27,8 @@ def held_out(
         sources: one or more kinds.
         space: its tokenizer counts.
         count: how many.
-        split: of sources that are trained on as well, the split to take; None for sources that never were, of
-            which whole sentences alone are taken: no headings, no list marks, no gaps in brackets.
+        split: to take from sources that are also trained on; None for sources that never were, of which only whole
+            sentences are taken: no headings, no list marks, no gaps in brackets.
 
     Raises:
         ValueError: fewer sentences are fit than asked for.
@@ -42,7 +42,7 @@ def held_out(
             for sentence in source
             if (_WHOLE.fullmatch(sentence.text) if split is None else split_of(sentence) == split)
         ]
-        kept, _ = select(own, space, max_tokens=MOST_TOKENS, limit=count)
+        kept, _ = select(own, space, max_tokens=MAX_TOKENS, limit=count)
         kinds.append([sentence.text for sentence in kept])
     turns = chain.from_iterable(zip_longest(*kinds))
     found = list(dict.fromkeys(text for text in turns if text is not None))

@@ -1,4 +1,4 @@
-"""A cache whose writers are killed and whose file is damaged: is every entry that it gives the one that was put?"""
+"""A cache whose writers are killed and whose file is damaged: is every entry that it returns the one that was put?"""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def cache_rows(folder: Path, kills: int, damaged: int) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class KilledWriter:
-    """What a writer's process did in its life."""
+    """What a writer's process did until it ended."""
 
     killed: bool
     """False where it ended before it could be killed."""
     reported: list[int]
-    """Prompts that it said are kept."""
+    """Prompts that it reported as stored."""
     begun: list[int]
     """Those, and the ones that it may have been writing when it was killed."""
 
 
-def killed_writers(path: Path, kills: int, lottery: random.Random) -> Iterator[KilledWriter]:
+def killed_writers(path: Path, kills: int, rng: random.Random) -> Iterator[KilledWriter]:
     """Start that many writers of one cache, one after another, and kill each at a random moment."""
     from experiments.reliability.cache_writers import numbers_together, started, write_until_killed
 
@@ -52,12 +52,12 @@ def killed_writers(path: Path, kills: int, lottery: random.Random) -> Iterator[K
         first, reports = kill * 1000, []
         process, receive = started(write_until_killed, str(path), first)
         # From before the file is open to deep in the writing.
-        waited = lottery.randrange(12)
+        waited = rng.randrange(12)
         try:
             with contextlib.suppress(EOFError):
                 for _ in range(waited):
                     reports.append(receive.recv())
-                time.sleep(lottery.uniform(0, 0.01 if waited else 0.1))
+                time.sleep(rng.uniform(0, 0.01 if waited else 0.1))
                 process.kill()
                 while True:
                     reports.append(receive.recv())
@@ -92,9 +92,9 @@ def kill_row(path: Path, kills: int) -> Row:
     reported = sum(len(writer.reported) for writer in writers)
     return Row(
         f"{killed} SIGKILLs of writers of a cache",
-        # An entry that nobody began is as wrong as one that is not bit for bit what was put.
+        # An entry that no writer began is as wrong as one that differs in a bit from what was put.
         f"{right:,} right, {lost} lost, {entries - right} wrong",
-        f"{entries:,} entries, {reported:,} of which a writer had reported as kept before it was killed; the file is "
+        f"{entries:,} entries, {reported:,} of which a writer had reported as stored before it was killed; the file is "
         + ("sound" if sound else "damaged"),
         right == entries and not lost and sound and killed == kills and reported > 0,
     )
@@ -107,32 +107,32 @@ def damage_row(path: Path, damaged: int) -> Row:
 
     with EmbeddingCache(path) as cache:
         cache.put_many((key_of(number), prompt_of(number)) for number in range(ENTRIES))
-    whole, lottery = path.read_bytes(), random.Random(0)
+    whole, rng = path.read_bytes(), random.Random(0)
     counts: Counter[Outcome] = Counter()
     made: Counter[str] = Counter()
-    felt: Counter[str] = Counter()
+    incomplete: Counter[str] = Counter()
     with progress("damaged files", damaged) as advance:
         for kind in itertools.islice(itertools.cycle(DAMAGES), damaged):
             copy = path.with_name("damaged") / "cache.sqlite"
             shutil.rmtree(copy.parent, ignore_errors=True)
             copy.parent.mkdir()
-            copy.write_bytes(DAMAGES[kind](whole, lottery))
+            copy.write_bytes(DAMAGES[kind](whole, rng))
             found = outcomes(copy)
             counts += found
             made[kind] += 1
-            felt[kind] += found != Counter(right=ENTRIES)
+            incomplete[kind] += found != Counter(right=ENTRIES)
             advance()
     return Row(
         f"{damaged} damaged files of a cache, of {ENTRIES} entries each",
         f"{counts['right']:,} right, {counts['missed']:,} missed, {counts['wrong']} wrong",
         f"{counts['refused']} files refused at opening with a clear error, {counts['another error']} with another "
-        f"error. Made: {listed(made)}; of these, not every entry came back: {listed(felt)}",
+        f"error. Made: {listed(made)}; of these, not every entry came back: {listed(incomplete)}",
         not (counts["wrong"] or counts["another error"]),
     )
 
 
 def outcomes(path: Path) -> Counter[Outcome]:
-    """What a cache gives for each entry; one count for the whole file where it cannot be read at all."""
+    """What a cache returns for each entry; one count for the whole file where it cannot be read at all."""
     from embedspace import EmbeddingCache
     from experiments.reliability.cache_writers import key_of, prompt_of, same
 
@@ -150,30 +150,28 @@ def outcomes(path: Path) -> Counter[Outcome]:
     )
 
 
-def flipped(whole: bytes, lottery: random.Random) -> bytes:
-    """One wrong byte. Headers and tables are few among the values, and get two tries of three."""
+def flipped(whole: bytes, rng: random.Random) -> bytes:
+    """One wrong byte. Headers and tables, few bytes among the values, are hit two times of three."""
     from embedspace.cache import PAGE_BYTES
 
-    page = lottery.randrange(len(whole) // PAGE_BYTES) * PAGE_BYTES
-    place = lottery.choice(
-        [lottery.randrange(len(whole)), lottery.randrange(300), page + lottery.randrange(40)]
-    )
-    return whole[:place] + bytes([whole[place] ^ lottery.randrange(1, 256)]) + whole[place + 1 :]
+    page = rng.randrange(len(whole) // PAGE_BYTES) * PAGE_BYTES
+    place = rng.choice([rng.randrange(len(whole)), rng.randrange(300), page + rng.randrange(40)])
+    return whole[:place] + bytes([whole[place] ^ rng.randrange(1, 256)]) + whole[place + 1 :]
 
 
-def cut(whole: bytes, lottery: random.Random) -> bytes:
+def cut(whole: bytes, rng: random.Random) -> bytes:
     """The end is missing, every other time from the beginning of a page on."""
     from embedspace.cache import PAGE_BYTES
 
-    place = lottery.randrange(len(whole))
-    return whole[: lottery.choice([place, place // PAGE_BYTES * PAGE_BYTES])]
+    place = rng.randrange(len(whole))
+    return whole[: rng.choice([place, place // PAGE_BYTES * PAGE_BYTES])]
 
 
-def zeroed(whole: bytes, lottery: random.Random) -> bytes:
+def zeroed(whole: bytes, rng: random.Random) -> bytes:
     """One page is zeros."""
     from embedspace.cache import PAGE_BYTES
 
-    place = lottery.randrange(len(whole) // PAGE_BYTES) * PAGE_BYTES
+    place = rng.randrange(len(whole) // PAGE_BYTES) * PAGE_BYTES
     return whole[:place] + bytes(PAGE_BYTES) + whole[place + PAGE_BYTES :]
 
 

@@ -1,11 +1,9 @@
-"""Writers of a cache, each in a process of its own. Imports little: many of these processes are killed young."""
+"""Writers of a cache, each in a process of its own. Imports little: many of these processes are killed soon."""
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
-import random
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -61,26 +59,10 @@ def numbers_together(number: int) -> list[int]:
 
 
 def write_until_killed(path: str, first: int, reports: Connection) -> None:
-    """Put prompts, one by one and several together, and report each after it is said to be kept."""
+    """Put prompts, one by one and several together, and report each after the cache has stored it."""
     torch.set_num_threads(1)
     cache = EmbeddingCache(path)
     for number in itertools.count(first):
         together = numbers_together(number)
         if cache.put_many((key_of(each), prompt_of(each)) for each in together) == len(together):
             reports.send(together)
-
-
-def write_and_read(path: str, space: str, numbers: list[int], max_bytes: int, answers: Connection) -> None:
-    """Put and get prompts of a space in a random order; answer with how many came back wrong, and right."""
-    torch.set_num_threads(1)
-    order = random.Random(os.getpid())
-    wrong = right = 0
-    with EmbeddingCache(path, max_bytes) as cache:
-        for number in order.sample(numbers, len(numbers)):
-            cache.put(key_of(number, space), prompt_of(number, space))
-            asked = order.choice(numbers)
-            found = cache.get(key_of(asked, space))
-            if found is not None:
-                right += same(found, prompt_of(asked, space))
-                wrong += not same(found, prompt_of(asked, space))
-    answers.send((wrong, right))

@@ -1,4 +1,4 @@
-"""The soak: kills, faults, damage and long streams, each made to happen a known number of times, and counted."""
+"""The soak test: crashes, faults, damaged files and long streams, injected a known number of times, and counted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from embedspace._util.markdown import markdown_table
 from embedspace._util.progress import progress
 from embedspace._util.provenance import describe_origin, provenance
 from experiments.reliability.cache import cache_rows
@@ -16,18 +17,16 @@ from experiments.reliability.kills import kill_rows
 from experiments.reliability.memory import memory_rows
 from experiments.reliability.rows import Row
 
-Part = Literal["faults", "kills", "cache", "memory"]
-
 
 @dataclass(frozen=True)
 class Soak:
-    """What is made to happen, and how often."""
+    """What is injected, and how often."""
 
     model: str
     prompts: int
     """Through the fault proxy."""
     faults: int
-    """Of each kind; a quarter as many of those that hit every request under way."""
+    """Of each kind; a quarter as many of those that affect every request in flight."""
     kills: int
     """Of an experiment's process."""
     questions: int
@@ -42,44 +41,52 @@ class Soak:
     """Growth of the resident memory that still counts as flat."""
     page: str
     """File that gets the table."""
-    parts: Sequence[Part]
-    """What is done."""
+    parts: Sequence[str] | None
+    """Names of :data:`PARTS`; None runs all."""
+
+    @property
+    def measured(self) -> Sequence[str]:
+        """The parts that run."""
+        return self.parts or list(PARTS)
 
     def run(self, folder: Path) -> str:
-        """Do everything, write the counts into ``folder`` and the table into ``page``.
+        """Run the parts, write the counts into ``folder`` and the table into ``page``.
 
         Raises:
             ValueError: a claim does not hold; the table is written all the same.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        ways: Mapping[Part, Callable[[], Iterator[Row]]] = {
-            "faults": lambda: fault_rows(folder / "faults", self.prompts, self.faults),
-            "kills": lambda: kill_rows(folder / "kills", self.model, self.kills, self.questions),
-            "cache": lambda: cache_rows(folder / "cache", self.cache_kills, self.damaged_files),
-            "memory": lambda: memory_rows(self.model, self.streamed, self.most_growth_mb),
-        }
         rows: list[Row] = []
-        with progress("soak", len(self.parts)) as advance:
-            for part in self.parts:
-                rows += ways[part]()
+        with progress("soak", len(self.measured)) as advance:
+            for part in self.measured:
+                rows += PARTS[part](self, folder)
                 advance()
         origin = provenance()
         lines = [{"row": asdict(row), **origin} for row in rows]
         (folder / "counts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         table = as_markdown(rows)
         Path(self.page).write_text(as_page(table, origin, self))
-        if broken := [row.what for row in rows if not row.holds]:
-            raise ValueError(f"{len(broken)} claims do not hold: {'; '.join(broken)}. See {self.page}")
+        if failed := [row.what for row in rows if not row.holds]:
+            raise ValueError(f"{len(failed)} claims do not hold: {'; '.join(failed)}. See {self.page}")
         return f"{table}\nwritten to {self.page} and {folder / 'counts.jsonl'}"
+
+
+PARTS: Mapping[str, Callable[[Soak, Path], Iterator[Row]]] = {
+    # Memory first: what the others give back to the allocator could hide growth.
+    "memory": lambda soak, _: memory_rows(soak.model, soak.streamed, soak.most_growth_mb),
+    "faults": lambda soak, folder: fault_rows(folder / "faults", soak.prompts, soak.faults),
+    "kills": lambda soak, folder: kill_rows(folder / "kills", soak.model, soak.kills, soak.questions),
+    "cache": lambda soak, folder: cache_rows(folder / "cache", soak.cache_kills, soak.damaged_files),
+}
+"""Name -> what is done, given the settings and a folder for its files."""
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """A table of counts."""
-    lines = ["| injected | result | holds | details |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {row.what} | {row.counted} | {'yes' if row.holds else '**no**'} | {row.detail} |" for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    return markdown_table(
+        ("injected", "result", "holds", "details"),
+        ((row.what, row.counted, "yes" if row.holds else "**no**", row.detail) for row in rows),
+    )
 
 
 def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
@@ -93,7 +100,7 @@ def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
         "be made to fail on demand; the experiment that is killed is a real one and uses the same server. Cache "
         "entries are compared bit for bit with the same prompts built again: a damaged file may lose entries or "
         "be refused, but must never return a wrong one. "
-        f"Made by `make soak` ({', '.join(soak.parts)}) with `{soak.model}`, Python {origin['python']} and openai "
+        f"Made by `make soak` ({', '.join(soak.measured)}) with `{soak.model}`, Python {origin['python']} and openai "
         f"{origin['packages']['openai']}: {describe_origin(origin)}. "
         "The individual counts are in `runs/`, in `counts.jsonl`.\n\n"
         f"{table}"

@@ -1,4 +1,4 @@
-"""A proxy that stands before a server and does what networks, proxies and dying servers do, a known number of times."""
+"""A proxy before a server that injects faults of networks, proxies and crashing servers, a known number of times."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Fault = Literal[
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 REFUSAL_SECONDS = 0.3
-"""How long nothing listens."""
+"""How long no connection is accepted."""
 OVERTAKEN_BY = 3
 """How many later requests an answer that comes out of order lets pass."""
 
 
 class FaultProxy:
-    """Passes requests on and meets each POST with the next fault of a shuffled deck, until the deck is empty.
+    """Forwards requests, and injects into each POST the next fault of a shuffled deck, until the deck is empty.
 
     Args:
         upstream: address of the server.
@@ -60,7 +60,7 @@ class FaultProxy:
         random.Random(seed).shuffle(deck)
         self._deck = deck
         self.made: Counter[Fault] = Counter()
-        """The faults that happened; a connection that the server did not answer is none of the proxy's."""
+        """The faults that were injected; a connection that the server did not answer does not count."""
         self._upstream = urlsplit(upstream)
         self._restart = restart
         self._killing = asyncio.Lock()
@@ -72,7 +72,7 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """The address to ask instead of the server's."""
+        """The address to use instead of the server's."""
         return f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
@@ -89,7 +89,7 @@ class FaultProxy:
         self._accepting = asyncio.create_task(self._accept(listener))
 
     async def _accept(self, listener: socket.socket) -> None:
-        # By hand: an asyncio.Server that is closed while it accepts forgets the connection and leaves it open.
+        # No asyncio.Server: one that is closed while it accepts a connection leaves that connection open.
         with listener:
             while True:
                 connection, _ = await asyncio.get_running_loop().sock_accept(listener)
@@ -104,10 +104,10 @@ class FaultProxy:
         try:
             request = await _message(reader)
             fault = self._draw() if request.startswith(b"POST") else None
-            await self._meet(fault, request, reader, writer)
+            await self._inject(fault, request, reader, writer)
         except (OSError, EOFError):  # the server is down, or the client hung up
             _reset(writer)
-            if fault is not None:  # it could not happen: another time
+            if fault is not None:  # it was not injected: try again later
                 self._deck.append(fault)
         else:
             self.made.update([fault] if fault else [])
@@ -120,40 +120,40 @@ class FaultProxy:
         self._posts += 1
         return self._deck.pop() if self._deck else None
 
-    async def _meet(
+    async def _inject(
         self, fault: Fault | None, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         match fault:
             case None:
-                writer.write(await self._passed_on(request))
+                writer.write(await self._forward(request))
             case "refused connections":
                 await self._refuse(writer)
             case "reset connection":
-                await self._passed_on(request)  # answered by the server, and lost
+                await self._forward(request)  # answered by the server, and lost
                 _reset(writer)
             case "half response":
-                whole = await self._passed_on(request)
+                whole = await self._forward(request)
                 writer.write(whole[: len(whole) // 2])
             case "429":
                 writer.write(_response("429 Too Many Requests", {"error": {"message": "slow down"}}))
             case "429 with Retry-After":
-                told = {"error": {"message": "slow down"}}
-                writer.write(_response("429 Too Many Requests", told, "retry-after: 1\r\n"))
+                content = {"error": {"message": "slow down"}}
+                writer.write(_response("429 Too Many Requests", content, "retry-after: 1\r\n"))
             case "500":
                 writer.write(_response("500 Internal Server Error", {"error": {"message": "it hurts"}}))
             case "garbage JSON":
-                head, _, body = (await self._passed_on(request)).partition(b"\r\n\r\n")
+                head, _, body = (await self._forward(request)).partition(b"\r\n\r\n")
                 writer.write(head + b"\r\n\r\n" + body.replace(b'"', b"'"))
             case "out of order":
-                writer.write(await self._late_and_shuffled(request))
+                writer.write(await self._answer_late_and_reversed(request))
             case "hang":
                 with contextlib.suppress(OSError):
                     await reader.read()  # until the client gives up
             case "server killed":
-                await self._killed(request, writer)
+                await self._kill_server(request, writer)
 
     async def _refuse(self, writer: asyncio.StreamWriter) -> None:
-        """Let nothing listen for a while; the client of this connection is the first to hear of it."""
+        """Stop listening for a while, from this connection on."""
         accepting, self._accepting = self._accepting, None
         if accepting is not None:
             accepting.cancel()
@@ -163,27 +163,27 @@ class FaultProxy:
         if accepting is not None:
             await self._listen()
 
-    async def _late_and_shuffled(self, request: bytes) -> bytes:
-        """The answer after those to later requests, where any come, its choices in reverse."""
+    async def _answer_late_and_reversed(self, request: bytes) -> bytes:
+        """The answer, sent after those to later requests where there are any, its choices in reverse order."""
         target = self._posts + OVERTAKEN_BY
         while self._posts < target and self._deck:
             await asyncio.sleep(0.01)
-        _, _, body = (await self._passed_on(request)).partition(b"\r\n\r\n")
+        _, _, body = (await self._forward(request)).partition(b"\r\n\r\n")
         content = json.loads(body)
         return _response("200 OK", {**content, "choices": content["choices"][::-1]})
 
-    async def _killed(self, request: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _kill_server(self, request: bytes, writer: asyncio.StreamWriter) -> None:
         """Kill the server while it has the request, and start it again."""
         assert self._restart is not None, "restart= is needed where servers are killed"
         async with self._killing:
-            under_way = asyncio.create_task(self._passed_on(request))
+            under_way = asyncio.create_task(self._forward(request))
             await asyncio.wait([under_way], timeout=0.01)
             await asyncio.to_thread(self._restart)
             with contextlib.suppress(OSError, EOFError):
                 await under_way
         _reset(writer)
 
-    async def _passed_on(self, request: bytes) -> bytes:
+    async def _forward(self, request: bytes) -> bytes:
         """The server's answer, head and body."""
         reader, writer = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
         try:
@@ -206,7 +206,7 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """End a connection as a crash does: the other side is told of a reset and not of an end."""
+    """End a connection as a crash does: the other side sees a reset instead of an orderly end."""
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -1,4 +1,4 @@
-"""Prompts through faults of the network and of the server: is each one there once, and right?"""
+"""Prompts through faults of the network and the server: is each answered once, and right?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embedspace.runs import Case
 
 DISRUPTIVE: tuple[Fault, ...] = ("refused connections", "server killed")
-"""Faults that hit every request under way; a quarter as many of them."""
+"""Faults that affect every request in flight; a quarter as many of them."""
 
 
 def fault_rows(folder: Path, prompts: int, faults: int) -> Iterator[Row]:
@@ -44,7 +44,7 @@ def fault_rows(folder: Path, prompts: int, faults: int) -> Iterator[Row]:
 
 
 def case(number: int) -> Case:
-    """A case that the small server tells from others by its rows."""
+    """A case whose rows differ from those of all others, and so its answer."""
     import torch
 
     from embedspace import PromptEmbeds, Recipe
@@ -56,7 +56,7 @@ def case(number: int) -> Case:
 
 
 def answer_to(case: Case) -> str:
-    """What the small server says to it."""
+    """The small server's answer to it."""
     from embedspace import PromptEmbeds, encode_prompt_embeds
 
     assert isinstance(case.prompt, PromptEmbeds)

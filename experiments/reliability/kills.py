@@ -1,4 +1,4 @@
-"""An experiment whose process is killed at random moments: are its records those of an undisturbed run?"""
+"""An experiment whose process is killed at random moments: are its records those of an uninterrupted run?"""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from experiments.reliability.small_server import SmallServer
 
 
 def kill_rows(folder: Path, model: str, kills: int, questions: int) -> Iterator[Row]:
-    """An experiment of that many questions, killed that often, and gone on with each time."""
-    disturbed, calm = folder / "disturbed", folder / "undisturbed"
-    for old in (disturbed, calm):
+    """An experiment of that many questions, killed that often, and resumed each time."""
+    killed_run, whole_run = folder / "disturbed", folder / "undisturbed"
+    for old in (killed_run, whole_run):
         shutil.rmtree(old, ignore_errors=True)
-    lottery = random.Random(0)
+    rng = random.Random(0)
     moments: list[str] = []
     with SmallServer(0.03) as server:
-        finish(command(server, model, questions, calm))
-        expected = final(calm)
-        go_on = command(server, model, questions, disturbed)
+        finish(command(server, model, questions, whole_run))
+        expected = final(whole_run)
+        resume = command(server, model, questions, killed_run)
         with progress("kills", kills) as advance:
             while len(moments) < kills:
-                there = lines_in(disturbed)
-                # An even share of what is left for each kill to come, so that the last one has something to hit.
-                share = (len(expected) - there) / (kills - len(moments) + 1)
-                if killed(go_on, disturbed, there + round(lottery.uniform(0, 2 * share)), lottery):
-                    moments.append(str(lines_in(disturbed)))
+                written = lines_in(killed_run)
+                # What is left is shared evenly between the kills to come, so that the last one has a process to kill.
+                share = (len(expected) - written) / (kills - len(moments) + 1)
+                if killed(resume, killed_run, written + round(rng.uniform(0, 2 * share)), rng):
+                    moments.append(str(lines_in(killed_run)))
                     advance()
-        finish(go_on)
-    counts = compared(final(disturbed), dict(expected))
+        finish(resume)
+    counts = compared(final(killed_run), dict(expected))
     yield Row(
         f"{len(moments)} SIGKILLs of an experiment",
         counts.in_words(),
         f"{len(expected)} records, killed when there were {', '.join(moments)}; the rest is the same as that of an "
-        "undisturbed run",
+        "uninterrupted run",
         counts.clean and len(moments) == kills,
     )
 
 
 def command(server: SmallServer, model: str, questions: int, out: Path) -> list[str]:
-    """The experiment as its users start it."""
+    """The command line that a user types."""
     asked = ",".join(f"Question number {number}?" for number in range(questions))
     return [
         sys.executable,
@@ -71,17 +71,17 @@ def finish(command: Sequence[str]) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def killed(command: Sequence[str], out: Path, records: int, lottery: random.Random) -> bool:
-    """Start a process and kill it about when it has written so many records; False where it ended before.
+def killed(command: Sequence[str], out: Path, records: int, rng: random.Random) -> bool:
+    """Start a process and kill it when it has written about that many records; False where it ended before.
 
-    One in ten is killed while it starts or reads what the ones before it wrote.
+    One in ten is killed while it starts or reads earlier records.
     """
-    early, ended = lottery.random() < 0.1, time.monotonic() + lottery.uniform(0, 3)
+    early, ended = rng.random() < 0.1, time.monotonic() + rng.uniform(0, 3)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and (time.monotonic() < ended if early else lines_in(out) < records):
             time.sleep(0.001)
-        time.sleep(lottery.uniform(0, 0.03))  # between two records as well as in the middle of one
+        time.sleep(rng.uniform(0, 0.03))  # between two records as well as in the middle of one
         return process.poll() is None
     finally:
         process.kill()
@@ -89,7 +89,7 @@ def killed(command: Sequence[str], out: Path, records: int, lottery: random.Rand
 
 
 def lines_in(folder: Path) -> int:
-    """Records that are written."""
+    """Number of records written."""
     path = folder / "records.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 

@@ -1,4 +1,4 @@
-"""Long streams: does memory stay where it was?"""
+"""Long streams: does resident memory stay flat?"""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ def memory_rows(model: str, prompts: int, most_growth_mb: float) -> Iterator[Row
         return (f"Text number {number}, no two alike." for number in range(prompts))
 
     yield flat("embed_many", space.embed_many(texts()), prompts, most_growth_mb)
-    with (
-        SmallServer() as server,
-        VLLMClient(server.url, prompts_per_request=64, max_concurrency=2) as client,
-    ):
+    with SmallServer() as server, VLLMClient(server.url, prompts_per_request=64, max_concurrency=2) as client:
         yield flat(
             "embed_many and generate",
             client.generate(space.embed_many(texts()), Sampling(max_tokens=1)),

@@ -1,4 +1,4 @@
-"""What the parts of the soak have in common: rows of the table, and records compared with what they should be."""
+"""Rows of the table, and records compared with the expected ones."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ class Row:
     """One claim with what was counted for it."""
 
     what: str
-    """What was made to happen, and how often."""
+    """What was injected, and how often."""
     counted: str
     detail: str
     holds: bool
-    """Whether the count is what it has to be."""
+    """Whether the count is as required."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Records against what they should be."""
+    """Records against the expected ones."""
 
     right: int
     lost: int
-    doubled: int
+    duplicated: int
     wrong: int
 
     @property
     def clean(self) -> bool:
         """Whether each is there once and right."""
-        return not (self.lost or self.doubled or self.wrong)
+        return not (self.lost or self.duplicated or self.wrong)
 
     def in_words(self) -> str:
         """For the table."""
-        return f"{self.right:,} right, {self.lost} lost, {self.doubled} doubled, {self.wrong} wrong"
+        return f"{self.right:,} right, {self.lost} lost, {self.duplicated} duplicated, {self.wrong} wrong"
 
 
 def compared(found: Sequence[tuple[str, str]], expected: Mapping[str, str]) -> Counts:
-    """Count what is there once and right, and what is not."""
+    """Count the records that are there once and right, and the others."""
     texts = dict(found)
     right = sum(texts.get(key) == text for key, text in expected.items())
     lost = len(expected.keys() - texts.keys())

@@ -1,6 +1,6 @@
 """A small HTTP server with vLLM's addresses, in a process of its own that can be killed.
 
-It answers with a digest of what was asked: every prompt has one right answer, whoever sends it and however often.
+It answers with a digest of the prompt: every prompt has one right answer, whoever sends it and however often.
 Run by path it needs the standard library alone and starts in a moment.
 """
 
@@ -26,18 +26,13 @@ class SmallServer:
 
     Args:
         seconds: that each answer takes.
-        max_model_len: what the server says of itself.
-        model: name of the model that it says it serves.
-        text: that every prompt gets, instead of one of its own.
+        max_model_len: that the server reports.
+        model: name that the server reports.
+        text: answer to every prompt, instead of its digest.
     """
 
     def __init__(
-        self,
-        seconds: float = 0.0,
-        *,
-        max_model_len: int = MAX_MODEL_LEN,
-        model: str = MODEL,
-        text: str = "",
+        self, seconds: float = 0.0, *, max_model_len: int = MAX_MODEL_LEN, model: str = MODEL, text: str = ""
     ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -147,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(head.encode() + body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """No log."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -155,7 +150,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what this server is for."""
+        """Clients that hang up are expected here."""
 
 
 def _serve(port: int, seconds: float, max_model_len: int, model: str, text: str) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector
 from embedspace.metrics import Condition
 from embedspace.prompt import Rows
-from embedspace.reporting import Answer, Comparison, Report, Section, signed
+from embedspace.reporting import Comparison, Report, Section, compare_answers, signed
 from embedspace.runs import AnswerOf, Case, Record, Tag, by_tags
 from embedspace.style import Direction
 from experiments.style.metrics import (
@@ -18,13 +18,21 @@ from experiments.style.metrics import (
     INSTRUCTION,
     PLAIN,
     UNMOVED,
-    Contest,
+    InstructionComparison,
     Limits,
     Measured,
     fluency_name,
 )
-from experiments.style.report import Page
-from experiments.style.vectors import RANDOM, SHUFFLED, TAUGHT, Teaching, chat, direction, shuffled
+from experiments.style.report import StyleReport
+from experiments.style.vectors import (
+    OPTIMISED,
+    RANDOM,
+    SHUFFLED,
+    DistillationSource,
+    chat,
+    direction,
+    shuffled,
+)
 
 Move = tuple[str, StyleVector, float, float]
 """Condition, vector, strength as the report has it, and the strength at which the vector is applied."""
@@ -32,7 +40,7 @@ Move = tuple[str, StyleVector, float, float]
 
 @dataclass(frozen=True)
 class Style:
-    """Asks every question with its rows moved by ``alpha`` times vectors of one norm."""
+    """Asks every question with its rows shifted by ``alpha`` times vectors of one norm."""
 
     questions: Sequence[str]
     asked_questions: int | None
@@ -57,8 +65,8 @@ class Style:
     rows: Rows
     """Which rows of a question every vector moves."""
     optimised: Mapping[str, Any] | None
-    """How a vector is learnt from the model's answers to other questions where the style is asked for and shown, one
-    for each side of ``learnt_sides`` (options of ``Optimisation``); None leaves it out."""
+    """Options of ``Optimisation``: vectors are distilled from the model's answers to other questions under instruction
+    and examples, one for each side of ``learnt_sides``; None leaves them out."""
     learnt_sides: Sequence[float]
     """1 for the positive, -1 for the negative side."""
     learnt_on: Sequence[str]
@@ -72,7 +80,7 @@ class Style:
     alphas: Sequence[float]
     """Strengths, 0 left out: the unmoved question is always asked."""
     answered_alphas: Sequence[float]
-    """Strengths at which the model answers; at the others the openings alone are scored."""
+    """Strengths at which the model answers; at the others only the openings are scored."""
     strength: float
     """At which the vector in question is compared with the instruction."""
     control_seeds: Sequence[int]
@@ -83,7 +91,7 @@ class Style:
     scored_questions: int
     """Of how many questions, the first ones, the openings are scored."""
     limits: Limits
-    """Within which answers count as alive."""
+    """Of the usable range of strengths."""
 
     @property
     def asked(self) -> Sequence[str]:
@@ -93,12 +101,12 @@ class Style:
     @property
     def best(self) -> str:
         """The vector in question."""
-        return self.methods[0] if self.optimised is None else TAUGHT
+        return self.methods[0] if self.optimised is None else OPTIMISED
 
     @property
     def paths(self) -> dict[str, dict[float, Condition]]:
         """Every vector's strengths, and where they are recorded; the controls of one kind are pooled."""
-        methods = [*([] if self.optimised is None else [TAUGHT]), *self.methods]
+        methods = [*([] if self.optimised is None else [OPTIMISED]), *self.methods]
         strengths = dict.fromkeys(methods, self.alphas)
         strengths |= {name: self.control_alphas for name in (SHUFFLED, RANDOM) if self.control_seeds}
         return {
@@ -108,35 +116,38 @@ class Style:
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
         """The unmoved questions, the instructions, every strength of every vector, and how fluent the answers are."""
-        asked: list[list[tuple[str, float, PromptEmbeds]]] = []
-        moves = sorted(self._moves(space), key=lambda move: not self._answers(move[0], move[2]))
-        for question in self.asked:
-            unmoved = chat(space, question)
-            told = [
-                (INSTRUCTION, sign, chat(space, f"{instruction} {question}"))
-                for sign, instruction in ((1.0, self.positive_instruction), (-1.0, self.negative_instruction))
-            ]
-            moved = [
-                (name, alpha, vector.apply(unmoved, alpha=by, rows=self.rows))
-                for name, vector, alpha, by in moves
-            ]
-            asked.append([(PLAIN, 0.0, unmoved), *told, *moved])
+        unmoved = [chat(space, question) for question in self.asked]
+        prompts: dict[tuple[str, float], Callable[[int], PromptEmbeds]] = {(PLAIN, 0.0): unmoved.__getitem__}
+        for sign, instruction in ((1.0, self.positive_instruction), (-1.0, self.negative_instruction)):
+            prompts[INSTRUCTION, sign] = partial(self._instructed, space, instruction)
+        for name, vector, alpha, by in sorted(
+            self._moves(space), key=lambda move: not self._answers(move[0], move[2])
+        ):
+            prompts[name, alpha] = partial(self._moved, unmoved, vector, by)
         # What is answered comes first, so that an engine can batch it.
-        for condition in zip(*asked, strict=True):
-            for number, (name, alpha, prompt) in enumerate(condition):
+        for (name, alpha), prompt_of in prompts.items():
+            for number in range(len(self.asked)):
                 if self._answers(name, alpha) or number < self.scored_questions:
-                    yield self._case(name, alpha, number, prompt)
-        answered = [(name, alpha) for name, alpha, _ in asked[0] if self._answers(name, alpha)]
-        for number, question in enumerate(self.asked):
+                    yield self._case(name, alpha, number, partial(prompt_of, number))
+        answered = [place for place in prompts if self._answers(*place)]
+        for number in range(len(self.asked)):
             answers = {fluency_name(*place): AnswerOf(_key(*place, number)) for place in answered}
             tags: dict[str, Tag] = {"condition": FLUENCY, "alpha": 0.0, "question": number}
-            yield Case(f"{FLUENCY}/q{number:02d}", chat(space, question), tags, answers, answered=False)
+            yield Case(f"{FLUENCY}/q{number:02d}", unmoved[number], tags, answers, answered=False)
+
+    def _instructed(self, space: EmbeddingSpace, instruction: str, number: int) -> PromptEmbeds:
+        return chat(space, f"{instruction} {self.asked[number]}")
+
+    def _moved(
+        self, unmoved: Sequence[PromptEmbeds], vector: StyleVector, alpha: float, number: int
+    ) -> PromptEmbeds:
+        return vector.apply(unmoved[number], alpha=alpha, rows=self.rows)
 
     def analyse(self, records: Sequence[Record]) -> Report:
-        """Dose-response of openings and answers, the contest with the instruction, and where answers end."""
+        """Dose-response, the comparison with the instruction, and the usable range of strengths."""
         openings = self.positive_openings, self.negative_openings
         measured = Measured.of(records, self.asked, openings, self.judge)
-        page = Page(
+        report = StyleReport(
             measured,
             measured.pooled(
                 {f"{kind} {seed}": kind for kind in (RANDOM, SHUFFLED) for seed in self.control_seeds}
@@ -144,7 +155,7 @@ class Style:
             self.paths,
             self.best,
             (self.positive_name, self.negative_name),
-            self.contests(measured),
+            self.comparisons(measured),
             self.limits,
             self.norm,
             tuple(self.control_seeds),
@@ -152,34 +163,37 @@ class Style:
         title = f"Style: {self.positive_name} against {self.negative_name}"
         section = Section(
             title,
-            page.finding(),
+            report.finding(),
             self._text(),
-            figures=page.figures(len(self.judge)),
+            figures=report.figures(len(self.judge)),
             tables=[
                 table
-                for table in (page.contest_table(), page.survival_table(), page.places_table())
+                for table in (report.instruction_table(), report.usable_range_table(), report.places_table())
                 if table.rows
             ],
             comparisons=self._comparisons(records),
         )
         return Report(title, "", [section])
 
-    def contests(self, measured: Measured) -> list[Contest]:
+    def comparisons(self, measured: Measured) -> list[InstructionComparison]:
         """The vector in question against the instruction, on both sides."""
         sides = ((1.0, self.positive_name), (-1.0, self.negative_name))
-        found = [Contest.of(measured, (self.best, sign * self.strength), sign, side) for sign, side in sides]
-        return [contest for contest in found if contest is not None]
+        found = [
+            InstructionComparison.of(measured, (self.best, sign * self.strength), sign, side)
+            for sign, side in sides
+        ]
+        return [comparison for comparison in found if comparison is not None]
 
     @cached_property
-    def teachings(self) -> dict[float, Teaching]:
-        """What the optimised vectors are learnt from, by the sign of the side."""
+    def distillation_sources(self) -> dict[float, DistillationSource]:
+        """What the optimised vectors are distilled from, by the sign of the side."""
         options = {**(self.optimised or {}), "rows": self.rows}
         sides = {
             1.0: (self.positive_instruction, self.positive_answers),
             -1.0: (self.negative_instruction, self.negative_answers),
         }
         return {
-            sign: Teaching(
+            sign: DistillationSource(
                 self.learnt_on, wanted, list(zip(self.example_questions, answers, strict=True)), options
             )
             for sign, (wanted, answers) in sides.items()
@@ -189,9 +203,9 @@ class Style:
     def _moves(self, space: EmbeddingSpace) -> list[Move]:
         moves: list[Move] = []
         if self.optimised is not None:
-            learnt = {sign: teaching.vector(space) for sign, teaching in self.teachings.items()}
+            learnt = {sign: teaching.vector(space) for sign, teaching in self.distillation_sources.items()}
             moves += [
-                (TAUGHT, learnt[sign], alpha, abs(alpha))
+                (OPTIMISED, learnt[sign], alpha, abs(alpha))
                 for alpha in self.alphas
                 if (sign := 1.0 if alpha > 0 else -1.0) in learnt
             ]
@@ -200,13 +214,13 @@ class Style:
             vector = direction(space, *examples, method=method, norm=self.norm)
             moves += [(method, vector, alpha, alpha) for alpha in self.alphas]
         for seed in self.control_seeds:
-            chance = StyleVector.random(space, norm=self.norm, seed=seed)
-            dealt = shuffled(space, *examples, norm=self.norm, seed=seed)
-            for kind, vector in ((RANDOM, chance), (SHUFFLED, dealt)):
+            random = StyleVector.random(space, norm=self.norm, seed=seed)
+            relabelled = shuffled(space, *examples, norm=self.norm, seed=seed)
+            for kind, vector in ((RANDOM, random), (SHUFFLED, relabelled)):
                 moves += [(f"{kind} {seed}", vector, alpha, alpha) for alpha in self.control_alphas]
         return moves
 
-    def _case(self, condition: str, alpha: float, number: int, prompt: PromptEmbeds) -> Case:
+    def _case(self, condition: str, alpha: float, number: int, prompt: Callable[[], PromptEmbeds]) -> Case:
         scored = (*self.positive_openings, *self.negative_openings) if number < self.scored_questions else ()
         return Case(
             _key(condition, alpha, number),
@@ -227,54 +241,36 @@ class Style:
         learnt = (
             ""
             if self.optimised is None
-            else f"The optimised vectors, one for each side, were learnt from the model's own answers to "
+            else f"The optimised vectors, one for each side, were distilled from the model's own answers to "
             f"{len(self.learnt_on)} other questions with the instruction and {len(self.example_questions)} example "
-            "answers before them: the moved question alone is to make the model say the same. Positive strengths "
-            "apply the one, negative strengths the other. "
+            "answers before them: the moved question alone has to give the same answers. Positive strengths apply the "
+            "one, negative strengths the other. "
         )
         return (
             f"A vector times alpha is added to {_MOVED[self.rows]}; no row is added. {learnt}"
             f"{', '.join(self.methods)} are directions between {len(self.positive)} {self.positive_name} and "
             f"{len(self.negative)} {self.negative_name} sentences, of norm {self.norm:g}.\n\n"
             f"Controls: random vectors of that norm ({len(self.control_seeds)} seeds), the mean difference of the same "
-            f"sentences with their labels dealt by chance ({len(self.control_seeds)} seeds), and the instruction in "
-            "plain words, which costs rows of its own. The judge has seen neither the sentences nor the model's "
-            "answers. Perplexity is that of an answer under the unmoved model after the plain question."
+            f"sentences with shuffled labels ({len(self.control_seeds)} seeds), and the instruction in plain words, "
+            "which adds rows. The judge was trained on neither the sentences nor the answers. Perplexity is that "
+            "of an answer under the unmoved model after the plain question."
         )
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
-        answers = {
-            place: found[0] for place, found in by_tags(records, "question", "condition", "alpha").items()
-        }
-        wanted = {"No shift": UNMOVED}
+        places = {"No shift": UNMOVED}
         for sign, side in ((1.0, self.positive_name), (-1.0, self.negative_name)):
             alpha = sign * self.strength
-            wanted |= {
-                f"Towards {side}: {self.best}, alpha {signed(alpha, 1)}": (self.best, alpha),
-                f"Instruction: {side}": (INSTRUCTION, sign),
-                **{
-                    f"Random vector: alpha {signed(alpha, 1)}": (f"{RANDOM} {seed}", alpha)
-                    for seed in self.control_seeds[:1]
-                },
-            }
-        comparisons = [
-            Comparison(
-                question,
-                [
-                    Answer.of(label, answers[number, *place])
-                    for label, place in wanted.items()
-                    if (number, *place) in answers and answers[number, *place].text
-                ],
-            )
-            for number, question in enumerate(self.asked)
-        ]
-        return [comparison for comparison in comparisons if comparison.answers]
+            places[f"Towards {side}: {self.best}, alpha {signed(alpha, 1)}"] = (self.best, alpha)
+            places[f"Instruction: {side}"] = (INSTRUCTION, sign)
+            for seed in self.control_seeds[:1]:
+                places[f"Random vector: alpha {signed(alpha, 1)}"] = (f"{RANDOM} {seed}", alpha)
+        return compare_answers(self.asked, by_tags(records, "question", "condition", "alpha"), places)
 
 
 _MOVED: dict[Rows, str] = {
-    "content": "the rows of the question, and the chat template stays as it is",
-    "last": "the last row of the question, its mark, and all others stay as they are",
-    "template": "the rows of the chat template, and the question stays as it is",
+    "content": "the rows of the question; the chat template stays as it is",
+    "last": "the last row of the question, its punctuation mark; all others stay as they are",
+    "template": "the rows of the chat template; the question stays as it is",
     "all": "all rows",
 }
 

@@ -1,4 +1,4 @@
-"""What the records of moved questions say: style, fluency, topic and length of answers, and how long they last."""
+"""What is measured of answers to questions moved along style vectors: style, fluency, topic, variety and length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNMOVED: Condition = (PLAIN, 0.0)
 
 @dataclass(frozen=True)
 class Limits:
-    """What an answer must keep of the unmoved one's to count as alive; shares and ratios of means."""
+    """What answers must keep of the unmoved ones in the usable range of strengths; shares and ratios of means."""
 
     perplexity: float
     """Most times the unmoved answers' perplexity."""
@@ -36,16 +36,16 @@ class Measured:
 
     odds: Measure
     """Log-odds of the positive openings over the negative ones, in nats."""
-    lean: Measure
+    judge_log_odds: Measure
     """Log-odds, by an independent judge, that an answer is in the positive style, in nats."""
-    nats: Measure
-    """How unlikely the model, unmoved, finds the answer after the plain question, nats a token."""
+    nll: Measure
+    """Negative log-likelihood of the answer after the plain question under the unmoved model, nats per token."""
     topic: Measure
-    """1 where the answer is nearer in meaning to its own question than to every other one, else 0."""
+    """1 where the answer is more similar in meaning to its own question than to every other one, else 0."""
     nearness: Measure
-    """Likeness in meaning of an answer to its question, less that to the other questions."""
+    """Cosine similarity of an answer to its question, less the mean of that to the other questions."""
     variety: Measure
-    """Different pairs of neighbouring words over all pairs: a loop has few."""
+    """Different word bigrams over all: a loop has few."""
     length: Measure
     """Tokens of the answer, at most as many as were allowed."""
     rows: Measure
@@ -59,39 +59,39 @@ class Measured:
         openings: tuple[Sequence[str], Sequence[str]],
         judge: Sequence[Sequence[str]],
     ) -> Self:
-        """The measures of an experiment's records; what was not asked is left out."""
+        """The measures of an experiment's records."""
         asked = [record for record in records if record.tags["condition"] != FLUENCY]
         odds = Measure.of(
             (*_place(record), log_odds(record.scores, *openings)) for record in asked if record.scores
         )
-        told = [record for record in asked if record.text.strip()]
-        encoder, texts = SentenceSimilarity(), [record.text for record in told]
-        leans = StyleJudge.trained(encoder, judge).log_odds(texts) if told else []
-        likeness = encoder.vectors(texts) @ encoder.vectors(questions).T if told else np.zeros((0, 0))
-        own = [row[_place(record)[1]] for record, row in zip(told, likeness, strict=True)]
+        answered = [record for record in asked if record.text.strip()]
+        encoder, texts = SentenceSimilarity(), [record.text for record in answered]
+        style = StyleJudge.trained(encoder, judge).log_odds(texts) if answered else []
+        similarity = encoder.vectors(texts) @ encoder.vectors(questions).T if answered else np.zeros((0, 0))
+        own = [row[_place(record)[1]] for record, row in zip(answered, similarity, strict=True)]
 
         def measured(values: Iterable[float]) -> Measure:
-            return Measure.of((*_place(record), float(v)) for record, v in zip(told, values, strict=True))
+            return Measure.of((*_place(record), float(v)) for record, v in zip(answered, values, strict=True))
 
         return cls(
             odds,
-            measured(leans),
-            Measure.of(_nats(records)),
-            measured(value == row.max() for value, row in zip(own, likeness, strict=True)),
-            measured(value - _others(value, row) for value, row in zip(own, likeness, strict=True)),
+            measured(style),
+            Measure.of(_nll(records)),
+            measured(value == row.max() for value, row in zip(own, similarity, strict=True)),
+            measured(value - _others(value, row) for value, row in zip(own, similarity, strict=True)),
             measured(map(variety, texts)),
-            measured(len(record.token_ids) or len(record.text.split()) for record in told),
+            measured(len(record.token_ids) or len(record.text.split()) for record in answered),
             Measure.of((*_place(record), float(record.rows)) for record in asked),
         )
 
     @property
     def conditions(self) -> list[Condition]:
         """Every condition and strength that was measured."""
-        return list({**dict.fromkeys(self.odds.values), **dict.fromkeys(self.lean.values)})
+        return list({**dict.fromkeys(self.odds.values), **dict.fromkeys(self.judge_log_odds.values)})
 
     def perplexity_ratio(self, before: Condition, after: Condition) -> Interval | None:
-        """How many times as surprising the answers under one condition are as those under another."""
-        change = self.nats.change(before, after)
+        """Perplexity of the answers under one condition over that under another."""
+        change = self.nll.change(before, after)
         if change is None:
             return None
         return Interval(math.exp(change.estimate), math.exp(change.low), math.exp(change.high), change.items)
@@ -101,8 +101,8 @@ class Measured:
         fields = {name: _pooled(measure, names) for name, measure in vars(self).items()}
         return replace(self, **fields)
 
-    def alive(self, place: Condition, limits: Limits) -> bool:
-        """Whether the answers are still fluent, about their questions, and no loops."""
+    def usable(self, place: Condition, limits: Limits) -> bool:
+        """Whether the answers are fluent, about their questions, and no loops."""
         ratio = self.perplexity_ratio(UNMOVED, place)
         if ratio is not None and ratio.estimate > limits.perplexity:
             return False
@@ -112,15 +112,15 @@ class Measured:
                 return False
         return True
 
-    def survival(self, path: Mapping[float, Condition], limits: Limits) -> tuple[float, float]:
-        """How far down and up a path of strengths all answers before are alive: lowest and highest alpha."""
+    def usable_range(self, path: Mapping[float, Condition], limits: Limits) -> tuple[float, float]:
+        """Lowest and highest strength of a path up to which the answers at all weaker ones are usable."""
         ends = []
         for sign in (-1, 1):
             last = 0.0
             for alpha in sorted((alpha for alpha in path if sign * alpha > 0), key=abs):
-                if path[alpha] not in self.lean.values:
+                if path[alpha] not in self.judge_log_odds.values:
                     continue
-                if not self.alive(path[alpha], limits):
+                if not self.usable(path[alpha], limits):
                     break
                 last = alpha
             ends.append(last)
@@ -128,7 +128,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Contest:
+class InstructionComparison:
     """A vector against the instruction, on one side of a style; strength is the judge's log-odds of that side."""
 
     side: str
@@ -140,25 +140,28 @@ class Contest:
     effect: Effect | None
     fluency: Interval | None
     """Perplexity of the vector's answers over that of the unmoved ones."""
-    fluency_asked: Interval | None
+    fluency_instruction: Interval | None
     """The same over that of the instruction's answers."""
     topic: Interval | None
-    topic_asked: Interval | None
+    topic_instruction: Interval | None
     topic_unmoved: Interval | None
     rows: float
     """Rows that the vector adds to the prompt."""
-    rows_asked: float
+    rows_instruction: float
     """Rows that the instruction adds to the prompt."""
 
     @classmethod
     def of(cls, measured: Measured, place: Condition, sign: float, side: str) -> Self | None:
-        """The contest of a condition; None where too little was answered."""
+        """Of a condition; None where too little was answered."""
         asked = (INSTRUCTION, sign)
-        lean = Measure(
-            {c: {i: sign * v for i, v in items.items()} for c, items in measured.lean.values.items()}
+        strength = Measure(
+            {
+                c: {i: sign * v for i, v in items.items()}
+                for c, items in measured.judge_log_odds.values.items()
+            }
         )
-        means = [lean.mean(where) for where in (place, asked, UNMOVED)]
-        difference = lean.change(asked, place)
+        means = [strength.mean(where) for where in (place, asked, UNMOVED)]
+        difference = strength.change(asked, place)
         added = [measured.rows.change(UNMOVED, where) for where in (place, asked)]
         if any(value is None for value in (*means, difference, *added)):
             return None
@@ -166,7 +169,7 @@ class Contest:
         assert difference is not None
         rows = [change.estimate for change in added if change is not None]
         return cls(
-            side, vector, instruction, unmoved, difference, lean.effect(asked, place),
+            side, vector, instruction, unmoved, difference, strength.effect(asked, place),
             measured.perplexity_ratio(UNMOVED, place), measured.perplexity_ratio(asked, place),
             measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNMOVED), *rows,
         )  # fmt: skip
@@ -178,7 +181,7 @@ class Contest:
 
 
 def variety(text: str) -> float:
-    """Different pairs of neighbouring words over all pairs; 1 for a text of fewer than two words."""
+    """Different word bigrams over all; 1 for a text of fewer than two words."""
     words = text.lower().split()
     pairs = list(itertools.pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else 1.0
@@ -189,7 +192,7 @@ def fluency_name(condition: str, alpha: float) -> str:
     return f"{condition}/{alpha:+g}"
 
 
-def _nats(records: Iterable[Record]) -> Iterable[tuple[Condition, int, float]]:
+def _nll(records: Iterable[Record]) -> Iterable[tuple[Condition, int, float]]:
     for record in records:
         if record.tags["condition"] == FLUENCY:
             for name, score in record.scores.items():

@@ -1,18 +1,18 @@
-"""How the style experiment tells what it found: sentences, figures and tables."""
+"""Report of the style experiment: finding, figures and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from embedspace.metrics import Condition, Interval, Measure
+from embedspace.metrics import Condition, Effect, Interval, Measure
 from embedspace.reporting import Cell, Figure, Line, Table, line_figure, signed
-from experiments.style.metrics import INSTRUCTION, PLAIN, UNMOVED, Contest, Limits, Measured
+from experiments.style.metrics import INSTRUCTION, PLAIN, UNMOVED, InstructionComparison, Limits, Measured
 from experiments.style.vectors import RANDOM, SHUFFLED
 
 
 @dataclass(frozen=True)
-class Page:
+class StyleReport:
     """What is shown of one style."""
 
     measured: Measured
@@ -24,68 +24,71 @@ class Page:
     """The vector in question."""
     sides: tuple[str, str]
     """Names of the styles of positive and negative strengths."""
-    contests: Sequence[Contest]
+    comparisons: Sequence[InstructionComparison]
     limits: Limits
     norm: float
     control_seeds: tuple[int, ...]
 
     def finding(self) -> str:
-        """How strong the vector is beside the instruction and the controls, and up to where answers last."""
-        if not self.contests:
+        """How strong the vector is beside the instruction and the controls, and where its answers are usable."""
+        if not self.comparisons:
             return self._openings() or "Too few answers were recorded to compare strengths of style."
-        sentences = [self._contest(contest) for contest in self.contests]
-        low, high = self.pooled.survival(self.paths[self.best], self.limits)
-        sentences.append(f"Answers stay alive from alpha {signed(low, 1)} to {signed(high, 1)}.")
+        sentences = [self._sentence(comparison) for comparison in self.comparisons]
+        low, high = self.pooled.usable_range(self.paths[self.best], self.limits)
+        sentences.append(
+            f"Answers stay fluent and on topic for alpha in [{signed(low, 1)}, {signed(high, 1)}]."
+        )
         return " ".join([*sentences, self._controls()]).strip()
 
     def _openings(self) -> str:
-        """What can be said where openings were scored and nothing answered."""
+        """The finding where openings were scored and nothing was answered."""
         path = self.paths[self.best]
         effect = self.pooled.odds.change(path[min(path)], path[max(path)])
         if effect is None:
             return ""
         return (
-            f"From alpha {signed(min(path), 1)} to {signed(max(path), 1)} the {self.best} vector moved the log-odds of "
-            f"{self.sides[0]} over {self.sides[1]} openings by {_told(effect)} nats ({effect.items} questions)."
+            f"From alpha {signed(min(path), 1)} to {signed(max(path), 1)} the {self.best} vector changed the log-odds "
+            f"of {self.sides[0]} over {self.sides[1]} openings by {_with_interval(effect)} nats ({effect.items} "
+            "questions)."
         )
 
-    def _contest(self, contest: Contest) -> str:
+    def _sentence(self, comparison: InstructionComparison) -> str:
         verdict = (
             "stronger than the instruction"
-            if contest.difference.low > 0
-            else "as strong as the instruction, as far as can be told"
-            if contest.as_strong
+            if comparison.difference.low > 0
+            else "as strong as the instruction, within the uncertainty"
+            if comparison.as_strong
             else "weaker than the instruction"
         )
-        effect = contest.effect
+        effect = comparison.effect
         sizes = "" if effect is None else f", d = {signed(effect.size)}, p = {effect.p_value:.2g}"
-        fluent = contest.fluency
+        fluent = comparison.fluency
         fluency = "" if fluent is None else f"; perplexity {fluent.estimate:.2f} times the unmoved answers'"
         kept = (
             ""
-            if contest.topic is None
-            else f"; {contest.topic.estimate:.0%} of the answers are on their topic"
+            if comparison.topic is None
+            else f"; {comparison.topic.estimate:.0%} of the answers are on topic"
         )
         return (
-            f"Towards {contest.side}, the {self.best} vector is {verdict}: judge's log-odds "
-            f"{signed(contest.vector.estimate)} against {signed(contest.instruction.estimate)} (unmoved "
-            f"{signed(contest.unmoved.estimate)}), paired difference {_told(contest.difference)}"
-            f"{sizes}, {contest.difference.items} questions{fluency}{kept}; {contest.rows:g} rows more, the "
-            f"instruction {contest.rows_asked:g}."
+            f"Towards {comparison.side}, the {self.best} vector is {verdict}: judge's log-odds "
+            f"{signed(comparison.vector.estimate)} against {signed(comparison.instruction.estimate)} (unmoved "
+            f"{signed(comparison.unmoved.estimate)}), paired difference {_with_interval(comparison.difference)}"
+            f"{sizes}, {comparison.difference.items} questions{fluency}{kept}; {comparison.rows:g} additional rows, "
+            f"the instruction {comparison.rows_instruction:g}."
         )
 
     def _controls(self) -> str:
-        """How far the controls lean over their measured range, beside the vector in question."""
-        told = []
+        """How far the controls change the judge's log-odds at their largest strength."""
+        changes = []
         for kind in (RANDOM, SHUFFLED):
-            places = [place for place in self.pooled.lean.values if place[0] == kind]
+            places = [place for place in self.pooled.judge_log_odds.values if place[0] == kind]
             if not places:
                 continue
             top = max(places, key=lambda place: float(place[1]))
-            change = self.pooled.lean.change(UNMOVED, top)
+            change = self.pooled.judge_log_odds.change(UNMOVED, top)
             if change is not None:
-                told.append(f"{kind} at alpha {signed(float(top[1]), 1)} {_told(change)}")
-        return f"Controls move the judge by: {'; '.join(told)}." if told else ""
+                changes.append(f"{kind} at alpha {signed(float(top[1]), 1)} {_with_interval(change)}")
+        return f"Controls change the judge's log-odds by: {'; '.join(changes)}." if changes else ""
 
     def figures(self, judge_pairs: int) -> list[Figure]:
         """Dose-responses: openings, judge, perplexity and topic."""
@@ -96,17 +99,18 @@ class Page:
                 f"How much likelier a {plus} opening of the answer is than a {minus} one.",
             ),
             f"judge's log-odds of {plus}, nats": (
-                "lean",
-                f"How {plus} rather than {minus} a judge finds the answer: a logistic regression on sentence vectors, "
-                f"trained on {judge_pairs} pairs of other texts.",
+                "judge_log_odds",
+                f"Log-odds of {plus} over {minus} by a judge of the answers: a logistic regression on sentence "
+                f"vectors, trained on {judge_pairs} pairs of other texts.",
             ),
-            "nats a token, unmoved model": (
-                "nats",
-                "How unlikely the unmoved model finds the answer after the plain question (log of the perplexity).",
+            "nats per token, unmoved model": (
+                "nll",
+                "Negative log-likelihood of the answer after the plain question under the unmoved model (log of the "
+                "perplexity).",
             ),
             "share on topic": (
                 "topic",
-                "Share of the answers that are nearer in meaning to their own question than to every other one.",
+                "Share of the answers that are more similar in meaning to their own question than to every other one.",
             ),
         }
         drawn = []
@@ -156,31 +160,25 @@ class Page:
         }
         return {name: mean for name, mean in found.items() if mean is not None}
 
-    def contest_table(self) -> Table:
+    def instruction_table(self) -> Table:
         """The vector in question against the instruction; strength is the judge's log-odds of the side."""
         rows: list[list[Cell]] = [
             [
-                contest.side,
-                contest.vector,
-                contest.instruction,
-                contest.unmoved,
-                contest.difference,
-                "" if contest.effect is None else contest.effect.size,
-                "" if contest.effect is None else f"{contest.effect.p_value:.2g}",
-                *(
-                    "" if value is None else value
-                    for value in (
-                        contest.fluency,
-                        contest.fluency_asked,
-                        contest.topic,
-                        contest.topic_asked,
-                        contest.topic_unmoved,
-                    )
-                ),
-                contest.rows,
-                contest.rows_asked,
+                comparison.side,
+                comparison.vector,
+                comparison.instruction,
+                comparison.unmoved,
+                comparison.difference,
+                *_effect_cells(comparison.effect),
+                comparison.fluency,
+                comparison.fluency_instruction,
+                comparison.topic,
+                comparison.topic_instruction,
+                comparison.topic_unmoved,
+                comparison.rows,
+                comparison.rows_instruction,
             ]
-            for contest in self.contests
+            for comparison in self.comparisons
         ]
         return Table(
             (
@@ -196,7 +194,7 @@ class Page:
                 "On topic",
                 "Instruction on topic",
                 "Unmoved on topic",
-                "Rows more",
+                "Additional rows",
                 "Instruction's rows",
             ),
             rows,
@@ -205,22 +203,23 @@ class Page:
             "bootstrap intervals in small print.",
         ).filled()
 
-    def survival_table(self) -> Table:
-        """Up to which strength answers last, by vector."""
+    def usable_range_table(self) -> Table:
+        """The usable range of strengths of each vector."""
         limits = self.limits
         rows: list[list[Cell]] = []
         for name, path in self.paths.items():
-            if not any(place in self.pooled.lean.values for place in path.values() if place != UNMOVED):
+            if not any(
+                place in self.pooled.judge_log_odds.values for place in path.values() if place != UNMOVED
+            ):
                 continue
-            low, high = self.pooled.survival(path, limits)
+            low, high = self.pooled.usable_range(path, limits)
             rows.append([name, signed(low, 1), signed(high, 1)])
         return Table(
             ("Vector", "Lowest alpha", "Highest alpha"),
             rows,
-            f"Strengths between which the answers are alive: perplexity at most {limits.perplexity:g} times that of "
-            f"the unmoved answers, at least {limits.topic:.0%} of their share on topic, and at least "
-            f"{limits.variety:.0%} of their share of different word pairs, over all weaker "
-            "strengths that were answered.",
+            f"Usable range of strengths: perplexity at most {limits.perplexity:g} times that of the unmoved answers, "
+            f"at least {limits.topic:.0%} of their share on topic, and at least {limits.variety:.0%} of their share of "
+            "different word bigrams, at all weaker strengths that were answered.",
         )
 
     def places_table(self) -> Table:
@@ -233,13 +232,13 @@ class Page:
             asked = name == INSTRUCTION
             means = (
                 getattr(self.pooled, measure).mean(place)
-                for measure in ("odds", "lean", "nats", "topic", "nearness", "variety", "length")
+                for measure in ("odds", "judge_log_odds", "nll", "topic", "nearness", "variety", "length")
             )
             rows.append(
                 [
                     f"instruction: {styles[alpha]}" if asked else "no shift" if name == PLAIN else name,
                     "" if asked else signed(alpha, 1),
-                    *("" if mean is None else mean for mean in means),
+                    *means,
                 ]
             )
         return Table(
@@ -248,10 +247,10 @@ class Page:
                 "Alpha",
                 "Openings, nats",
                 f"Judge: {self.sides[0]}, nats",
-                "Nats a token, unmoved model",
+                "Nats per token, unmoved model",
                 "On topic",
-                "Nearer to its question by",
-                "Different word pairs",
+                "More similar to its question by",
+                "Different word bigrams",
                 "Tokens",
             ),
             rows,
@@ -259,5 +258,9 @@ class Page:
         ).filled()
 
 
-def _told(interval: Interval) -> str:
+def _effect_cells(effect: Effect | None) -> list[Cell]:
+    return [None, None] if effect is None else [effect.size, f"{effect.p_value:.2g}"]
+
+
+def _with_interval(interval: Interval) -> str:
     return f"{signed(interval.estimate)} ({signed(interval.low)} to {signed(interval.high)})"

@@ -17,39 +17,39 @@ from embedspace.models import cache_folder
 if TYPE_CHECKING:
     from embedspace.style import Direction
 
-TAUGHT = "optimised"
-"""Learnt from the model's own answers where the style is asked for and shown."""
+OPTIMISED = "optimised"
+"""Distilled from the model's own answers under instruction and examples."""
 RANDOM, SHUFFLED = "random", "shuffled labels"
-"""Controls: any direction, and the mean difference of examples whose labels were dealt anew."""
+"""Controls: a random direction, and the mean difference of examples with shuffled labels."""
 
 _FORMAT = 1
-"""Raised when the way of learning changes, so that vectors kept from before are learnt anew."""
+"""Raised when the distillation changes, so that cached vectors are computed anew."""
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """What an optimised vector is learnt from: questions asked plainly, and with the style asked for and shown."""
+class DistillationSource:
+    """What an optimised vector is distilled from: questions, the instruction, and example answers in the style."""
 
     questions: Sequence[str]
     wanted: str
     """The instruction that stands before the question."""
     examples: Sequence[tuple[str, str]]
-    """Questions with answers in the style, which stand before it as earlier turns of the conversation."""
+    """Questions with answers in the style: earlier turns of the conversation."""
     options: Mapping[str, Any]
     """Of :class:`~embedspace.distillation.Optimisation`."""
 
     def vector(self, space: EmbeddingSpace) -> StyleVector:
-        """The learnt vector; it is kept in the cache folder, since learning takes minutes."""
+        """The distilled vector; it is stored in the cache folder, since distilling takes minutes."""
         path = self.path(space)
         if not path.exists():
             draft = path.with_name(f"{path.name}.draft")
-            self._learnt(space).save(draft)
+            self._distilled(space).save(draft)
             draft.replace(path)
         return StyleVector.load(path, space)
 
     def path(self, space: EmbeddingSpace) -> Path:
-        """Where it is kept: everything that decides it decides the name."""
-        told = [
+        """Where it is stored: the name is a hash of everything that determines it."""
+        identity = [
             _FORMAT,
             space.fingerprint,
             list(self.questions),
@@ -57,10 +57,10 @@ class Teaching:
             list(self.examples),
             dict(self.options),
         ]
-        name = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
         return cache_folder() / "styles" / f"{name}.safetensors"
 
-    def _learnt(self, space: EmbeddingSpace) -> StyleVector:
+    def _distilled(self, space: EmbeddingSpace) -> StyleVector:
         from embedspace.distillation import Optimisation
 
         shown = [
@@ -78,12 +78,7 @@ class Teaching:
 
 
 def direction(
-    space: EmbeddingSpace,
-    positive: Sequence[str],
-    negative: Sequence[str],
-    *,
-    method: Direction,
-    norm: float,
+    space: EmbeddingSpace, positive: Sequence[str], negative: Sequence[str], *, method: Direction, norm: float
 ) -> StyleVector:
     """The direction that a method finds, of a given norm."""
     return scaled(StyleVector.fit(space, positive=positive, negative=negative, method=method), norm)
@@ -92,10 +87,10 @@ def direction(
 def shuffled(
     space: EmbeddingSpace, positive: Sequence[str], negative: Sequence[str], *, norm: float, seed: int
 ) -> StyleVector:
-    """The mean difference of examples that were dealt to the two sides by chance, of a given norm."""
-    dealt = [*positive, *negative]
-    random.Random(seed).shuffle(dealt)
-    high, low = dealt[: len(positive)], dealt[len(positive) :]
+    """The mean difference of examples with shuffled labels, of a given norm."""
+    examples = [*positive, *negative]
+    random.Random(seed).shuffle(examples)
+    high, low = examples[: len(positive)], examples[len(positive) :]
     return scaled(StyleVector.fit(space, positive=high, negative=low), norm)
 
 

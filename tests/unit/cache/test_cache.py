@@ -26,7 +26,8 @@ from embedspace.cache.database import CacheConnection
 from embedspace.cli import main, size_in_bytes
 from embedspace.prompt import cache_key, transformed_key
 from experiments.reliability.cache import killed_writers
-from experiments.reliability.cache_writers import key_of, prompt_of, same, started, write_and_read
+from experiments.reliability.cache_writers import key_of, prompt_of, same, started
+from tests.cache_reader import write_and_read
 from tests.checkpoints import make_tiny_checkpoint
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ from embedspace.metrics import Score
 from embedspace.runs.records import Record
 from experiments.compression.experiment import Compression
 from experiments.compression.llmlingua import installed, shortened
-from experiments.compression.report import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH
+from experiments.compression.metrics import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH
 
 TEXTS = [
     "The old lighthouse on Varn Island was built in 1871 by Greta Holm, and its lamp burns green.",

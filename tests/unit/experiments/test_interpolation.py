@@ -76,7 +76,7 @@ def test_a_model_that_flips_is_called_a_switch_and_the_place_is_told(cases):
 def test_without_likelihoods_the_turn_is_read_from_the_answers(cases):
     answered = [case for case in cases if case.answered]
     found = section(answered, lambda t: t, scored=False)
-    assert "likeness of the answers given" in found.finding
+    assert "similarity of the answers given" in found.finding
     assert found.tables
 
 

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from embedspace.engines.base import Sampling
-from embedspace.metrics import Measure, Score
+from embedspace.metrics.intervals import Measure
+from embedspace.metrics.likelihood import Score
 from embedspace.projector import Projector, ProjectorConfig, SentenceEncoder
 from embedspace.runs.records import Record
 from experiments.compression.passages import EXPLANATIONS, FACTS, Knowledge, Question
 from experiments.projector.experiment import SoftTokens
-from experiments.projector.metrics import MEAN, NOTHING, OWN, SHUFFLED, TEXT, shared_words
-from experiments.rag.context import NONE, RIGHT, SOFT
-from experiments.rag.context import SHUFFLED as SHUFFLED_SOFT
-from experiments.rag.context import TEXT as PASSAGES
-from experiments.rag.experiment import Rag, holds_value
+from experiments.projector.metrics import MEAN, NOTHING, OWN, SHUFFLED, TEXT, condition_scores, shared_words
+from experiments.rag.experiment import Rag
+from experiments.rag.metrics import NONE, RIGHT, SOFT, holds_value
+from experiments.rag.metrics import SHUFFLED as SHUFFLED_SOFT
+from experiments.rag.metrics import TEXT as PASSAGES
 
 SENTENCES = [
     "The cat sleeps on the warm stove.",
@@ -117,8 +118,8 @@ def test_the_report_takes_the_better_control_and_counts_what_is_found(smollm2, f
     ]
     report = experiment.analyse(records)
     first, curves = report.sections
-    assert "better control (nothing)" in first.finding
-    assert "close 50% (50% to 50%)" in first.finding
+    assert "over the better control, nothing (3 sentences)" in first.finding
+    assert "recover 50% (50% to 50%) of the likelihood gain" in first.finding
     assert "by likelihood 100%" in first.finding
     assert "2 projectors" in curves.finding
     assert first.comparisons[0].answers[0].label == "Rows nearest to the soft tokens"
@@ -150,9 +151,9 @@ def test_scores_count_the_items_that_all_conditions_have():
     nats = Measure.of(
         [(("a",), 0, 1.0), (("a",), 1, 2.0), (("b",), 1, 3.0), (("a",), 2, 2.0), (("b",), 2, 5.0)]
     )
-    found = scores(nats, {"nothing": ("b",), "own": ("a",)})
-    assert found.nats == {"nothing": (3.0, 5.0), "own": (2.0, 2.0)}
-    assert scores(nats, {"nothing": ("b",), "own": ("a",)}, most=2) is None
+    found = condition_scores(nats, {"nothing": ("b",), "own": ("a",)})
+    assert found.nll == {"nothing": (3.0, 5.0), "own": (2.0, 2.0)}
+    assert condition_scores(nats, {"nothing": ("b",), "own": ("a",)}, most=2) is None
 
 
 def test_words_in_common_are_those_of_four_letters_in_any_case():
@@ -215,8 +216,8 @@ def test_the_report_tells_worth_and_price(smollm2, folder):
         for case in experiment.cases(smollm2)
     ]
     facts, explanations = experiment.analyse(records).sections
-    assert f"better control ({SHUFFLED_SOFT})" in facts.finding
-    assert "close 33% (33% to 33%; 2 questions)" in facts.finding
+    assert "oft tokens recover 33% of the likelihood gain" in facts.finding
+    assert f"over the better control, {SHUFFLED_SOFT} (33% to 33%; 2 questions)" in facts.finding
     assert "milliseconds to the first token: text 500" in facts.finding
     assert facts.figures
     assert explanations.tables[0].rows

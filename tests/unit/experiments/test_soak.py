@@ -40,7 +40,7 @@ EXPECTED = {"a": "1", "b": "2", "c": "3"}
         ([("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")], Counts(3, 0, 0, 1)),
     ],
 )
-def test_what_is_lost_doubled_or_wrong_is_counted(found: list[tuple[str, str]], counts: Counts) -> None:
+def test_what_is_lost_duplicated_or_wrong_is_counted(found: list[tuple[str, str]], counts: Counts) -> None:
     assert compared(found, EXPECTED) == counts
     assert counts.clean == (len(found) == 3 and dict(found) == EXPECTED)
 
@@ -72,14 +72,14 @@ def test_a_claim_that_does_not_hold_is_an_error_after_the_page_is_written(
 
 def test_faults_are_made_and_every_prompt_is_there_once(tmp_path: Path) -> None:
     (row,) = fault_rows(tmp_path, prompts=30, faults=1)
-    assert row.counted == "30 right, 0 lost, 0 doubled, 0 wrong"
+    assert row.counted == "30 right, 0 lost, 0 duplicated, 0 wrong"
     assert row.holds
 
 
 def test_a_process_that_ends_by_itself_was_not_killed(tmp_path: Path) -> None:
-    lottery = random.Random(0)
-    assert not killed([sys.executable, "-c", "pass"], tmp_path, 1, lottery)
-    assert killed([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0, lottery)
+    rng = random.Random(0)
+    assert not killed([sys.executable, "-c", "pass"], tmp_path, 1, rng)
+    assert killed([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0, rng)
 
 
 def test_a_cache_survives_its_writers_kills_and_damage_of_its_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from embedspace.runs.cases import AnswerOf
 from embedspace.runs.records import Record
 from experiments.style.experiment import Style
 from experiments.style.metrics import FLUENCY, INSTRUCTION, PLAIN, Limits, Measured, fluency_name, variety
-from experiments.style.vectors import RANDOM, SHUFFLED, TAUGHT, Teaching, chat, shuffled
+from experiments.style.vectors import OPTIMISED, RANDOM, SHUFFLED, DistillationSource, chat, shuffled
 from tests.checkpoints import make_tiny_checkpoint
 from tests.unit.test_configs import composed
 
@@ -36,7 +36,7 @@ def experiment(**changes):
     return instantiate(config)
 
 
-def recorded(cases, styled, *, nats=lambda place: 0.7, loops=()):
+def recorded(cases, styled, *, nll=lambda place: 0.7, loops=()):
     """Records of a model that is formal (1), casual (-1) or neither at a condition and strength."""
     for case in cases:
         tags, scores, text = case.tags, {}, ""
@@ -45,7 +45,7 @@ def recorded(cases, styled, *, nats=lambda place: 0.7, loops=()):
             for name in case.continuations:
                 condition, alpha = name.rsplit("/", 1)
                 wobble = 0.01 * int(tags["question"])
-                scores[name] = Score(-10 * (nats((condition, float(alpha))) + wobble), 10)
+                scores[name] = Score(-10 * (nll((condition, float(alpha))) + wobble), 10)
         else:
             scores = {
                 name: Score(-5.0 + styled(place) * (1 if name.startswith("I") else -1), 3)
@@ -111,7 +111,7 @@ def test_a_vector_as_strong_as_the_instruction_is_called_so(cases):
     finding = section(cases).finding
     assert "Towards formal, the mean_difference vector is as strong as the instruction" in finding
     assert "paired difference +0.00 (+0.00 to +0.00)" in finding
-    assert "0 rows more" in finding
+    assert "0 additional rows" in finding
 
 
 def test_a_vector_that_does_nothing_is_called_weaker(cases):
@@ -133,24 +133,24 @@ def test_of_other_methods_and_controls_one_strength_can_answer(smollm2):
     assert {alpha for name, alpha in answered if name in ("logistic", f"{RANDOM} 0")} == {1.0}
 
 
-def test_the_strength_up_to_which_answers_last_is_found(cases):
-    def nats(place):
+def test_the_strength_up_to_which_answers_are_usable_is_found(cases):
+    def nll(place):
         return 3.0 if place == ("mean_difference", -2.0) else 0.7
 
-    found = section(cases, nats=nats, loops=[("mean_difference", 2.0)])
-    assert "alive from alpha \u22121.0 to +1.0" in found.finding
-    survival = next(table for table in found.tables if table.columns[0] == "Vector")
-    assert {row[0]: row[1:] for row in survival.rows}["pca"] == ["\u22122.0", "+2.0"]
+    found = section(cases, nll=nll, loops=[("mean_difference", 2.0)])
+    assert "fluent and on topic for alpha in [\u22121.0, +1.0]" in found.finding
+    ranges = next(table for table in found.tables if table.columns[0] == "Vector")
+    assert {row[0]: row[1:] for row in ranges.rows}["pca"] == ["\u22122.0", "+2.0"]
 
 
-def test_a_strength_counts_only_where_all_weaker_ones_are_alive(cases):
+def test_a_strength_counts_only_where_all_weaker_ones_are_usable(cases):
     measured = experiment_measures(cases, loops=[("pca", 1.0)])
     path = {alpha: ("pca", alpha) for alpha in (-2.0, -1.0, 1.0, 2.0)}
-    assert measured.survival(path, Limits(1.5, 0.8, 0.8)) == (-2.0, 0.0)
+    assert measured.usable_range(path, Limits(1.5, 0.8, 0.8)) == (-2.0, 0.0)
 
 
-def test_perplexity_is_the_exponential_of_paired_nats(cases):
-    measured = experiment_measures(cases, nats=lambda place: 1.2 if place[0] == INSTRUCTION else 0.7)
+def test_perplexity_is_the_exponential_of_paired_nll(cases):
+    measured = experiment_measures(cases, nll=lambda place: 1.2 if place[0] == INSTRUCTION else 0.7)
     ratio = measured.perplexity_ratio((PLAIN, 0.0), (INSTRUCTION, 1.0))
     assert ratio.estimate == pytest.approx(2.718**0.5, abs=1e-3)
     assert ratio.items == len(QUESTIONS)
@@ -207,23 +207,23 @@ def test_an_optimised_vector_is_learnt_once_and_kept(tmp_path, monkeypatch):
     assert len(files) == 2
     assert [case.recipe.digest for case in style.cases(space)] == [case.recipe.digest for case in cases]
     assert sorted((tmp_path / "cache" / "styles").iterdir()) == files
-    up, down = (style.teachings[sign].vector(space) for sign in (1.0, -1.0))
+    up, down = (style.distillation_sources[sign].vector(space) for sign in (1.0, -1.0))
     by_key = {case.key: case.prompt for case in cases}
     plain = by_key[f"{PLAIN}/alpha=+0/q00"]
-    assert torch.equal(by_key[f"{TAUGHT}/alpha=+2/q00"].vectors, up.apply(plain, 2.0).vectors)
-    assert torch.equal(by_key[f"{TAUGHT}/alpha=-2/q00"].vectors, down.apply(plain, 2.0).vectors)
+    assert torch.equal(by_key[f"{OPTIMISED}/alpha=+2/q00"].vectors, up.apply(plain, 2.0).vectors)
+    assert torch.equal(by_key[f"{OPTIMISED}/alpha=-2/q00"].vectors, down.apply(plain, 2.0).vectors)
 
 
 def test_what_decides_a_vector_decides_its_file(smollm2):
     shown = [("Why?", "Because.")]
-    teaching = Teaching(["One?", "Two?"], "Be brief.", shown, {"epochs": 2})
+    source = DistillationSource(["One?", "Two?"], "Be brief.", shown, {"epochs": 2})
     others = [
-        Teaching(["One?", "Three?"], "Be brief.", shown, {"epochs": 2}),
-        Teaching(["One?", "Two?"], "Be long.", shown, {"epochs": 2}),
-        Teaching(["One?", "Two?"], "Be brief.", [("Why?", "For fun.")], {"epochs": 2}),
-        Teaching(["One?", "Two?"], "Be brief.", shown, {"epochs": 3}),
+        DistillationSource(["One?", "Three?"], "Be brief.", shown, {"epochs": 2}),
+        DistillationSource(["One?", "Two?"], "Be long.", shown, {"epochs": 2}),
+        DistillationSource(["One?", "Two?"], "Be brief.", [("Why?", "For fun.")], {"epochs": 2}),
+        DistillationSource(["One?", "Two?"], "Be brief.", shown, {"epochs": 3}),
     ]
-    assert len({other.path(smollm2) for other in (teaching, *others)}) == 5
+    assert len({other.path(smollm2) for other in (source, *others)}) == 5
 
 
 def test_no_question_is_asked_twice_or_learnt_on():
