@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from embedspace.models.packaged import PACKAGED
 
@@ -72,7 +72,9 @@ def with_retries(
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    http_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of huggingface_hub uses
+    http_error: Any = HfHubHTTPError.__bases__[
+        0
+    ]  # of the HTTP library that this version of huggingface_hub uses
     failed, downloaded = 0, progress()
     while True:
         try:
