@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from embedspace.engines.base import Completion, Prompt, Sampling
-from embedspace.engines.batching import check_prompt, padded
+from embedspace.engines.batching import Batch, check_prompt, padded
 from embedspace.engines.transformers.sampling import Sampler, StopStrings
 from embedspace.engines.transformers.shared_prefix import SharedPrefix
 from embedspace.errors import EngineError
@@ -85,11 +85,11 @@ class TransformersEngine:
         """
         size = max(1, self.batch_size // sampling.n)
         requests = ((prompt, self._fit_to_context(prompt, sampling)) for prompt in prompts)
-        for (is_ids, fitting), alike in itertools.groupby(
-            enumerate(requests), key=lambda item: (not isinstance(item[1][0], PromptEmbeds), item[1][1])
+        for (_, fitting), alike in itertools.groupby(
+            enumerate(requests), key=lambda item: (isinstance(item[1][0], PromptEmbeds), item[1][1])
         ):
             while batch := [(position, prompt) for position, (prompt, _) in itertools.islice(alike, size)]:
-                yield from self._generate_batch(batch, fitting, is_ids=is_ids)
+                yield from self._generate_batch(batch, fitting)
 
     def score(self, prompt: Prompt, continuation: str | Sequence[int]) -> Float[Tensor, " tokens"]:
         """Log-probabilities, in nats, of the tokens of a continuation after a prompt.
@@ -97,19 +97,13 @@ class TransformersEngine:
         Raises:
             ValueError: the continuation is empty, or this model cannot answer the prompt.
         """
-        return self.score_many(prompt, [continuation])[0]
-
-    def score_many(
-        self, prompt: Prompt, continuations: Sequence[str | Sequence[int]]
-    ) -> list[Float[Tensor, " tokens"]]:
-        """:meth:`score` for several continuations of one prompt, which is computed once."""
-        return self.score_all([(prompt, continuations)])[0]
+        return self.score_all([(prompt, [continuation])])[0][0]
 
     @torch.inference_mode()
     def score_all(
         self, pairs: Sequence[tuple[Prompt, Sequence[str | Sequence[int]]]]
     ) -> list[list[Float[Tensor, " tokens"]]]:
-        """:meth:`score_many` for several prompts, those of like length together.
+        """:meth:`score` for several continuations of each of several prompts; prompts of like length together.
 
         Raises:
             ValueError: as for :meth:`score`, before anything is computed.
@@ -164,37 +158,33 @@ class TransformersEngine:
             self.space.lookup(checked)
 
     def _generate_batch(
-        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling, *, is_ids: bool
-    ) -> Iterator[Completion]:
-        failed: dict[int, str] = {}
+        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling
+    ) -> Sequence[Completion]:
+        valid: list[tuple[int, Prompt]] = []
+        failed: list[Completion] = []
         for position, prompt in batch:
             try:
                 self._check(prompt, room=1)
+                valid.append((position, prompt))
             except (TypeError, ValueError) as error:
-                failed[position] = str(error)
-        good = [prompt for position, prompt in batch if position not in failed]
+                failed.append(Completion.failed(position, str(error)))
         try:
-            answers = iter(self._answers(good, sampling, is_ids=is_ids) if good else [])
+            completions = self._complete(valid, sampling) if valid else []
         except torch.OutOfMemoryError as error:
             raise EngineError(
-                f"{self.device} ran out of memory with {len(good)} prompts of up to {max(map(len, good))} rows "
-                f"at a time; lower batch_size (now {self.batch_size})"
+                f"{self.device} ran out of memory with {len(valid)} prompts of up to "
+                f"{max(len(prompt) for _, prompt in valid)} rows at a time; lower batch_size (now {self.batch_size})"
             ) from error
-        for position, _ in batch:
-            if position in failed:
-                yield Completion.failed(position, failed[position])
-                continue
-            for index in range(sampling.n):
-                yield next(answers)(position, index)
+        return Batch(tuple(valid), tuple(failed)).in_order(completions)
 
     @torch.inference_mode()
-    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling, *, is_ids: bool) -> list[Any]:
-        """One maker of a Completion, given prompt position and index, for each sequence of a batch."""
+    def _complete(self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling) -> list[Completion]:
         started = time.monotonic()
-        repeated = [prompt for prompt in prompts for _ in range(sampling.n)]
+        sequences = [(position, index) for position, _ in batch for index in range(sampling.n)]
+        repeated = [prompt for _, prompt in batch for _ in range(sampling.n)]
         inputs = self._inputs(repeated, room=sampling.max_tokens)
         # With embeddings, generate returns the new tokens only; with ids, the prompt before them.
-        skipped = inputs["input_ids"].shape[1] if is_ids else 0
+        skipped = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
         sampler = Sampler(sampling, [_identity(prompt) for prompt in repeated], self.space.tokenizer)
         stops = StopStrings(sampling.stop, self.space.tokenizer, skipped)
         config = self._generation_config(sampling)
@@ -202,13 +192,18 @@ class TransformersEngine:
             **inputs, generation_config=config, logits_processor=[sampler], stopping_criteria=[stops]
         )
         seconds = time.monotonic() - started
-        ended = {*config.eos_token_id, config.pad_token_id}
+        ends = {*config.eos_token_id, config.pad_token_id}
         if len(repeated) == 1:
             self._keep(repeated[0], output.past_key_values, room=sampling.max_tokens)
-        return [
-            sampler.completion(row, tokens, ended, seconds)
-            for row, tokens in enumerate(output.sequences[:, skipped:].tolist())
-        ]
+        completions = []
+        for row, tokens in enumerate(output.sequences[:, skipped:].tolist()):
+            ids, text, reason = sampler.cut(tokens, ends)
+            completions.append(
+                Completion(
+                    *sequences[row], text, tuple(ids), reason, seconds, *sampler.logprobs(row, len(ids))
+                )
+            )
+        return completions
 
     def _generation_config(self, sampling: Sampling) -> Any:
         """Greedy decoding: of the checkpoint's sampling defaults only its end-of-sequence tokens are used."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedspace.engines.base import Completion, Sampling
+from embedspace.engines.base import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,29 +58,13 @@ class Sampler:
                 names = [self._tokenizer.decode([token]) for token in ids[row].tolist()]
                 self._top[row].append(dict(zip(names, values[row].tolist(), strict=True)))
 
-    def completion(
-        self, row: int, tokens: Sequence[int], ended: set[int], seconds: float
-    ) -> Callable[[int, int], Completion]:
-        """A function that makes the Completion of one sequence from its prompt's position and its index."""
-        taken, text, reason = self._cut(list(tokens), ended)
+    def logprobs(self, row: int, count: int) -> tuple[tuple[float, ...], tuple[dict[str, float], ...]]:
+        """Log-probabilities of the first new tokens of one sequence, and those of the likeliest tokens there."""
+        return tuple(self._chosen[row][:count]), tuple(self._top[row][:count])
 
-        def make(prompt_index: int, index: int) -> Completion:
-            return Completion(
-                prompt_index,
-                index,
-                text,
-                tuple(taken),
-                reason,
-                seconds,
-                tuple(self._chosen[row][: len(taken)]),
-                tuple(self._top[row][: len(taken)]),
-            )
-
-        return make
-
-    def _cut(self, tokens: list[int], ended: set[int]) -> tuple[list[int], str, str]:
+    def cut(self, tokens: list[int], ends: set[int]) -> tuple[list[int], str, str]:
         """Tokens, text and finish reason of one sequence, cut at its end."""
-        end = next((position for position, token in enumerate(tokens) if token in ended), None)
+        end = next((position for position, token in enumerate(tokens) if token in ends), None)
         body = tokens[:end]
         text = self._tokenizer.decode(body, skip_special_tokens=True)
         stops = [text.index(stop) for stop in self._sampling.stop if stop in text]

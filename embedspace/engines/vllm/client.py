@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from operator import itemgetter
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -227,9 +226,7 @@ class VLLMClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _refusal(self, parts: Sequence[PromptEmbeds]) -> str | None:

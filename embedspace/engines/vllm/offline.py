@@ -7,8 +7,8 @@ import operator
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from embedspace.engines.base import Completion, Prompt, Sampling
@@ -24,7 +24,7 @@ from embedspace.errors import EngineError, EngineResponseError
 from embedspace.prompt import PromptEmbeds
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import LLM, RequestOutput
     from vllm.logprobs import Logprob
 
 
@@ -120,9 +120,7 @@ class VLLMOfflineEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self) -> LLM:
@@ -131,6 +129,7 @@ class VLLMOfflineEngine:
         return self._llm
 
     def _complete(self, prompts: Sequence[tuple[int, Prompt]], sampling: Sampling) -> list[Completion]:
+        from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -141,7 +140,9 @@ class VLLMOfflineEngine:
         began = time.monotonic()
         try:
             outputs = llm.generate(
-                [_input(prompt, dtype) for _, prompt in prompts], _parameters(sampling), use_tqdm=False
+                [_input(prompt, dtype) for _, prompt in prompts],
+                SamplingParams(**{**asdict(sampling), "stop": list(sampling.stop)}),
+                use_tqdm=False,
             )
         except EngineDeadError as error:
             raise EngineError(
@@ -165,20 +166,6 @@ def _input(prompt: Prompt, dtype: Any) -> Any:
     if isinstance(prompt, PromptEmbeds):
         return {"prompt_embeds": prompt.vectors.to(dtype)}
     return {"prompt_token_ids": list(prompt)}
-
-
-def _parameters(sampling: Sampling) -> SamplingParams:
-    from vllm import SamplingParams
-
-    return SamplingParams(
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        n=sampling.n,
-        seed=sampling.seed,
-        stop=list(sampling.stop),
-        logprobs=sampling.logprobs,
-    )
 
 
 def _completions(

@@ -130,7 +130,7 @@ def test_guidance_leads_further_than_the_instruction(engine):
         ):
             tokens = [[token] for token in sequence.candidates[0].tolist()]
             asked, plain = (
-                torch.cat(engine.score_many(prompt, tokens)) for prompt in (wanted, sequence.prompt)
+                torch.cat(engine.score_all([(prompt, tokens)])[0]) for prompt in (wanted, sequence.prompt)
             )
             gain += float((sequence.logprobs[0].exp() * (asked - plain)).sum())
         gains.append(gain)

@@ -146,7 +146,7 @@ def test_scores_after_a_kept_prefix_are_those_of_a_plain_pass(tiny, computed):
     for i, passes in enumerate(([ROWS + 4, 2], [4, 2], [4, 2])):
         ids = prompt((17, ROWS), (70 + i, 4))
         computed.clear()
-        (scores,) = tiny.score_many(rows(tiny.space, ids), [target])
+        scores = tiny.score(rows(tiny.space, ids), target)
         assert computed == passes
         with torch.no_grad():
             logits = tiny.model(input_ids=torch.tensor([ids + target])).logits[0].double().log_softmax(-1)

@@ -111,7 +111,7 @@ def test_log_probabilities_are_the_models_own_and_agree_with_score(engine, promp
 
 def test_scores_equal_a_plain_forward_pass_and_do_not_depend_on_company(engine, prompts, ids):
     continuations = ["The capital of France is Paris.", "No", " x" * 40]
-    together = engine.score_many(prompts[0], continuations)
+    (together,) = engine.score_all([(prompts[0], continuations)])
     for text, scores in zip(continuations, together, strict=True):
         target = engine.space.tokenize(text)
         with torch.no_grad():
