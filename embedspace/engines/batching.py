@@ -45,7 +45,7 @@ def batches(
         size: most prompts of a batch.
         hidden_size: of the model, where known.
         max_rows: most rows of a prompt, where known.
-        max_bytes: most bytes of the vectors of a batch; a larger prompt makes a batch of its own.
+        max_bytes: most bytes of the vectors of a batch; a larger prompt is a batch by itself.
 
     Raises:
         TypeError: something is neither a PromptEmbeds nor token ids.
@@ -104,7 +104,7 @@ def padded(
 ) -> tuple[Shaped[Tensor, "prompts tokens ..."], Int[Tensor, "prompts tokens"]]:
     """Prompts of different lengths as one batch, and its attention mask: 0 on padding.
 
-    The padding stands after the ``shared`` leading rows: with no shared rows, at the left.
+    The padding comes after the ``shared`` leading rows: with no shared rows, at the left.
 
     >>> batch, mask = padded([torch.tensor([5, 6, 7]), torch.tensor([5, 8])], shared=1)
     >>> batch.tolist(), mask.tolist()

@@ -282,7 +282,7 @@ class TransformersEngine:
         if longest > 1:
             copied = copy.deepcopy(cache)
             copied.batch_select_indices(rows)
-            # Padding stands after the tokens that count, where causal attention does not look.
+            # Padding comes after the tokens that count, so causal attention does not see it.
             inputs = {}
             if len(seen) > 1:  # the prompts have padding of their own before them
                 inputs = {

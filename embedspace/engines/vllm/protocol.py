@@ -137,7 +137,7 @@ def _read_completions(
     expected = len(prompt_indices) * sampling.n
     if len(answer["choices"]) != expected or set(choices) != set(range(expected)):
         raise ValueError(
-            f"{expected} choices were asked for ({sampling.n} for each of {len(prompt_indices)} prompts), "
+            f"{expected} choices were requested ({sampling.n} for each of {len(prompt_indices)} prompts), "
             f"the answer has {len(answer['choices'])} with indices {sorted(choices)}"
         )
     completions = []

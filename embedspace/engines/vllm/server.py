@@ -40,7 +40,7 @@ _SHOWN_LINES = 20
 
 
 class VLLMServer:
-    """vLLM's OpenAI-compatible server in processes of its own, reachable from this machine only.
+    """vLLM's OpenAI-compatible server as a subprocess, reachable from this machine only.
 
     ``with VLLMServer("smollm2-135m-instruct") as server:`` starts it, waits until it answers, and stops it.
     The server ends with the program even where the program is killed; Ctrl-C in the terminal reaches the

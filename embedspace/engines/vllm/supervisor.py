@@ -40,7 +40,7 @@ class Supervisor:
             command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            # Should the supervisor itself be killed, the server is asked to end.
+            # If the supervisor itself is killed, the server gets SIGTERM.
             preexec_fn=lambda: _process_control(_PR_SET_PDEATHSIG, signal.SIGTERM),
         )
 

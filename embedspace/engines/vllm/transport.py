@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 MAX_RETRY_AFTER_SECONDS = 120.0
-"""A server that asks for a longer pause is taken for one that refuses."""
+"""A longer ``Retry-After`` counts as a refusal."""
 
 _CONNECT_SECONDS = 10.0
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

@@ -280,7 +280,7 @@ def test_a_server_that_stays_overloaded_is_an_error(fake: FakeVLLM, connect: Con
         (Reply(200, b"[]"), "not a completion"),
         (Reply(200, b'{"choices": [{"index": 0}]}'), "not a completion"),
         (Reply(200, b'{"choices": []', missing=40), "broke off"),
-        (reply({"choices": []}), "1 choices were asked for"),
+        (reply({"choices": []}), "1 choices were requested"),
         (reply({"choices": [{"index": 1, "text": "", "finish_reason": "stop"}]}), r"indices \[1\]"),
         (reply({"choices": [{"index": 0, "text": "", "finish_reason": "abort"}]}), "finish_reason 'abort'"),
     ],
