@@ -1,4 +1,4 @@
-"""The threshold: from scores of benign prompts to a bound on the share of them that is refused."""
+"""The threshold: calibrated on benign prompts so that at most a given share of them is refused."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from embedspace.metrics import CONFIDENCE
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a threshold came about."""
+    """How a threshold was calibrated; see :func:`conformal_threshold`."""
 
     rate: float
-    """The false-positive rate that was asked for."""
+    """The requested false-positive rate."""
     prompts: int
-    """Benign prompts that it was found on."""
+    """Number of benign prompts."""
     low: float
     high: float
-    """Between these lies the true rate of this threshold, with a confidence of 95%: the quantiles of its Beta
-    distribution (Vovk 2012), which is exact for scores without ties."""
+    """95% interval of this threshold's true rate: quantiles of its Beta distribution (Vovk 2012), exact for scores
+    without ties."""
 
 
 def conformal_threshold(scores: Sequence[float], rate: float) -> tuple[float, Calibration]:
     """The split-conformal threshold of benign scores (Vovk et al. 2005).
 
-    With n scores, the ceil((n + 1)(1 - rate))-th smallest. For a new benign prompt, exchangeable with those, the
-    probability that its score is higher is at most ``rate``, whatever the distribution; taken over the draw of the
-    calibration set as well. For one calibration set the rate itself varies: :class:`Calibration` says how much.
+    With n scores, the ceil((n + 1)(1 - rate))-th smallest. The probability that the score of a new, exchangeable benign
+    prompt is higher is at most ``rate`` for any distribution, on average over calibration sets; :class:`Calibration`
+    has the interval for the given set.
+
+    >>> threshold, calibration = conformal_threshold([n / 100 for n in range(99)], rate=0.05)
+    >>> threshold, calibration.prompts, round(calibration.high, 2)
+    (0.94, 99, 0.1)
 
     Raises:
         ValueError: a rate outside (0, 1), a score that is not a number, or too few scores for the rate.
     """
     if not 0 < rate < 1:
         raise ValueError(
-            f"max_false_positive_rate must lie between 0 and 1, got {rate!r}; 0.01 is a usable one"
+            f"max_false_positive_rate must lie between 0 and 1, got {rate!r}; 0.01 is a common choice"
         )
     if any(math.isnan(score) for score in scores):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Text as a classifier should see it: disguises undone, encoded stretches masked, and their decoded views beside it."""
+"""Text as a classifier should see it: obfuscation undone, encoded spans masked, and their decoded texts beside it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import re
 import unicodedata
 from functools import partial
 
-MOST_VIEWS = 6
-"""Views of one text at most, itself included, so that a text cannot make the filter slow."""
+MAX_VIEWS = 6
+"""Texts that one text is classified as, itself included: bounds the time that one prompt can take."""
 
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
@@ -32,99 +32,36 @@ _MORSE_CODE = {
     ".----": "1", "..---": "2", "...--": "3", "....-": "4", ".....": "5", "-....": "6", "--...": "7", "---..": "8",
     "----.": "9",
 }  # fmt: skip
-_COMMON = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "and",
-        "or",
-        "of",
-        "to",
-        "in",
-        "is",
-        "are",
-        "was",
-        "be",
-        "you",
-        "your",
-        "i",
-        "me",
-        "my",
-        "it",
-        "this",
-        "that",
-        "for",
-        "with",
-        "on",
-        "as",
-        "at",
-        "by",
-        "from",
-        "not",
-        "all",
-        "any",
-        "do",
-        "does",
-        "ignore",
-        "previous",
-        "instructions",
-        "system",
-        "prompt",
-        "now",
-        "tell",
-        "write",
-        "say",
-        "answer",
-        "how",
-        "what",
-        "please",
-        "will",
-        "can",
-        "must",
-        "follow",
-        "rules",
-        "instead",
-        "forget",
-        "above",
-        "print",
-        "output",
-        "have",
-        "if",
-        "but",
-        "so",
-        "no",
-        "yes",
-        "give",
-        "make",
-        "use",
-        "reveal",
-        "respond",
-        "only",
-    ]
-)
+_WORDS = """
+    the a an and or of to in is are was be you your i me my it this that for with on as at by from not all any do
+    does ignore previous instructions system prompt now tell write say answer how what please will can must follow
+    rules instead forget above print output have if but so no yes give make use reveal respond only
+"""
+_COMMON_WORDS = frozenset(_WORDS.split())
 
 
-def _masked(name: str, found: re.Match[str]) -> str:
-    return f" <{name}> " if _encoded(found[0], name) else found[0]
+def _mask(name: str, found: re.Match[str]) -> str:
+    return f" <{name}> " if _is_encoded(found[0], name) else found[0]
 
 
 def canonical(text: str) -> str:
     """A text in one spelling: compatibility forms and look-alike letters replaced, invisible characters and accents
-    laid on letters removed, encoded stretches masked by a word, white space as single spaces, lower case."""
+    laid over letters removed, encoded spans replaced by the name of the encoding, single spaces, lower case."""
     text = _INVISIBLE.sub("", _TAGS.sub("", unicodedata.normalize("NFKC", text)))
     if any("a" <= letter <= "z" for letter in text.lower()):
-        # Only in a text that has Latin letters beside them: a Russian or Greek text is no disguise.
-        text = " ".join(word.translate(_LOOKALIKES) if _mixed(word) else word for word in text.split(" "))
+        # Only in a text that has Latin letters as well: a Russian or Greek text hides nothing.
+        text = " ".join(
+            word.translate(_LOOKALIKES) if _mixes_scripts(word) else word for word in text.split(" ")
+        )
     for pattern, name in ((_BINARY, "binary"), (_HEX, "hexadecimal"), (_MORSE, "morse"), (_BASE64, "base64")):
-        text = pattern.sub(partial(_masked, name), text)
+        text = pattern.sub(partial(_mask, name), text)
     return " ".join(text.lower().split())
 
 
-def views(text: str) -> list[str]:
-    """The canonical text, and those of what it says when decoded: base64, hexadecimal, binary, Morse, rot13, letters
-    apart, reversed, digits for letters, and Unicode's invisible tag characters. Decoded views that do not read as
-    text are left out."""
+def canonical_views(text: str) -> list[str]:
+    """The canonical text, and the canonical texts of what it decodes to: base64, hexadecimal, binary, Morse, rot13,
+    spaced letters, reversed, digits for letters, and Unicode's invisible tag characters. Decoded texts that do not look
+    like text are left out."""
     decoded = [
         "".join(chr(ord(letter) - 0xE0000) for run in _TAGS.findall(text) for letter in run),
         *(_from_base64(found[0]) for found in _BASE64.finditer(text)),
@@ -134,31 +71,31 @@ def views(text: str) -> list[str]:
         *(re.sub(r"[ ._\-*]", "", found[0]) for found in _SPACED.finditer(text)),
     ]
     found = [canonical(text), *(canonical(view) for view in decoded if len(view) > 7 and view.isprintable())]
-    plain = _reads_as_text(text)
+    plain = _common_word_share(text)
     for other in (codecs.encode(text, "rot13"), text[::-1], text.translate(_LEET)):
-        if _reads_as_text(other) > plain + 0.1:
+        if _common_word_share(other) > plain + 0.1:
             found.append(canonical(other))
-    return list(dict.fromkeys(view for view in found if view))[:MOST_VIEWS] or [""]
+    return list(dict.fromkeys(view for view in found if view))[:MAX_VIEWS] or [""]
 
 
-def _mixed(word: str) -> bool:
-    """Whether a word has letters of Latin and of another alphabet, as no language writes."""
+def _mixes_scripts(word: str) -> bool:
+    """Whether a word mixes Latin letters with those of another alphabet."""
     return any(letter.isascii() and letter.isalpha() for letter in word) and not word.isascii()
 
 
-def _encoded(stretch: str, name: str) -> bool:
-    """Whether a stretch that has the form of an encoding is one, rather than a long word or an address."""
+def _is_encoded(span: str, name: str) -> bool:
+    """Whether a span with the form of an encoding is one, rather than a long word or an address."""
     if name != "base64":
         return True
     return (
-        any(c.isdigit() for c in stretch) or stretch.endswith("=") or sum(map(str.isupper, stretch[1:])) > 3
-    ) and bool(re.search("[a-z]", stretch))
+        any(c.isdigit() for c in span) or span.endswith("=") or sum(map(str.isupper, span[1:])) > 3
+    ) and bool(re.search("[a-z]", span))
 
 
-def _reads_as_text(text: str) -> float:
-    """Share of a text's words that are among the commonest of English."""
+def _common_word_share(text: str) -> float:
+    """Share of a text's words that are among the most common of English; 0 for one or two words."""
     words = re.findall(r"[a-z]+", text.lower())
-    return sum(word in _COMMON for word in words) / len(words) if len(words) > 2 else 0.0
+    return sum(word in _COMMON_WORDS for word in words) / len(words) if len(words) > 2 else 0.0
 
 
 def _from_base64(text: str) -> str:

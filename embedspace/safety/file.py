@@ -1,103 +1,90 @@
-"""A filter at rest: ``filter.json`` and ``filter.safetensors`` in one folder, which may hold anything."""
+"""A filter on disk: ``filter.json`` and ``filter.safetensors`` in one folder, beside any other files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from embedspace._util.files import read_json_object
+from embedspace._util.files import atomic_path, read_json_object
+from embedspace._util.safetensors_file import tensor_bytes
 from embedspace.safety.calibration import Calibration
-from embedspace.safety.layers.lora import Adapted
-from embedspace.safety.layers.manifold import MEASURES, Manifold
-from embedspace.safety.layers.neighbours import Neighbours
-from embedspace.safety.layers.ngrams import NGramHead
-from embedspace.safety.layers.pooled import PooledHead
-from embedspace.safety.layers.references import References
-from embedspace.safety.layers.structural import Structural
+from embedspace.safety.layers import MEASURES, SCORING_LAYERS, Manifold, Structural
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedspace.safety.filter import Layer, SafetyFilter
+    from embedspace.safety.reading import Layer
     from embedspace.space import EmbeddingSpace
 
 FORMAT = "embedspace safety filter 2"
 SHIPPED = Path(__file__).parent / "weights"
 _VALUES, _TENSORS = "filter.json", "filter.safetensors"
 
-# What each layer is made of: plain values, and tensors with the dtype they are stored in.
-_FIELDS: dict[type, tuple[tuple[str, ...], dict[str, torch.dtype]]] = {
-    Structural: (("most_rows", "largest_norm"), {}),
-    Manifold: ((), {"allowed": torch.float32}),
-    PooledHead: ((), {"coefficients": torch.float32, "intercept": torch.float32}),
-    References: (("owners", "steepness"), {"directions": torch.float16, "unsafe": torch.bool}),
-    NGramHead: ((), {"coefficients": torch.float16, "intercept": torch.float32}),
-    Neighbours: (
-        ("encoder", "k", "temperature", "prior"),
-        {
-            "vectors": torch.float16,
-            "unsafe": torch.bool,
-            "coefficients": torch.float32,
-            "intercept": torch.float32,
-        },
-    ),
-    Adapted: (
-        ("encoder", "blocks", "rank"),
-        {"updates": torch.float16, "coefficients": torch.float32, "intercept": torch.float32},
-    ),
-}
-_KINDS = {kind.name: kind for kind in _FIELDS}  # type: ignore[attr-defined]
+_LAYER_TYPES: dict[str, Any] = {Structural.name: Structural, Manifold.name: Manifold, **SCORING_LAYERS}
 
 
-def write_filter(guard: SafetyFilter, folder: Path) -> None:
-    """Write a filter's two files.
+class FilterParts(NamedTuple):
+    """The fields of a :class:`~embedspace.SafetyFilter` after its space."""
+
+    layers: tuple[Layer, ...]
+    weights: Mapping[str, float]
+    threshold: float | None
+    calibration: Calibration | None
+    card: Mapping[str, object]
+
+
+def write_filter(folder: Path, space: EmbeddingSpace, parts: FilterParts) -> None:
+    """Write a filter's two files, replacing those of an earlier filter.
+
+    A reader never finds a new ``filter.json`` beside old tensors, because the tensors are replaced first; it refuses an
+    old ``filter.json`` beside new tensors, because their hash differs.
 
     Raises:
-        ValueError: a layer that no file can hold.
+        ValueError: a layer that cannot be stored.
     """
-    from safetensors.torch import save
-
     values: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
-    for layer in guard.layers:
-        if type(layer) not in _FIELDS:
+    for layer in parts.layers:
+        if type(layer) is not _LAYER_TYPES.get(layer.name):
             raise ValueError(
-                f"the layer {layer.name!r} is a function of yours, which no file can hold; save the filter without it "
-                "and add it again with with_classifier after from_pretrained"
+                f"the layer {layer.name!r} calls a function of yours, which no file can hold; save the filter without "
+                "it and add it again with with_classifier after from_pretrained"
             )
-        plain, stored = _FIELDS[type(layer)]
-        values[layer.name] = {name: getattr(layer, name) for name in plain}
-        tensors |= {f"{layer.name}.{name}": getattr(layer, name).to(kind) for name, kind in stored.items()}
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        stored = _LAYER_TYPES[layer.name].stored
+        own = {field.name: getattr(layer, field.name) for field in fields(_LAYER_TYPES[layer.name])}
+        values[layer.name] = {name: value for name, value in own.items() if name not in stored}
+        tensors |= {f"{layer.name}.{name}": own[name].to(dtype) for name, dtype in stored.items()}
+    data = tensor_bytes(tensors)
     content = {
         "format": FORMAT,
-        "space": guard.space.fingerprint,
-        "model": guard.space.name,
-        "threshold": guard.threshold,
-        "calibration": asdict(guard.calibration) if guard.calibration else None,
-        "weights": dict(guard.weights),
+        "space": space.fingerprint,
+        "model": space.name,
+        "threshold": parts.threshold,
+        "calibration": asdict(parts.calibration) if parts.calibration else None,
+        "weights": dict(parts.weights),
         "layers": values,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "card": dict(guard.card),
+        "card": dict(parts.card),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _TENSORS).write_bytes(data)
-    (folder / _VALUES).write_text(json.dumps(content, indent=1) + "\n")
+    # Drafts of both are complete before either file is replaced; the inner one, of the tensors, is replaced first.
+    with atomic_path(folder / _VALUES) as values_draft, atomic_path(folder / _TENSORS) as tensors_draft:
+        tensors_draft.write_bytes(data)
+        values_draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_filter(name: str | Path, space: EmbeddingSpace) -> SafetyFilter:
+def read_filter(name: str | Path, space: EmbeddingSpace) -> FilterParts:
     """The filter in a folder, or the one that comes with the package under that name.
 
     Raises:
-        ValueError: nothing has that name, a damaged file, or a filter of another space.
+        ValueError: an unknown name, a damaged file, or a filter of another space.
     """
-    from embedspace.safety.filter import SafetyFilter
-
     folder = _folder(name)
     content = read_json_object(
         folder / _VALUES, f"{folder} holds no filter: it has no {_VALUES}; write one with SafetyFilter.save"
@@ -107,17 +94,16 @@ def read_filter(name: str | Path, space: EmbeddingSpace) -> SafetyFilter:
     if content.get("space") != space.fingerprint:
         raise ValueError(
             f"the filter in {folder} is for the space {content.get('space')} ({content.get('model')}), not for that of "
-            f"{space.name!r} ({space.fingerprint}); its rows mean something else there: fit one with SafetyFilter.fit"
+            f"{space.name!r} ({space.fingerprint}); its weights are meaningless there: fit one with SafetyFilter.fit"
         )
     tensors = _read_tensors(folder / _TENSORS, content.get("sha256"))
     try:
         layers = tuple(_layer(each, values, tensors) for each, values in content["layers"].items())
         _require_numbers(content, [layer.name for layer in layers])
         calibration = content["calibration"]
-        return SafetyFilter(
-            space,
+        return FilterParts(
             layers,
-            {layer: float(share) for layer, share in content["weights"].items()},
+            {layer: float(weight) for layer, weight in content["weights"].items()},
             content["threshold"],
             Calibration(**calibration) if calibration else None,
             content["card"],
@@ -128,7 +114,7 @@ def read_filter(name: str | Path, space: EmbeddingSpace) -> SafetyFilter:
 
 def _require_numbers(content: dict[str, Any], layers: list[str]) -> None:
     weights, threshold = content["weights"], content["threshold"]
-    if not set(weights) <= set(layers) or not all(share >= 0 for share in weights.values()):
+    if not set(weights) <= set(layers) or not all(weight >= 0 for weight in weights.values()):
         raise ValueError(f"the weights {weights} are not those of the layers {layers}")
     if weights and abs(sum(weights.values()) - 1) > 1e-6:
         raise ValueError(f"the weights {weights} do not sum to 1")
@@ -165,17 +151,16 @@ def _read_tensors(path: Path, sha256: object) -> dict[str, Tensor]:
 
 
 def _layer(name: str, values: dict[str, Any], tensors: dict[str, Tensor]) -> Layer:
-    kind = _KINDS[name]
-    _, stored = _FIELDS[kind]
-    given: dict[str, Any] = {
+    layer_type = _LAYER_TYPES[name]
+    arguments: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
-    for field, dtype in stored.items():
+    for field, dtype in layer_type.stored.items():
         tensor = tensors[f"{name}.{field}"]
         if tensor.dtype != dtype or not bool(tensor.isfinite().all()):
             raise ValueError(f"{name}.{field} must hold finite {dtype}, it holds {tensor.dtype}")
-        given[field] = tensor if dtype == torch.bool else tensor.float()
-    if name == Manifold.name and len(given["allowed"]) != len(MEASURES):
+        arguments[field] = tensor if dtype == torch.bool else tensor.float()
+    if name == Manifold.name and len(arguments["allowed"]) != len(MEASURES):
         raise ValueError(f"manifold.allowed must hold {len(MEASURES)} numbers")
-    layer: Layer = kind(**given)
+    layer: Layer = layer_type(**arguments)
     return layer

@@ -1,4 +1,4 @@
-"""One prompt as the layers of a filter read it; what several of them need is made once."""
+"""One prompt as the layers of a filter see it; what several layers need is computed once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from embedspace.prompt import PromptEmbeds
-from embedspace.safety.canonical import views
+from embedspace.safety.canonical import canonical_views
 from embedspace.safety.verdict import Finding
 from embedspace.space import EmbeddingSpace, match_tokens
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from embedspace.space import TokenMatches
 
 WINDOW, STRIDE = 128, 64
-"""Rows in a window over a prompt, and rows from one window to the next."""
+"""Rows of one window, and rows between the starts of neighbouring windows."""
 
 _TEMPLATES: WeakKeyDictionary[EmbeddingSpace, frozenset[tuple[int, ...]]] = WeakKeyDictionary()
 _ROLE = re.compile(r"\s*(system|user|assistant|tool)\s*\n", re.IGNORECASE)
@@ -29,13 +29,13 @@ _ROLE = re.compile(r"\s*(system|user|assistant|tool)\s*\n", re.IGNORECASE)
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A prompt and what can be read from it; everything is made when first asked for."""
+    """A prompt and what the layers derive from it, each value computed on first use."""
 
     space: EmbeddingSpace
     vectors: Tensor
-    """As they came: only the structural layer may look at a reading whose shape nobody has checked."""
+    """As received: before the structural layer has run, not even the shape is known to be valid."""
     text: str | None = None
-    """The prompt's text where it came as text; otherwise it is read back from the rows."""
+    """The prompt's text where it was given as text."""
 
     @classmethod
     def of(cls, space: EmbeddingSpace, prompt: PromptEmbeds | Tensor | str) -> Reading:
@@ -70,17 +70,17 @@ class Reading:
 
     @cached_property
     def segments(self) -> list[tuple[int, int]]:
-        """Stretches of rows between special tokens, without those that the chat template writes by itself: in a chat,
-        one for each message with its role. All rows where nothing else is left."""
+        """Spans of rows between special tokens, without those that the chat template writes itself: in a chat, one for
+        each message with its role. All rows where nothing else is left."""
         ids = self.tokens.ids.tolist()
-        own = _template_stretches(self.space)
-        found = [stretch for stretch in _stretches(self.space, ids) if tuple(ids[slice(*stretch)]) not in own]
+        own = _template_spans(self.space)
+        found = [span for span in _spans(self.space, ids) if tuple(ids[slice(*span)]) not in own]
         return found or [(0, len(ids))]
 
     @cached_property
     def windows(self) -> list[tuple[int, int]]:
-        """Overlapping stretches of rows that cover every segment, so that a line in a long document counts."""
-        return [window for start, stop in self.segments for window in spread(start, stop)]
+        """Overlapping windows that cover every segment, so that one line of a long document counts."""
+        return [window for start, stop in self.segments for window in window_ranges(start, stop)]
 
     @cached_property
     def window_texts(self) -> list[str]:
@@ -91,33 +91,47 @@ class Reading:
 
     @cached_property
     def canonical(self) -> list[tuple[int, str]]:
-        """Canonical texts to classify, each with the number of its window: see :func:`canonical.views`."""
-        return [(number, view) for number, text in enumerate(self.window_texts) for view in views(text)]
+        """The canonical texts of every window, each with the window's number: see :func:`canonical_views`."""
+        return [
+            (number, view) for number, text in enumerate(self.window_texts) for view in canonical_views(text)
+        ]
 
 
-def spread(start: int, stop: int) -> list[tuple[int, int]]:
-    """Windows over the rows from ``start`` to ``stop``; the last one ends with them."""
+class Layer(Protocol):
+    """One layer of a filter."""
+
+    @property
+    def name(self) -> str:
+        """Identifies the layer in reasons, explanations and the filter's file."""
+
+    def scores(self, readings: Sequence[Reading]) -> list[Finding]:
+        """One finding for each prompt."""
+
+
+def window_ranges(start: int, stop: int) -> list[tuple[int, int]]:
+    """Windows over the rows from ``start`` to ``stop``; the last window ends at ``stop``."""
     last = max(start, stop - WINDOW)
     return [*((begin, begin + WINDOW) for begin in range(start, last, STRIDE)), (last, stop)]
 
 
-def _stretches(space: EmbeddingSpace, ids: Sequence[int]) -> list[tuple[int, int]]:
+def _spans(space: EmbeddingSpace, ids: Sequence[int]) -> list[tuple[int, int]]:
     special = {number for number, token in space.tokenizer.added_tokens.items() if token.special}
     edges = [position for position, token in enumerate(ids) if token in special]
     starts, stops = [0, *(edge + 1 for edge in edges)], [*edges, len(ids)]
     return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
 
 
-def _template_stretches(space: EmbeddingSpace) -> frozenset[tuple[int, ...]]:
-    """Token ids of what the chat template writes around a message: a system message of its own, the answer's header."""
+def _template_spans(space: EmbeddingSpace) -> frozenset[tuple[int, ...]]:
+    """Token ids of what the chat template adds to a message: a default system message, the header of the answer."""
     if space not in _TEMPLATES:
         found: set[tuple[int, ...]] = set()
         if space.tokenizer.chat_template is not None:
             prompt = space.embed_chat([{"role": "user", "content": "Hello"}])
             ids = space.chat_ids([{"role": "user", "content": "Hello"}])
-            stretches = _stretches(space, ids)
             found = {
-                tuple(ids[slice(*each)]) for each in stretches if not bool(prompt.content[slice(*each)].any())
+                tuple(ids[slice(*span)])
+                for span in _spans(space, ids)
+                if not bool(prompt.content[slice(*span)].any())
             }
         _TEMPLATES[space] = frozenset(found)
     return _TEMPLATES[space]
@@ -128,8 +142,8 @@ def training_views(
 ) -> tuple[list[str], list[int], list[float]]:
     """Canonical texts of labelled prompts, their labels (1 is unsafe), and weights that sum to 1 for each prompt.
 
-    Of a long prompt the first and the last window: an attack is not in all of them, and a few long texts are not to
-    outweigh many short ones.
+    Long prompts contribute their first and last window only: an attack is not in every window, and a few long texts
+    must not outweigh many short ones.
     """
     texts, labels, weights = [], [], []
     for number, reading in enumerate([*safe, *unsafe]):
@@ -141,27 +155,27 @@ def training_views(
     return texts, labels, weights
 
 
-def most(
+def highest_scoring_windows(
     readings: Sequence[Reading],
-    judge: Callable[[Sequence[str]], Sequence[tuple[float, str | None]]],
-    meaning: str,
+    classify: Callable[[Sequence[str]], Sequence[tuple[float, str | None]]],
+    description: str,
 ) -> list[Finding]:
     """For each prompt the finding of the window whose canonical text has the highest probability.
 
-    All texts of all prompts are given in one call, equal ones once.
+    All distinct texts of all prompts are classified in one call.
 
     Args:
         readings: the prompts.
-        judge: from texts to probabilities of an attack, each with the example that it is most like, or None.
-        meaning: of a high probability, for the reason.
+        classify: from texts to probabilities of an attack, each with the most similar stored example, or None.
+        description: of a text with a high probability, for the reason.
     """
     texts = list(dict.fromkeys(view for reading in readings for _, view in reading.canonical))
-    known = dict(zip(texts, judge(texts), strict=True))
+    known = dict(zip(texts, classify(texts), strict=True))
     findings = []
     for reading in readings:
         worst, view = max(reading.canonical, key=lambda pair: known[pair[1]][0])
         probability, reference = known[view]
         findings.append(
-            Finding(probability, f"{meaning}: {probability:.2f}", reading.windows[worst], reference)
+            Finding(probability, f"{description}: {probability:.2f}", reading.windows[worst], reference)
         )
     return findings

@@ -1,4 +1,4 @@
-"""What a filter says about a prompt, and what each of its layers found."""
+"""What a filter decides about a prompt, and what each of its layers found."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """What one layer says about one prompt."""
+    """What one layer found in one prompt.
+
+    >>> Finding(0.93, "text like that of attacks", rows=(12, 140)).score
+    0.93
+    """
 
     score: float
-    """Higher is more suspicious. A layer of opinion gives a share of 1; a layer of rules gives 0 or more than 1."""
+    """Higher is more suspicious. A scoring layer gives a number in [0, 1]; a rule layer gives 0, or more than 1."""
     reason: str
-    """In words, for the person who reads a refusal; never the prompt's own text."""
+    """For the person who reads a refusal; never quotes the prompt."""
     rows: tuple[int, int] | None = None
-    """First row of the stretch that the score rests on, and the one after its last; None for the whole prompt."""
+    """First row of the window that the score rests on, and the one after its last; None for the whole prompt."""
     reference: str | None = None
-    """The stored example that is most like it, where the layer compares."""
+    """The stored example that is most similar, where the layer compares."""
 
     def __post_init__(self) -> None:
-        if not self.score >= 0:  # NaN is not, either
+        if not self.score >= 0:  # also false for NaN
             raise ValueError(f"a layer's score must be 0 or more, got {self.score} ({self.reason})")
 
 
@@ -28,13 +32,16 @@ class Finding:
 class Verdict:
     """Whether a prompt may go to the model.
 
-    ``allowed`` is ``score <= threshold``. The layers run cheapest first and stop as soon as no other one can
-    change the answer, so the score of a prompt is a lower bound; ``SafetyFilter.score`` gives the whole one.
+    ``allowed`` is ``score <= threshold``. The layers run cheapest first and stop as soon as no other layer can
+    change the answer, so ``score`` is a lower bound; ``SafetyFilter.score`` computes the full score.
+
+    >>> Verdict(allowed=False, score=0.9, threshold=0.5, reason="ngrams: text like that of attacks").allowed
+    False
     """
 
     allowed: bool
     score: float
-    """Higher is more suspicious; infinite where the prompt cannot be judged at all."""
+    """Higher is more suspicious; infinite where the prompt cannot be scored at all."""
     threshold: float
     reason: str
     """The layer that decided and what it found."""
@@ -42,7 +49,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A verdict with what every layer found."""
+    """A verdict with the findings of every layer, from :meth:`SafetyFilter.explain`.
+
+    >>> finding = Finding(0.2, "mean row like those of attacks: 0.20", rows=(0, 5))
+    >>> verdict = Verdict(True, 0.2, 0.5, "nothing suspicious was found")
+    >>> Explanation(verdict, {"pooled": finding}, {"pooled": "What is a fern?"}).findings["pooled"].rows
+    (0, 5)
+    """
 
     verdict: Verdict
     findings: Mapping[str, Finding]

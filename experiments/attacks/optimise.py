@@ -1,4 +1,4 @@
-"""Attacks on a frozen model through its embeddings: rows found by gradient that make it say a harmless marker."""
+"""Optimises rows so that a frozen model says a harmless marker, by gradient or by exchanging tokens."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from embedspace._util.progress import progress
+from embedspace.safety import vocabulary_spread
 from embedspace.space import nearest_tokens
-from experiments.attacks.victims import Evasion, Victims
+from experiments.attacks.attacked_prompts import AttackedPrompts, Evasion
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -25,31 +26,31 @@ Hold = Literal["nothing", "start", "vocabulary", "tokens"]
 
 @dataclass(frozen=True)
 class Attacker:
-    """What an attacker may send, and how long it tries.
+    """Constraints and budget of an attacker that controls the last rows of the user's message.
 
-    The last rows of the user's message are the attacker's. They are moved by Adam until the model finds the marker
-    likely (soft prompts as attacks: Schwinn et al. 2024), or exchanged token by token (Zou et al. 2023).
+    The rows are optimised with Adam so that the marker becomes likely (soft prompt attacks: Schwinn et al. 2024), or
+    exchanged token by token (Zou et al. 2023).
 
     Raises:
         ValueError: a setting is out of its range.
     """
 
     hold: Hold
-    """``nothing``: rows go where they like. ``start``: each stays within ``radius`` of the word's row that it began
-    as. ``vocabulary``: after every step each is pulled to within ``radius`` of its nearest vocabulary row; the gradient
-    there moves the row as it was before (straight through; Wen et al. 2023). ``tokens``: vocabulary rows only."""
+    """``nothing``: unconstrained. ``start``: each row stays within ``radius`` of its initial row. ``vocabulary``: each
+    row is projected to within ``radius`` of its nearest vocabulary row, and the gradient there is applied to the
+    unprojected row (straight-through; Wen et al. 2023). ``tokens``: vocabulary rows only."""
     steps: int
     radius: float | None = None
-    """In units of the vocabulary's root mean square distance from its mean row; None is as far as the filter that is
-    evaded allows."""
+    """In units of the vocabulary's root mean square distance from its mean row; None: as far as the evaded filter
+    allows."""
     learning_rate: float = 0.05
     """Length of Adam's first step, in the same unit."""
     candidates: int = 16
-    """Exchanges that are tried a step, for ``tokens``."""
+    """Exchanges that are evaluated in each step of ``tokens``."""
     evades: str | None = None
-    """Name of the filter that the attacker knows and evades; see :class:`~experiments.attacks.victims.Evasion`."""
+    """Name of the filter that the attacker evades; see :class:`~experiments.attacks.attacked_prompts.Evasion`."""
     weight: float = 4.0
-    """Of the filter's score in the loss, where nats a token of the marker count 1."""
+    """Of the filter's score in the loss; the marker's negative log-likelihood per token has weight 1."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -77,37 +78,32 @@ def _fits(hold: Hold, radius: float | None, evades: str | None) -> bool:
 
 
 def attack(
-    victims: Victims, attacker: Attacker, evasion: Evasion | None, *, title: str, seed: int = 0
+    target: AttackedPrompts, attacker: Attacker, evasion: Evasion | None, *, title: str, seed: int = 0
 ) -> Float[Tensor, "prompts rows hidden"]:
-    """The attacker's best rows for each prompt: of those that pass the filter, where it is known, else of all.
+    """The best rows for each prompt: the most likely marker among rows that pass the evaded filter, if there is one.
 
-    Best is where the marker is likeliest; where none passes, where the loss with the filter's part is lowest.
+    If none passes, the rows with the lowest loss including the filter's score.
     """
     with progress(title, attacker.steps) as advance:
         if attacker.hold == "tokens":
-            return _exchanged(victims, attacker, evasion, advance, torch.Generator().manual_seed(seed))
-        return _moved(victims, attacker, evasion, advance)
-
-
-def unit(space: EmbeddingSpace) -> float:
-    """Root mean square distance of the vocabulary's rows from their mean: what radii are counted in."""
-    return float((space.norms.square().mean() - space.mean.square().sum()).sqrt())
+            return _exchange_tokens(target, attacker, evasion, advance, torch.Generator().manual_seed(seed))
+        return _move_rows(target, attacker, evasion, advance)
 
 
 _QUERIES = 10
-"""How often, over all steps, an attacker by gradient asks the whole filter."""
+"""How often, over all steps, an attacker by gradient queries the whole filter."""
 
 
-def _moved(
-    victims: Victims, attacker: Attacker, evasion: Evasion | None, advance: Callable[[], None]
+def _move_rows(
+    target: AttackedPrompts, attacker: Attacker, evasion: Evasion | None, advance: Callable[[], None]
 ) -> Tensor:
-    scale = unit(victims.space)
+    scale = vocabulary_spread(target.space)
     radius = (attacker.radius or 0.0) * scale
-    rows = victims.starts.clone().requires_grad_()
-    # Adam moves every coordinate by about its rate: a row by the rate times the root of their number.
+    rows = target.initial_rows.clone().requires_grad_()
+    # Adam moves each coordinate by about the learning rate, and a row by that times the root of their number.
     rate = attacker.learning_rate * scale / math.sqrt(rows.shape[-1])
     optimiser = torch.optim.Adam([rows], lr=rate)
-    best = _Best(victims.starts)
+    best = _BestRows(target.initial_rows)
     every = max(1, attacker.steps // _QUERIES)
     for step in range(attacker.steps):
         optimiser.zero_grad()
@@ -115,85 +111,85 @@ def _moved(
             used = rows
             if attacker.hold == "vocabulary":
                 with torch.no_grad():
-                    pulled = _near_vocabulary(victims, rows, radius)
-                used = rows + (pulled - rows).detach()
-            nats = victims.nats(used)
-            extra = evasion.penalty(used) if evasion else torch.zeros_like(nats)
-            (nats + attacker.weight * extra).sum().backward()
+                    projected = _projected(target, rows, radius)
+                used = rows + (projected - rows).detach()
+            nll = target.marker_nll(used)
+            extra = evasion.penalty(used) if evasion else torch.zeros_like(nll)
+            (nll + attacker.weight * extra).sum().backward()
         if evasion is None:
-            best.take(used.detach(), nats.detach(), torch.zeros(len(rows)))
+            best.update(used.detach(), nll.detach(), torch.zeros(len(rows)))
         elif step % every == every - 1 or step == attacker.steps - 1:
-            best.take(used.detach(), nats.detach(), F.relu(evasion.scores(used) - 1))
+            best.update(used.detach(), nll.detach(), F.relu(evasion.scores(used) - 1))
         optimiser.step()
         if attacker.hold == "start":
             with torch.no_grad():
-                rows.copy_(_clipped(rows, victims.starts, radius))
+                rows.copy_(_clipped(rows, target.initial_rows, radius))
         advance()
     return best.rows
 
 
 @torch.no_grad()
-def _exchanged(
-    victims: Victims,
+def _exchange_tokens(
+    target: AttackedPrompts,
     attacker: Attacker,
     evasion: Evasion | None,
     advance: Callable[[], None],
-    chance: torch.Generator,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Greedy coordinate gradient: the gradient proposes tokens, the loss itself decides between some of them."""
-    space, size = victims.space, attacker.candidates
-    rows = victims.starts.clone()
-    best = _Best(rows)
-    everyone = torch.arange(len(rows))
+    """Greedy coordinate gradient: the gradient proposes exchanges, and the loss of a random sample decides."""
+    space, size = target.space, attacker.candidates
+    rows = target.initial_rows.clone()
+    best = _BestRows(rows)
+    batch = torch.arange(len(rows))
     for _ in range(attacker.steps):
         with torch.enable_grad():
             free = rows.clone().requires_grad_()
-            loss = victims.nats(free)
+            loss = target.marker_nll(free)
             if evasion:
                 loss = loss + attacker.weight * evasion.penalty(free)
             (gradient,) = torch.autograd.grad(loss.sum(), free)
         tokens = _proposed(space, gradient, 4 * size)
-        place = torch.randint(rows.shape[1], (len(rows), size), generator=chance)
-        choice = torch.randint(tokens.shape[2], (len(rows), size), generator=chance)
-        picked = tokens[everyone[:, None], place, choice]
+        place = torch.randint(rows.shape[1], (len(rows), size), generator=generator)
+        choice = torch.randint(tokens.shape[2], (len(rows), size), generator=generator)
+        replacements = tokens[batch[:, None], place, choice]
         tried = rows[:, None].repeat(1, size, 1, 1)
-        tried[everyone[:, None], torch.arange(size), place] = (
-            space.lookup(picked.flatten().tolist()).float().view(*picked.shape, -1)
+        tried[batch[:, None], torch.arange(size), place] = (
+            space.lookup(replacements.flatten().tolist()).float().view(*replacements.shape, -1)
         )
-        tried[:, 0] = rows  # to stay is one of the choices
+        tried[:, 0] = rows  # no exchange is one of the choices
         flat = tried.flatten(0, 1)
-        nats = victims.nats(flat, size).view(len(rows), size)
-        losses = nats
+        nll = target.marker_nll(flat, size).view(len(rows), size)
+        losses = nll
         if evasion:
-            losses = nats + attacker.weight * evasion.penalty(flat, size).view_as(nats)
+            losses = nll + attacker.weight * evasion.penalty(flat, size).view_as(nll)
         chosen = losses.argmin(dim=1)
         excess = torch.zeros(len(rows))
         if evasion:
-            chosen, excess = _passing(evasion, tried, losses, attacker.weight)
-        rows = tried[everyone, chosen]
-        best.take(rows, nats[everyone, chosen], excess)
+            chosen, excess = _best_exchange(evasion, tried, losses, attacker.weight)
+        rows = tried[batch, chosen]
+        best.update(rows, nll[batch, chosen], excess)
         advance()
     return best.rows
 
 
-_ASKED = 3
-"""Of the exchanges that are tried, those of the lowest losses about which the whole filter is asked."""
+_QUERIED = 3
+"""Exchanges of the lowest losses in each step for which the whole filter is queried."""
 
 
-def _passing(
+def _best_exchange(
     evasion: Evasion, tried: Tensor, losses: Tensor, weight: float
 ) -> tuple[Int[Tensor, " prompts"], Float[Tensor, " prompts"]]:
-    """The choice with the whole filter's score in its loss, and by how much that score is above the threshold."""
-    everyone = torch.arange(len(tried))
-    asked = losses.topk(min(_ASKED, losses.shape[1]), largest=False).indices
-    excesses = torch.stack([F.relu(evasion.scores(tried[everyone, each]) - 1) for each in asked.T], dim=1)
-    pick = (losses.gather(1, asked) + weight * excesses.clamp_max(10)).argmin(dim=1)
-    return asked[everyone, pick], excesses[everyone, pick]
+    """The best exchange with the whole filter's score in its loss, and that score's excess over the threshold."""
+    batch = torch.arange(len(tried))
+    queried = losses.topk(min(_QUERIED, losses.shape[1]), largest=False).indices
+    excesses = torch.stack([F.relu(evasion.scores(tried[batch, each]) - 1) for each in queried.T], dim=1)
+    pick = (losses.gather(1, queried) + weight * excesses.clamp_max(10)).argmin(dim=1)
+    return queried[batch, pick], excesses[batch, pick]
 
 
 @dataclass(eq=False)
-class _Best:
-    """The best rows so far of each prompt: those above the threshold by least, then those of the fewest nats."""
+class _BestRows:
+    """The best rows of each prompt so far: lowest excess over the threshold, then lowest negative log-likelihood."""
 
     rows: Tensor
 
@@ -201,14 +197,14 @@ class _Best:
         self.rows = self.rows.clone()
         self.keys = [(math.inf, math.inf)] * len(self.rows)
 
-    def take(self, rows: Tensor, nats: Tensor, excess: Tensor) -> None:
-        for number, key in enumerate(zip(excess.tolist(), nats.tolist(), strict=True)):
+    def update(self, rows: Tensor, nll: Tensor, excess: Tensor) -> None:
+        for number, key in enumerate(zip(excess.tolist(), nll.tolist(), strict=True)):
             if key < self.keys[number]:
                 self.keys[number], self.rows[number] = key, rows[number]
 
 
 def _proposed(space: EmbeddingSpace, gradient: Tensor, count: int) -> Int[Tensor, "prompts rows count"]:
-    """For each row the ordinary tokens that the gradient says lower the loss most."""
+    """For each row the ordinary tokens that lower the loss most, to first order."""
     flat = gradient.flatten(0, 1)
     products = torch.cat([flat @ chunk.T for chunk in space.table.chunks()], dim=1)
     special = [number for number, token in space.tokenizer.added_tokens.items() if token.special]
@@ -216,14 +212,14 @@ def _proposed(space: EmbeddingSpace, gradient: Tensor, count: int) -> Int[Tensor
     return products.topk(count, dim=1, largest=False).indices.view(*gradient.shape[:2], count)
 
 
-def _near_vocabulary(victims: Victims, rows: Tensor, radius: float) -> Tensor:
+def _projected(target: AttackedPrompts, rows: Tensor, radius: float) -> Tensor:
     flat = rows.flatten(0, 1)
-    ids = nearest_tokens(victims.space, flat)
-    return _clipped(flat, victims.space.lookup(ids.tolist()).float(), radius).view_as(rows)
+    ids = nearest_tokens(target.space, flat)
+    return _clipped(flat, target.space.lookup(ids.tolist()).float(), radius).view_as(rows)
 
 
 def _clipped(rows: Tensor, centres: Tensor, radius: float) -> Tensor:
-    """Each row moved straight to its centre until it is within the radius."""
+    """Each row projected onto the ball around its centre."""
     moved = rows - centres
     share: Tensor = (radius / moved.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
     return centres + moved * share

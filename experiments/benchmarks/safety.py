@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from embedspace import EmbeddingSpace, PromptEmbeds, SafetyFilter
-from embedspace.safety.reading import Reading
+from embedspace.safety import Reading
 from embedspace.space import EmbeddingTable, match_tokens, nearest_tokens
 from experiments.benchmarks.measurement import Measurement, inverse_ratio, medians, rate, ratio, seconds
 from experiments.benchmarks.workloads import plain_texts, prompt_of

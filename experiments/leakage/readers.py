@@ -1,4 +1,4 @@
-"""Attackers of the leakage audit: from the rows of prompts to the tokens that they take them for."""
+"""Attackers of the leakage audit: from the rows of prompts to the tokens that they read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embedspace.engines import Sampling, TransformersEngine
 from embedspace.projector import INSTRUCTION, insert
 
 Reading = list[list[int]]
-"""Token ids that an attacker takes each row of one prompt for, one or several a row."""
+"""Token ids that an attacker reads in each row of one prompt, one or several a row."""
 Reader = Callable[[EmbeddingSpace, Sequence[Tensor]], list[Reading]]
 """An attacker: the rows of each prompt -> what it reads."""
 
@@ -25,16 +25,16 @@ def nearest(space: EmbeddingSpace, prompts: Sequence[Tensor]) -> list[Reading]:
     return _split(space.nearest(torch.cat(list(prompts)), k=1)[0], prompts)
 
 
-def likeliest(space: EmbeddingSpace, prompts: Sequence[Tensor]) -> list[Reading]:
-    """Smallest distance: what is likeliest under noise that is the same in all directions."""
+def maximum_likelihood(space: EmbeddingSpace, prompts: Sequence[Tensor]) -> list[Reading]:
+    """Smallest distance: the most likely row under isotropic noise."""
     return _split(_closest(space, torch.cat(list(prompts)).float())[:, None], prompts)
 
 
 def unshifted(space: EmbeddingSpace, prompts: Sequence[Tensor], rounds: int = 10) -> list[Reading]:
-    """Nearest rows once a shift that all rows of a prompt share is taken off.
+    """Nearest rows after removing a shift that all rows of a prompt share.
 
-    The shift is guessed as nothing, and as the rows' mean minus the vocabulary's; each guess is corrected in turns by
-    the mean of what lies between the rows and their nearest ones. The guess that leaves least in the end counts.
+    Initial estimates are zero and the rows' mean minus the vocabulary's. Each is updated in turn by the mean residual
+    between the rows and their nearest ones. The estimate with the smallest residual is used.
     """
     return [_unshifted(space, rows.float(), rounds)[:, None].tolist() for rows in prompts]
 
@@ -56,33 +56,39 @@ def _unshifted(space: EmbeddingSpace, rows: Float[Tensor, "rows hidden"], rounds
 def unmixed(
     space: EmbeddingSpace, mixed: Float[Tensor, " hidden"], weights: Sequence[float], beam: int
 ) -> list[int]:
-    """The tokens whose rows, weighted, sum to a mixed row: found one by one, the heaviest first.
+    """The tokens whose weighted rows sum to a mixed row, largest weight first.
 
-    A beam search that keeps the guesses which leave the shortest rest (orthogonal matching pursuit, Pati et al. 1993,
+    A beam search that keeps the candidates with the smallest residual (orthogonal matching pursuit, Pati et al. 1993,
     with known weights).
     """
     table, squares = _centred(space.folder, space.fingerprint)
-    rests = (mixed.float() - sum(weights) * space.mean)[None]
-    guesses: list[list[int]] = [[]]
+    residuals = (mixed.float() - sum(weights) * space.mean)[None]
+    candidates: list[list[int]] = [[]]
     for weight in sorted(weights, reverse=True):
-        left = rests.square().sum(dim=1)[:, None] - 2 * weight * (rests @ table.T) + weight**2 * squares[None]
+        left = (
+            residuals.square().sum(dim=1)[:, None]
+            - 2 * weight * (residuals @ table.T)
+            + weight**2 * squares[None]
+        )
         flat = left.flatten().topk(min(beam, left.numel()), largest=False).indices
         states, tokens = (flat // len(table)).tolist(), (flat % len(table)).tolist()
         # Equal weights reach the same tokens in several orders.
         kept = {
-            tuple(sorted([*guesses[s], t])): (s, t)
+            tuple(sorted([*candidates[s], t])): (s, t)
             for s, t in zip(reversed(states), reversed(tokens), strict=True)
         }
         chosen = list(reversed(kept.values()))
-        guesses = [[*guesses[s], t] for s, t in chosen]
-        rests = torch.stack([rests[s] - weight * table[t] for s, t in chosen])
-    return guesses[int(rests.norm(dim=1).argmin())]
+        candidates = [[*candidates[s], t] for s, t in chosen]
+        residuals = torch.stack([residuals[s] - weight * table[t] for s, t in chosen])
+    return candidates[int(residuals.norm(dim=1).argmin())]
 
 
-def asked(space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> list[Reading]:
-    """The model's own greedy answer when it is asked to repeat what the rows stand for."""
-    asking = [insert(space.embed_chat([{"role": "user", "content": INSTRUCTION}]), rows) for rows in prompts]
-    answers = TransformersEngine(space).generate(asking, Sampling(max_tokens=32))
+def answered(space: EmbeddingSpace, prompts: Sequence[PromptEmbeds]) -> list[Reading]:
+    """The model's own greedy answer when asked to repeat the text of the rows."""
+    requests = [
+        insert(space.embed_chat([{"role": "user", "content": INSTRUCTION}]), rows) for rows in prompts
+    ]
+    answers = TransformersEngine(space).generate(requests, Sampling(max_tokens=32))
     return [[list(answer.token_ids)] for answer in answers]
 
 

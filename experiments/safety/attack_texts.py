@@ -1,4 +1,4 @@
-"""Readers of attacks."""
+"""Readers of attack texts."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def inboxes(folder: Path) -> Iterator[str]:
 
 
 def hijacks(folder: Path, each: int) -> Iterator[str]:
-    """Tasks for a model whose input is one of ``each`` drawn orders to do something else (Perez and Ribeiro 2022)."""
+    """Tasks for a model whose input is a random instruction to do something else (Perez and Ribeiro 2022)."""
     known = assigned(ast.parse((folder / "resources/promptinject/prompt_data.py").read_text()).body)
     attacks = known["goal_hikacking_attacks"] | known["prompt_leaking_attacks"]
     orders = [entry["instruction"] for entry in attacks.values()]
-    draw = random.Random(0)
+    rng = random.Random(0)
     for task in known["openai_playground_prompts"].values():
-        for order in draw.sample(orders, each):
-            words = draw.choice(sorted(known["rogue_strings"].values()))
+        for order in rng.sample(orders, each):
+            words = rng.choice(sorted(known["rogue_strings"].values()))
             given = task["input"].replace("{user_input}", order.replace("{REPLACE_rogue_string}", words))
             yield f"{task['instruction'][-500:]}{given}"
 
@@ -83,14 +83,14 @@ def latent(folder: Path, probes: Sequence[str], each: int) -> Iterator[str]:
     for node in module.body:
         if isinstance(node, ast.ClassDef) and node.name in probes:
             known = assigned(node.body, marks)
-            draw = random.Random(node.name)
+            rng = random.Random(node.name)
             for _ in range(each):
-                before, after = draw.choice(known["contexts"]).split(marks["INJECTION_MARKER"])
-                payload = draw.choice(known["payloads"]).replace(
-                    marks["TRIGGER_MARKER"], draw.choice(known["payload_triggers"] or hosts)
+                before, after = rng.choice(known["contexts"]).split(marks["INJECTION_MARKER"])
+                payload = rng.choice(known["payloads"]).replace(
+                    marks["TRIGGER_MARKER"], rng.choice(known["payload_triggers"] or hosts)
                 )
-                order = draw.choice(known["injection_instructions"]).replace(marks["PAYLOAD_MARKER"], payload)
-                start, stop = draw.choice(known["injection_sep_pairs"][:2])
+                order = rng.choice(known["injection_instructions"]).replace(marks["PAYLOAD_MARKER"], payload)
+                start, stop = rng.choice(known["injection_sep_pairs"][:2])
                 yield f"{before[-300:]}{start}{order}{stop}{after[:200]}"
 
 
@@ -114,9 +114,9 @@ def planted(folder: Path, file: str, count: int) -> Iterator[str]:
     carriers = list(excerpts(package_folder("inspect-evals")))
     patterns = [pattern for each in content["planted"].values() for pattern in each]
     for number in range(count):
-        draw = random.Random(number)
-        carrier = draw.choice(carriers)
-        words = filled(draw.choice(patterns), content["slots"], draw)
+        rng = random.Random(number)
+        carrier = rng.choice(carriers)
+        words = filled(rng.choice(patterns), content["slots"], rng)
         places = [found.end() for found in re.finditer(r"[.!?:;\n]\s", carrier)] or [len(carrier)]
-        place = draw.choice(places)
-        yield f"{carrier[:place]}{words}{draw.choice([' ', chr(10)])}{carrier[place:]}"
+        place = rng.choice(places)
+        yield f"{carrier[:place]}{words}{rng.choice([' ', chr(10)])}{carrier[place:]}"

@@ -29,8 +29,8 @@ def roles(folder: Path) -> Iterator[str]:
     """Role descriptions for simulated customers: who they are and how they must behave."""
     for domain in ("retail", "airline"):
         for row in rows_of(folder / f"tau2/data/domains/{domain}/tasks.json"):
-            told = row["user_scenario"]["instructions"]
-            yield told if isinstance(told, str) else "\n".join(str(value) for value in told.values() if value)
+            role = row["user_scenario"]["instructions"]
+            yield role if isinstance(role, str) else "\n".join(str(value) for value in role.values() if value)
 
 
 def system_prompts(folder: Path) -> Iterator[str]:
@@ -47,7 +47,7 @@ ON_ATTACKS = frozenset({
 
 
 def handbooks(folder: Path, on_attacks: bool, half: int | None = None) -> Iterator[str]:
-    """Pages that describe evaluations: those on attacks and refusals, or all others; of these every second or all."""
+    """Pages that describe evaluations, either on attacks and refusals or all others; optionally every second."""
     for number, name in enumerate(_names(folder, on_attacks)):
         if half in (None, number % 2):
             text = (folder / name / "README.md").read_text()
@@ -63,7 +63,7 @@ def prompts_in_code(folder: Path, half: int) -> Iterator[str]:
 
 
 def descriptions(folder: Path) -> Iterator[str]:
-    """What the modules, classes and functions of a scanner say of the attacks that they make and detect."""
+    """Docstrings of an attack scanner's modules, classes and functions."""
     for path in sorted(
         [*folder.glob("probes/*.py"), *folder.glob("detectors/*.py"), *folder.glob("buffs/*.py")]
     ):
@@ -92,20 +92,20 @@ def offices(folder: Path) -> Iterator[str]:
 
 
 def tasks(folder: Path) -> Iterator[str]:
-    """What a simulated company asks its agent to do, passwords and all."""
+    """Tasks of a simulated company for its agent, including passwords."""
     for path in sorted((folder / "theagentcompany/tasks").glob("*/eval.yaml")):
         for variant in yaml.load(path.read_text(), yaml.CSafeLoader)["variants"].values():
             yield variant["prompt"]
 
 
 def excerpts(folder: Path) -> Iterator[str]:
-    """Pieces of the documents, tickets and e-mails in which instructions are planted, as they are without."""
+    """Pieces of the documents and e-mails in which instructions are planted, without those instructions."""
     for text in [*documents(folder), *offices(folder)]:
         yield from (piece.strip() for piece in pieces(text, 350) if 60 < len(piece) < 700)
 
 
 def judges(folder: Path) -> Iterator[str]:
-    """Prompts that tell a model how to compare answers."""
+    """Prompts for models that compare answers."""
     for path in sorted((folder / "evaluators_configs").rglob("*.txt")):
         yield path.read_text()
 

@@ -1,10 +1,10 @@
-"""Attack and benign texts with what each may be used for, near duplicates once."""
+"""Attack and benign texts with their permitted uses, without near duplicates."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Literal
 
@@ -17,15 +17,15 @@ from experiments.safety.sources import CONFIGS, READERS
 Side = Literal["attack", "benign"]
 Use = Literal["training", "calibration", "sealed"]
 
-LONGEST = 2000
-"""Characters of a text that count: several windows, so that one document is not a source by itself."""
-SIMILAR = 0.8
-"""Cosine of two texts' counts of five-letter groups from which they are near duplicates."""
+MAX_CHARACTERS = 2000
+"""Length to which texts are cut: several windows, so that no single document dominates a source."""
+DUPLICATE_COSINE = 0.8
+"""Cosine of two texts' character 5-gram counts above which they are near duplicates."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where texts come from, and what they may be used for."""
+    """One source of texts."""
 
     name: str
     package: str
@@ -35,24 +35,25 @@ class Source:
     read: str
     """Name of one of the readers of :mod:`experiments.safety.sources`."""
     options: Mapping[str, Any]
-    hard: bool
-    """A benign text that looks like an attack, or an attack that stands politely in a document or tool result."""
-    most: int
-    looks: int
-    """How often a sealed source had been looked at before."""
-    doubtful: str | None
-    """Mark of training attacks of which some are ordinary requests; sources of like kind share one."""
+    hard: bool = False
+    """Benign texts that resemble attacks, or attacks embedded in documents and tool results."""
+    most: int = 400
+    """Largest number of texts, drawn by hash."""
+    looks: int = 0
+    """How often earlier filters were evaluated on a sealed source."""
+    doubtful: str | None = None
+    """Mark of training attacks of which some are ordinary requests; similar sources share one."""
 
     def texts(self) -> list[str]:
-        """The texts, cut to ``LONGEST``, in an order that has nothing to do with what they say."""
+        """The texts, cut to ``MAX_CHARACTERS``, in an order independent of their content."""
         folder = CONFIGS if self.package == "none" else package_folder(self.package)
-        found = {text[:LONGEST].strip() for text in READERS[self.read](folder, **self.options)}
+        found = {text[:MAX_CHARACTERS].strip() for text in READERS[self.read](folder, **self.options)}
         return sorted((text for text in found if len(text) > 3), key=_order)[: self.most]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text with where it comes from."""
+    """A text with its source."""
 
     text: str
     source: Source
@@ -60,21 +61,14 @@ class Example:
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """All of ``configs/data/safety/sources.yaml``."""
-    named = ("name", "package", "licence", "read", "hard", "most", "looks", "doubtful")
+    """All sources of ``configs/data/safety/sources.yaml``."""
+    named = {field.name for field in fields(Source)}
     return tuple(
         Source(
-            entry["name"],
-            entry["package"],
-            entry["licence"],
-            side,
-            use,
-            entry["read"],
-            {key: value for key, value in entry.items() if key not in named},
-            entry.get("hard", False),
-            entry.get("most", 400),
-            entry.get("looks", 0),
-            entry.get("doubtful"),
+            **{name: value for name, value in entry.items() if name in named},
+            side=side,
+            use=use,
+            options={name: value for name, value in entry.items() if name not in named},
         )
         for side, uses in yaml.safe_load((CONFIGS / "sources.yaml").read_text()).items()
         for use, entries in uses.items()
@@ -84,7 +78,7 @@ def sources() -> tuple[Source, ...]:
 
 @cache
 def examples(use: Use) -> tuple[Example, ...]:
-    """All texts for one use, near duplicates once, and without any that is a near duplicate of a sealed text.
+    """All texts for one use, without near duplicates of each other or of a sealed text.
 
     Raises:
         ValueError: a package is not installed (the message says how to install it).
@@ -95,15 +89,15 @@ def examples(use: Use) -> tuple[Example, ...]:
     return tuple(example for example, kept in zip(found, keep, strict=True) if kept)
 
 
-DOUBT = 0.35
-"""Probability below which a text of a doubtful source counts as an ordinary request."""
+MIN_ATTACK_PROBABILITY = 0.35
+"""Probability below which a text of a doubtful source is treated as an ordinary request."""
 
 
 @cache
 def training() -> tuple[Example, ...]:
-    """The training texts, without those of doubtful sources that a model of all other sources takes for benign.
+    """The training texts, without those of doubtful sources that a model of all other sources classifies as benign.
 
-    Labels that a model fitted without them contradicts are mostly wrong (Northcutt et al. 2021).
+    Labels contradicted by a model that was fitted without them are mostly wrong (Northcutt et al. 2021).
     """
     from embedspace.safety.layers.ngrams import counts, regression
 
@@ -114,12 +108,12 @@ def training() -> tuple[Example, ...]:
     for mark in {example.source.doubtful for example in found} - {None}:
         own = np.array([example.source.doubtful == mark for example in found])
         model = regression().fit(vectors[~own], labels[~own])
-        keep[own] = model.predict_proba(vectors[own])[:, 1] >= DOUBT
+        keep[own] = model.predict_proba(vectors[own])[:, 1] >= MIN_ATTACK_PROBABILITY
     return tuple(example for example, kept in zip(found, keep, strict=True) if kept)
 
 
 def distinct(texts: Sequence[str], others: Sequence[str]) -> list[bool]:
-    """For each text whether none before it, and none of the others, is a near duplicate of it."""
+    """For each text whether it is a near duplicate neither of an earlier one nor of ``others``."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     counts = HashingVectorizer(analyzer="char_wb", ngram_range=(5, 5), n_features=2**20, alternate_sign=False)
@@ -128,7 +122,9 @@ def distinct(texts: Sequence[str], others: Sequence[str]) -> list[bool]:
     for start in range(len(others), len(others) + len(texts), 512):
         rows = vectors[start : start + 512]
         similar = (rows @ vectors[: start + rows.shape[0]].T).tocoo()
-        earlier = set(similar.row[(similar.data > SIMILAR) & (similar.col < similar.row + start)].tolist())
+        earlier = set(
+            similar.row[(similar.data > DUPLICATE_COSINE) & (similar.col < similar.row + start)].tolist()
+        )
         keep += [number not in earlier for number in range(rows.shape[0])]
     return keep
 

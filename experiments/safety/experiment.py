@@ -1,4 +1,4 @@
-"""What the shipped filter refuses and allows, on texts of sources that nothing of it was made or chosen on."""
+"""Evaluation of the shipped filter and of simpler methods on sources that took no part in its training or design."""
 
 from __future__ import annotations
 
@@ -15,57 +15,55 @@ import torch
 from embedspace import EmbeddingSpace, SafetyFilter
 from embedspace._util.progress import progress
 from embedspace._util.provenance import provenance
-from embedspace.safety.layers.neighbours import Neighbours
-from embedspace.safety.reading import Reading
+from embedspace.safety import Neighbours, Reading
 from experiments.safety.data import Example, examples, training
-from experiments.safety.metrics import SHIPPED, Measured
+from experiments.safety.metrics import SHIPPED, MethodScores
 from experiments.safety.report import as_card, as_page, evidence
-from experiments.safety.shipped_filter import fresh, thresholding
+from experiments.safety.shipped_filter import calibration_half, held_out_half
 
-Scores = Callable[[Sequence[str]], Sequence[float]]
+Scorer = Callable[[Sequence[str]], Sequence[float]]
 
 KEYWORDS = re.compile(
     r"(ignore|disregard|forget|override)\W+(\w+\W+){0,4}(instruction|rule|prompt|guideline|direction)s?|system prompt|"
     r"jailbreak|do anything now|\bDAN\b|developer mode|no restrictions|unfiltered|you are now",
     re.IGNORECASE,
 )
-"""The rules that people write first."""
+"""A typical first set of keyword rules."""
 
 
 @dataclass(frozen=True)
 class Safety:
-    """Measures a filter and what one would do without it."""
+    """Evaluates a filter and simpler methods."""
 
     model: str
     filter: str
     """Name of a shipped filter, or a folder."""
     without_own: str
-    """The same, made without this project's own patterns."""
+    """The same filter trained without this project's own patterns."""
     page: str
-    """File that gets the tables."""
+    """File for the tables."""
     card: str | None
-    """File beside the filter that gets its model card."""
+    """File for the model card."""
     references: int
-    """Safe references of the rule of mean row-wise cosine."""
+    """Safe references of the mean row-wise cosine method."""
 
     def run(self, folder: Path) -> str:
-        """Score everything, write the scores into ``folder`` and the tables into ``page``."""
+        """Score all texts, write the scores into ``folder`` and the tables into ``page``."""
         folder.mkdir(parents=True, exist_ok=True)
         space = EmbeddingSpace.from_pretrained(self.model)
         guard = SafetyFilter.from_pretrained(self.filter, space)
-        ways = self.ways(guard)
-        sealed, half, rest = list(examples("sealed")), thresholding(), fresh()
-        measured: dict[str, Measured] = {}
-        with progress("scoring", len(ways)) as advance:
-            for name, way in ways.items():
-                made = [
-                    np.asarray(way([example.text for example in group])) for group in (sealed, half, rest)
-                ]
-                measured[name] = Measured(sealed, *made)
+        methods = self.methods(guard)
+        sealed = list(examples("sealed"))
+        groups = (sealed, calibration_half(), held_out_half())
+        measured: dict[str, MethodScores] = {}
+        with progress("scoring", len(methods)) as advance:
+            for name, score in methods.items():
+                found = [np.asarray(score([example.text for example in group])) for group in groups]
+                measured[name] = MethodScores(sealed, *found)
                 advance()
         with (folder / "scores.jsonl").open("w") as file:
             for number, example in enumerate(sealed):
-                scores = {name: float(way.scores[number]) for name, way in measured.items()}
+                scores = {name: float(method.scores[number]) for name, method in measured.items()}
                 line = {"source": example.source.name, "side": example.source.side, "scores": scores}
                 file.write(json.dumps(line) + "\n")
         tables = evidence(guard, measured)
@@ -74,8 +72,8 @@ class Safety:
             Path(self.card).write_text(as_card(guard, measured[SHIPPED], self.page))
         return f"{tables}\nwritten to {self.page}; scores in {folder / 'scores.jsonl'}"
 
-    def ways(self, guard: SafetyFilter) -> dict[str, Scores]:
-        """The filter, its layers of opinion, the filter without the own patterns, and what people do instead.
+    def methods(self, guard: SafetyFilter) -> dict[str, Scorer]:
+        """The filter, its scoring layers, the filter without the project's own patterns, and simpler methods.
 
         Raises:
             ValueError: there is no filter without them.
@@ -89,17 +87,17 @@ class Safety:
             for side in ("benign", "attack")
         ]
         return {
-            SHIPPED: _chunked(guard),
-            "without own patterns": _chunked(SafetyFilter.from_pretrained(self.without_own, guard.space)),
-            **{f"its {name} alone": _chunked(layers[name]) for name in guard.weights},
+            SHIPPED: _in_batches(guard),
+            "without own patterns": _in_batches(SafetyFilter.from_pretrained(self.without_own, guard.space)),
+            **{f"layer {name} alone": _in_batches(layers[name]) for name in guard.weights},
             "MiniLM neighbours of the plain text": Neighbours.fit(*sides).shares,
             "TF-IDF and logistic regression": _tfidf(texts),
             "keyword rules": lambda texts: [float(bool(KEYWORDS.search(text))) for text in texts],
-            "mean row-wise cosine to safe ones": _rowwise(guard.space, texts, self.references),
+            "mean row-wise cosine to safe ones": _rowwise_cosine(guard.space, texts, self.references),
         }
 
 
-def _chunked(guard: SafetyFilter, size: int = 64) -> Scores:
+def _in_batches(guard: SafetyFilter, size: int = 64) -> Scorer:
     def scores(texts: Sequence[str]) -> list[float]:
         found: list[float] = []
         for start in range(0, len(texts), size):
@@ -109,8 +107,8 @@ def _chunked(guard: SafetyFilter, size: int = 64) -> Scores:
     return scores
 
 
-def _tfidf(examples: Sequence[Example]) -> Scores:
-    """The usual first classifier: words and pairs of words, nothing canonical, no windows."""
+def _tfidf(examples: Sequence[Example]) -> Scorer:
+    """A common baseline: TF-IDF of words and word pairs of the plain text, without windows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -122,8 +120,8 @@ def _tfidf(examples: Sequence[Example]) -> Scores:
     return lambda texts: [float(value) for value in model.predict_proba(texts)[:, 1]]
 
 
-def _rowwise(space: EmbeddingSpace, examples: Sequence[Example], count: int) -> Scores:
-    """The rule to allow what has a mean row-wise cosine above 0.9 to any safe reference, the mean row left in."""
+def _rowwise_cosine(space: EmbeddingSpace, examples: Sequence[Example], count: int) -> Scorer:
+    """1 minus the highest mean row-wise cosine to any safe reference, without removing the mean row."""
     unit = torch.nn.functional.normalize
     safe = [e.text for e in examples if e.source.side == "benign"]
     references = [

@@ -1,4 +1,4 @@
-"""How texts are read out of packages that hold attacks and benign texts; none of these packages is imported."""
+"""Reads texts from the files of installed packages, without importing them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PINS = {
     "nullsec-promptinject": ("nullsec_promptinject", "0.1.0"),
     "prompt-armor": ("prompt_armor", "0.9.1"),
 }
-"""Name of a package -> its module, and the version that the figures are of."""
+"""Package -> its module, and the version that the figures were measured with."""
 
 
 class Patterns(TypedDict):
@@ -31,13 +31,13 @@ class Patterns(TypedDict):
 
     slots: Mapping[str, Sequence[str]]
     patterns: Mapping[str, Sequence[str]]
-    """Texts by themselves."""
+    """Whole texts."""
     planted: Mapping[str, Sequence[str]]
-    """Of attacks alone: what stands in a document."""
+    """Of attacks only: instructions to plant in a document."""
 
 
 def package_folder(package: str) -> Path:
-    """Where a package lies.
+    """Folder of an installed package.
 
     Raises:
         ValueError: it is not installed.
@@ -53,7 +53,7 @@ def package_folder(package: str) -> Path:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON or JSON Lines file, packed or not."""
+    """Rows of a JSON or JSON Lines file, optionally gzipped."""
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     rows: list[dict[str, Any]] = (
@@ -63,7 +63,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def pieces(text: str, length: int = 700) -> list[str]:
-    """Paragraphs put together up to a number of characters."""
+    """A text in pieces of whole paragraphs, up to a number of characters each."""
     found = [""]
     for paragraph in text.split("\n\n"):
         if len(found[-1]) + len(paragraph) > length:
@@ -72,16 +72,16 @@ def pieces(text: str, length: int = 700) -> list[str]:
     return found
 
 
-def filled(pattern: str, slots: Mapping[str, Sequence[str]], draw: random.Random) -> str:
-    """A pattern with a value drawn for each of its slots, whose values may have slots again."""
+def filled(pattern: str, slots: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    """A pattern with random values for its slots; values may contain slots."""
     text = re.sub(
-        r"(?<!\{)\{(\w+)\}(?!\})", lambda slot: filled(draw.choice(slots[slot[1]]), slots, draw), pattern
+        r"(?<!\{)\{(\w+)\}(?!\})", lambda slot: filled(rng.choice(slots[slot[1]]), slots, rng), pattern
     )
     return text.replace("{{", "{").replace("}}", "}")
 
 
 def assigned(body: Sequence[ast.stmt], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Constants by name, where they are literals or put together of literals and ``known`` strings."""
+    """Module constants by name, if they are literals or expressions of literals and ``known`` strings."""
     found: dict[str, Any] = {}
     for node in body:
         if isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name):
@@ -108,7 +108,7 @@ def _literal(node: ast.expr, known: Mapping[str, Any]) -> Any:
 
 
 def strings_in(path: Path) -> Iterator[str]:
-    """Pieces of the strings in a module's text."""
+    """Pieces of the string literals of a Python file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from pieces(node.value)

@@ -1,14 +1,15 @@
-"""What is written about the shipped filter: the page of evidence, and the card beside its weights."""
+"""The evidence page of the shipped filter, and the model card beside its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from embedspace._util.markdown import markdown_table
 from embedspace._util.provenance import describe_origin
 from embedspace.metrics import Interval, share_interval
 from experiments.safety.data import sources
-from experiments.safety.metrics import SHIPPED, Measured
+from experiments.safety.metrics import SHIPPED, MethodScores
 from experiments.safety.packages import PINS
 from experiments.safety.shipped_filter import LIMITS, SEALED
 
@@ -30,8 +31,6 @@ false-positive rate of at most {rate:g}.
 
 On texts of sealed sources, at that threshold, with 95% intervals. {split}
 
-| measure | figure | texts |
-| --- | --- | --- |
 {figures}
 All figures, by source and compared with simpler methods: `{page}`.
 
@@ -39,8 +38,6 @@ All figures, by source and compared with simpler methods: `{page}`.
 
 The texts are read from packages and not copied; only weights and sentence vectors are stored.
 
-| source | package | licence | side | use |
-| --- | --- | --- | --- | --- |
 {sources}
 ## Limits
 
@@ -48,10 +45,10 @@ The texts are read from packages and not copied; only weights and sentence vecto
 """
 
 
-def headline(guard: SafetyFilter, own: Measured) -> dict[str, Interval]:
-    """The figures that the filter is known by, at its own threshold."""
+def headline(guard: SafetyFilter, own: MethodScores) -> dict[str, Interval]:
+    """The main figures of the filter, at its own threshold."""
     assert guard.threshold is not None
-    refused = int((own.rest > guard.threshold).sum())
+    refused = int((own.held_out > guard.threshold).sum())
     return {
         "AUROC, direct attacks against all benign texts": own.auroc(),
         "direct attacks refused": own.refused("attack", guard.threshold),
@@ -61,27 +58,25 @@ def headline(guard: SafetyFilter, own: Measured) -> dict[str, Interval]:
         "benign texts allowed": own.allowed(guard.threshold),
         "hard benign texts allowed": own.allowed(guard.threshold, hard=True),
         "direct attacks of sources evaluated for the first time refused": own.refused(
-            "attack", guard.threshold, first_look=True
+            "attack", guard.threshold, unseen=True
         ),
         "hard benign texts of sources evaluated for the first time allowed": own.allowed(
-            guard.threshold, hard=True, first_look=True
+            guard.threshold, hard=True, unseen=True
         ),
-        "fresh benign texts of the calibration sources refused": share_interval(refused, len(own.rest)),
+        "fresh benign texts of the calibration sources refused": share_interval(refused, len(own.held_out)),
     }
 
 
-def evidence(guard: SafetyFilter, measured: Mapping[str, Measured]) -> str:
+def evidence(guard: SafetyFilter, measured: Mapping[str, MethodScores]) -> str:
     """All figures, in Markdown."""
     own, calibration = measured[SHIPPED], guard.calibration
     assert calibration is not None
-    figures = [["measure", "figure", "texts"]]
-    figures += [[name, f"{value:.3f}", str(value.items)] for name, value in headline(guard, own).items()]
     return "\n".join([
-        "## The filter at its threshold\n", _markdown(figures),
-        "## Compared with simpler methods\n", _markdown(_ways(measured)),
+        "## The filter at its threshold\n", _headline_table(guard, own),
+        "## Compared with simpler methods\n", _methods_table(measured),
         "Direct attacks against all benign texts of sealed sources. The threshold of each method is calibrated on the "
         "same benign texts.\n",
-        "## By source\n", _markdown(_by_source(guard, own)),
+        "## By source\n", _sources_table(guard, own),
         "*Earlier evaluations* is how often the source was evaluated for earlier filters.\n",
         "## Calibration\n",
         f"The threshold {guard.threshold:.3f} was found on {calibration.prompts} benign texts for a rate of at most "
@@ -90,30 +85,37 @@ def evidence(guard: SafetyFilter, measured: Mapping[str, Measured]) -> str:
     ])  # fmt: skip
 
 
-def _ways(measured: Mapping[str, Measured]) -> list[list[str]]:
+def _headline_table(guard: SafetyFilter, own: MethodScores) -> str:
+    rows = [(name, f"{value:.3f}", value.items) for name, value in headline(guard, own).items()]
+    return markdown_table(["measure", "figure", "texts"], rows)
+
+
+def _methods_table(measured: Mapping[str, MethodScores]) -> str:
     rates = ["recall at 1%", "recall at 5%", "benign allowed at 1%", "hard benign allowed at 1%"]
-    rows = [["method", "AUROC", *rates]]
-    for name, way in measured.items():
-        strict, loose = way.threshold(0.01), way.threshold(0.05)
+    rows = []
+    for name, method in measured.items():
+        strict, loose = method.threshold(0.01), method.threshold(0.05)
         rows.append([
-            name, f"{way.auroc():.3f}",
-            f"{way.refused('attack', strict):.2f}", f"{way.refused('attack', loose):.2f}",
-            f"{way.allowed(strict):.3f}", f"{way.allowed(strict, hard=True):.3f}",
+            name, f"{method.auroc():.3f}",
+            f"{method.refused('attack', strict):.2f}", f"{method.refused('attack', loose):.2f}",
+            f"{method.allowed(strict):.3f}", f"{method.allowed(strict, hard=True):.3f}",
         ])  # fmt: skip
-    return rows
+    return markdown_table(["method", "AUROC", *rates], rows)
 
 
-def _by_source(guard: SafetyFilter, own: Measured) -> list[list[str]]:
+def _sources_table(guard: SafetyFilter, own: MethodScores) -> str:
     assert guard.threshold is not None
-    rows = [["source", "side", "earlier evaluations", "texts", "refused at 1%", "refused at 5%"]]
+    rows = []
     for source in dict.fromkeys(example.source for example in own.examples):
         picked = [example.source == source for example in own.examples]
         rows.append([
-            f"{source.name} ({source.package})", ("hard " if source.hard else "") + source.side, str(source.looks),
-            str(sum(picked)), f"{own.share(picked, guard.threshold):.2f}",
+            f"{source.name} ({source.package})", ("hard " if source.hard else "") + source.side, source.looks,
+            sum(picked), f"{own.share(picked, guard.threshold):.2f}",
             f"{own.share(picked, own.threshold(0.05)):.2f}",
         ])  # fmt: skip
-    return rows
+    return markdown_table(
+        ["source", "class", "earlier evaluations", "texts", "refused at 1%", "refused at 5%"], rows
+    )
 
 
 def as_page(tables: str, origin: Mapping[str, object]) -> str:
@@ -127,14 +129,18 @@ def as_page(tables: str, origin: Mapping[str, object]) -> str:
     )
 
 
-def as_card(guard: SafetyFilter, own: Measured, page: str) -> str:
+def as_card(guard: SafetyFilter, own: MethodScores, page: str) -> str:
     """The model card beside the weights."""
     assert guard.threshold is not None
     assert guard.calibration is not None
-    figures = [f"| {name} | {value:.3f} | {value.items} |\n" for name, value in headline(guard, own).items()]
     rows = [
-        f"| {s.name} | {s.package} {PINS.get(s.package, ('', ''))[1]} | {s.licence} | "
-        f"{'hard ' if s.hard else ''}{s.side} | {s.use} |\n"
+        (
+            s.name,
+            f"{s.package} {PINS[s.package][1]}" if s.package in PINS else "this project",
+            s.licence,
+            f"{'hard ' if s.hard else ''}{s.side}",
+            s.use,
+        )
         for s in sources()
     ]
     return CARD.format(
@@ -142,14 +148,8 @@ def as_card(guard: SafetyFilter, own: Measured, page: str) -> str:
         threshold=guard.threshold,
         rate=guard.calibration.rate,
         split=SEALED,
-        figures="".join(figures),
+        figures=_headline_table(guard, own),
         page=page,
-        sources="".join(rows).replace("none  ", "this project "),
+        sources=markdown_table(["source", "package", "licence", "class", "use"], rows),
         limits=LIMITS,
     )
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
-    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The shipped filter: fitted on the training texts, calibrated on benign texts of other sources, saved with a card."""
+"""Trains the shipped filter: fitted on the training texts, calibrated on benign texts of other sources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedspace import EmbeddingSpace, SafetyFilter
-from embedspace.safety.filter import LayerName
+from embedspace.safety import LayerName
 from experiments.safety.data import Example, examples, sources, training
 from experiments.safety.packages import PINS
 
@@ -29,7 +29,7 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class ShippedFilter:
-    """Makes the filter that comes with the package."""
+    """Trains the filter that comes with the package."""
 
     model: str
     layers: Sequence[LayerName]
@@ -38,7 +38,7 @@ class ShippedFilter:
     own: bool
     """Whether this project's own patterns are among the training texts."""
     target: str
-    """Folder that gets the filter."""
+    """Folder for the filter."""
 
     def run(self, folder: Path) -> str:
         """Fit, calibrate, save into ``target``.
@@ -49,14 +49,14 @@ class ShippedFilter:
         space = EmbeddingSpace.from_pretrained(self.model)
         texts = [example for example in training() if self.own or example.source.package != "none"]
         guard = fitted(space, texts, self.layers)
-        guard = guard.calibrate([example.text for example in thresholding()], self.rate)
+        guard = guard.calibrate([example.text for example in calibration_half()], self.rate)
         guard = replace(guard, card=self.card(texts))
         guard.save(self.target)
         size = sum(path.stat().st_size for path in Path(self.target).iterdir())
         return f"{self.target}: {size / 2**20:.1f} MiB, threshold {guard.threshold:.3f}, {guard.calibration}"
 
     def card(self, texts: Sequence[Example]) -> Mapping[str, Any]:
-        """What the filter was made from."""
+        """Sources and versions of the training data, stored in the filter's file."""
         return {
             "purpose": "tells prompts that try to take over an assistant (jailbreaks, injections) from benign ones",
             "model": self.model,
@@ -78,16 +78,16 @@ class ShippedFilter:
 
 
 def fitted(space: EmbeddingSpace, training: Sequence[Example], layers: Sequence[LayerName]) -> SafetyFilter:
-    """A filter of the training texts."""
+    """A filter fitted on the training texts."""
     sides = {side: [e.text for e in training if e.source.side == side] for side in ("benign", "attack")}
     return SafetyFilter.fit(space, sides["benign"], sides["attack"], layers=layers)
 
 
-def thresholding() -> list[Example]:
-    """The half of the calibration texts that the threshold is found on; the order has nothing to do with the texts."""
+def calibration_half() -> list[Example]:
+    """The half of the calibration texts that the threshold is calibrated on; their order is independent of content."""
     return list(examples("calibration"))[::2]
 
 
-def fresh() -> list[Example]:
-    """The other half, which measures the rate that the threshold gives."""
+def held_out_half() -> list[Example]:
+    """The other half, on which the threshold's false-positive rate is measured."""
     return list(examples("calibration"))[1::2]

@@ -41,12 +41,12 @@ def lines(folder: Path, path: str, column: int) -> Iterator[str]:
 
 
 def own(folder: Path, file: str, each: int) -> Iterator[str]:
-    """Texts made of the patterns of this project, at most ``each`` of a pattern."""
+    """Texts generated from this project's own patterns, at most ``each`` of a pattern."""
     content: Patterns = yaml.safe_load((folder / file).read_text())
     for patterns in content["patterns"].values():
         for pattern in patterns:
-            draw = random.Random(pattern)
-            yield from dict.fromkeys(filled(pattern, content["slots"], draw) for _ in range(each))
+            rng = random.Random(pattern)
+            yield from dict.fromkeys(filled(pattern, content["slots"], rng) for _ in range(each))
 
 
 _READERS: Sequence[Callable[..., Iterator[str]]] = (

@@ -1,1 +1,31 @@
-"""The layers of a safety filter, one a file."""
+"""The layers of a safety filter, each with the dtypes in which its tensors are stored."""
+
+from typing import Any
+
+from embedspace.safety.layers.classifier import Classifier, from_pipeline
+from embedspace.safety.layers.lora import AdaptedEncoder
+from embedspace.safety.layers.manifold import MEASURES, Manifold, measures, vocabulary_spread
+from embedspace.safety.layers.neighbours import Neighbours
+from embedspace.safety.layers.ngrams import NGramHead
+from embedspace.safety.layers.pooled import PooledHead, References, window_means
+from embedspace.safety.layers.structural import Structural
+
+_SCORING: tuple[Any, ...] = (PooledHead, References, NGramHead, Neighbours, AdaptedEncoder)
+SCORING_LAYERS = {each.name: each for each in _SCORING}
+"""The layers that give a number in [0, 1], by name, cheapest first."""
+
+__all__ = [
+    "MEASURES",
+    "SCORING_LAYERS",
+    "AdaptedEncoder",
+    "Classifier",
+    "Manifold",
+    "Neighbours",
+    "PooledHead",
+    "References",
+    "Structural",
+    "from_pipeline",
+    "measures",
+    "vocabulary_spread",
+    "window_means",
+]

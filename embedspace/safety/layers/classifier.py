@@ -1,4 +1,4 @@
-"""A text classifier of the caller's as a layer: it reads what the rows say."""
+"""A text classifier of the caller as a layer, on the read-back text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """The highest probability of an attack that a classifier gives to a window of the read-back text."""
+    """The highest probability of an attack that a classifier gives to a window's read-back text."""
 
     name: str
     classify: Callable[[Sequence[str]], Sequence[float]]
@@ -24,14 +24,14 @@ class Classifier:
         """One finding for each prompt.
 
         Raises:
-            ValueError: the classifier gives another number of values, or one outside [0, 1].
+            ValueError: the classifier returns another number of values, or one outside [0, 1].
         """
         texts = [text for reading in readings for text in reading.window_texts]
         values = [float(value) for value in self.classify(texts)]
         if len(values) != len(texts) or not all(0 <= value <= 1 for value in values):
             raise ValueError(
-                f"the classifier {self.name!r} must give a probability in [0, 1] for each of {len(texts)} texts, "
-                f"it gave {values[:5]} ({len(values)} values)"
+                f"the classifier {self.name!r} must return a probability in [0, 1] for each of {len(texts)} texts, "
+                f"it returned {values[:5]} ({len(values)} values)"
             )
         findings, start = [], 0
         for reading in readings:
@@ -57,7 +57,7 @@ def from_pipeline(pipeline: Any, unsafe_labels: Sequence[str]) -> Callable[[Sequ
         raise ValueError(f"the model's labels are {sorted(labels)}; none of them is in {list(unsafe_labels)}")
 
     def classify(texts: Sequence[str]) -> list[float]:
-        made = pipeline(list(texts), top_k=None, truncation=True)
-        return [sum(each["score"] for each in scores if each["label"] in unsafe_labels) for scores in made]
+        results = pipeline(list(texts), top_k=None, truncation=True)
+        return [sum(each["score"] for each in scores if each["label"] in unsafe_labels) for scores in results]
 
     return classify

@@ -1,4 +1,4 @@
-"""The n-gram head: a logistic regression on characters and words in a row, of the canonical read-back text."""
+"""The n-gram head: a logistic regression on character and word n-grams of the canonical read-back text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from embedspace.safety.reading import most, training_views
+from embedspace.safety.reading import highest_scoring_windows, training_views
 from embedspace.safety.verdict import Finding
 
 if TYPE_CHECKING:
@@ -20,22 +20,21 @@ if TYPE_CHECKING:
     from embedspace.safety.reading import Reading
 
 _CHARACTERS, _WORDS = 2**18, 2**17
-"""Columns of the two kinds."""
+"""Hash buckets of character and of word n-grams."""
 STRENGTH = 30.0
 """Inverse of the regularisation, scikit-learn's ``C``."""
 
 
 @dataclass(frozen=True, eq=False)
 class NGramHead:
-    """Probability of an attack from hashed n-grams; the highest over windows and views counts.
+    """Probability of an attack from hashed n-grams; a prompt gets the highest over its windows and their views.
 
-    Groups of 2 to 5 characters within words, which also know a word that is misspelt, and groups of 1 to 3 words.
-
-    N-grams are hashed into columns instead of kept in a vocabulary (Weinberger et al. 2009), so no training text is
-    stored.
+    N-grams of 2 to 5 characters within words, which match misspelt words too, and of 1 to 3 words. They are hashed
+    instead of kept in a vocabulary (Weinberger et al. 2009), so no training text is stored.
     """
 
     name: ClassVar[str] = "ngrams"
+    stored: ClassVar[dict[str, torch.dtype]] = {"coefficients": torch.float16, "intercept": torch.float32}
 
     coefficients: Float[Tensor, " columns"]
     intercept: Float[Tensor, ""]
@@ -44,10 +43,10 @@ class NGramHead:
     def fit(
         cls, safe: Sequence[Reading], unsafe: Sequence[Reading], *, strength: float = STRENGTH
     ) -> NGramHead:
-        """Fitted on the canonical texts of all windows, a prompt's windows weighing as much as one.
+        """Fitted on the canonical texts; see :func:`training_views` for their weights.
 
         Args:
-            safe, unsafe: the two sides.
+            safe, unsafe: the two classes.
             strength: inverse of the regularisation, scikit-learn's ``C``.
         """
         texts, labels, weights = training_views(safe, unsafe)
@@ -57,20 +56,11 @@ class NGramHead:
 
     def scores(self, readings: Sequence[Reading]) -> list[Finding]:
         """One finding for each prompt."""
-        return most(
-            readings,
-            lambda texts: [(value, None) for value in self.probabilities(texts)],
-            "text with the letter groups and words of attacks",
-        )
+        return highest_scoring_windows(readings, self._classify, "text with the n-grams of attacks")
 
-    def score(self, reading: Reading) -> Finding:
-        """Probability of the view of a window that looks worst."""
-        return self.scores([reading])[0]
-
-    def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """Of canonical texts."""
+    def _classify(self, texts: Sequence[str]) -> list[tuple[float, None]]:
         logits = counts(texts) @ self.coefficients.numpy() + float(self.intercept)
-        return [float(value) for value in torch.from_numpy(logits).float().sigmoid()]
+        return [(float(value), None) for value in torch.from_numpy(logits).float().sigmoid()]
 
 
 def regression(strength: float = STRENGTH) -> Any:
@@ -84,7 +74,7 @@ def regression(strength: float = STRENGTH) -> Any:
 
 
 def counts(texts: Sequence[str]) -> Any:
-    """Sparse counts, those of each kind of length 1 for a text."""
+    """Sparse n-gram counts; the counts of each kind have norm 1 for a text."""
     from scipy.sparse import hstack
 
     return hstack([kind.transform(texts) for kind in _vectorizers()], format="csr")

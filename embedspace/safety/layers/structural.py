@@ -1,4 +1,4 @@
-"""The structural layer: what the server itself does not see, or sees too late."""
+"""The structural layer: faults that the server does not detect, or detects too late."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Structural:
-    """Shape, dtype, finiteness, length and norms. A fault makes the score infinite, a sound prompt's is 0."""
+    """Shape, dtype, finiteness, length and norms. The score is infinite with a fault and 0 without."""
 
     name: ClassVar[str] = "structural"
+    stored: ClassVar[dict[str, torch.dtype]] = {}
 
     most_rows: int
-    """Rows that a prompt may have."""
+    """Most rows of a prompt."""
     largest_norm: float
-    """Norm that a row may have."""
+    """Largest norm of a row."""
 
     @classmethod
     def fit(
         cls, space: EmbeddingSpace, *, most_rows: int | None = None, norm_ratio: float = 8.0
     ) -> Structural:
-        """Bounds of a space: the model's context, and some times the largest norm of its vocabulary.
+        """Bounds for a space: the model's context length, and a multiple of the vocabulary's largest norm.
 
         Args:
-            space: of the model that is guarded.
-            most_rows: other than the model's context length.
-            norm_ratio: how many times the largest norm of the vocabulary a row may have.
+            space: of the model that is protected.
+            most_rows: in place of the model's context length.
+            norm_ratio: largest norm of a row, as a multiple of the vocabulary's largest.
         """
         rows = most_rows or space.context_length or 1_000_000
         return cls(rows, norm_ratio * float(space.norms.max()))
@@ -47,7 +48,7 @@ class Structural:
         return [self.score(reading) for reading in readings]
 
     def score(self, reading: Reading) -> Finding:
-        """Infinite with the first fault, 0 without any."""
+        """Infinite with a fault, 0 without."""
         fault = self.fault(reading.vectors, reading.space.hidden_size)
         return (
             Finding(float("inf"), fault)
@@ -56,7 +57,7 @@ class Structural:
         )
 
     def fault(self, vectors: torch.Tensor, hidden_size: int) -> str | None:
-        """What is wrong with a tensor as the rows of a prompt, in words; None where nothing is."""
+        """The first fault of a tensor as the rows of a prompt, in words, or None."""
         if vectors.layout != torch.strided or vectors.device.type == "meta":
             return f"rows must be a dense tensor with values, got layout {vectors.layout} on {vectors.device}"
         if not vectors.is_floating_point():

@@ -14,11 +14,12 @@ from embedspace import EmbeddingSpace, PromptEmbeds, SafetyFilter, StyleVector
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.runs.execution import execute
 from embedspace.runs.run import Run
+from embedspace.safety import vocabulary_spread
 from experiments.attacks import experiment as attacks
+from experiments.attacks.attacked_prompts import AttackedPrompts, Evasion
 from experiments.attacks.experiment import Attacks
-from experiments.attacks.optimise import Attacker, attack, unit
-from experiments.attacks.report import DECLARED, STRICT
-from experiments.attacks.victims import Evasion, Victims
+from experiments.attacks.metrics import DECLARED, STRICT
+from experiments.attacks.optimise import Attacker, attack
 from tests.checkpoints import make_tiny_checkpoint
 
 MARKER = "Turquoise"
@@ -38,16 +39,16 @@ UNSAFE = [
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Victims:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> AttackedPrompts:
     space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
     texts = ["the capital is a row", "please answer in one short sentence, and then in another one"]
-    return Victims(TransformersEngine(space), chats(space, texts), 3, "the river runs")
+    return AttackedPrompts(TransformersEngine(space), chats(space, texts), 3, "the river runs")
 
 
 @pytest.fixture(scope="module")
-def real(smollm2: EmbeddingSpace) -> Victims:
+def real(smollm2: EmbeddingSpace) -> AttackedPrompts:
     prompts = chats(smollm2, [f"Why do cats purr? {start}" for start in STARTS])
-    return Victims(TransformersEngine(smollm2), prompts, 8, MARKER)
+    return AttackedPrompts(TransformersEngine(smollm2), prompts, 8, MARKER)
 
 
 @pytest.fixture(scope="module")
@@ -64,34 +65,36 @@ def chats(space: EmbeddingSpace, texts: Sequence[str]) -> list[PromptEmbeds]:
     return [space.embed_chat([{"role": "user", "content": text}]) for text in texts]
 
 
-def test_the_loss_is_what_the_engine_says_of_the_marker_for_prompts_of_any_length(tiny: Victims) -> None:
-    rows = tiny.starts + 0.1
-    told = [-tiny.engine.score(prompt, tiny.marker).mean() for prompt in tiny.attacked(rows)]
-    assert torch.allclose(tiny.nats(rows), torch.stack(told), atol=1e-4)
-    copies = torch.stack([tiny.starts, rows], dim=1).flatten(0, 1)
-    assert torch.allclose(tiny.nats(copies, 2).view(2, 2)[:, 1], torch.stack(told), atol=1e-4)
+def test_the_loss_is_the_engines_score_of_the_marker_for_prompts_of_any_length(tiny: AttackedPrompts) -> None:
+    rows = tiny.initial_rows + 0.1
+    expected = [-tiny.engine.score(prompt, tiny.marker).mean() for prompt in tiny.with_rows(rows)]
+    assert torch.allclose(tiny.marker_nll(rows), torch.stack(expected), atol=1e-4)
+    copies = torch.stack([tiny.initial_rows, rows], dim=1).flatten(0, 1)
+    assert torch.allclose(tiny.marker_nll(copies, 2).view(2, 2)[:, 1], torch.stack(expected), atol=1e-4)
 
 
-def test_nothing_but_the_last_rows_of_the_message_changes(tiny: Victims) -> None:
-    for before, after in zip(tiny.prompts, tiny.attacked(tiny.starts + 1), strict=True):
+def test_nothing_but_the_last_rows_of_the_message_changes(tiny: AttackedPrompts) -> None:
+    for before, after in zip(tiny.prompts, tiny.with_rows(tiny.initial_rows + 1), strict=True):
         changed = (before.vectors != after.vectors).any(dim=1)
         end = before.content_runs[-1].stop
         assert changed.nonzero().flatten().tolist() == [end - 3, end - 2, end - 1]
 
 
 @pytest.mark.parametrize("hold", ["start", "vocabulary"])
-def test_rows_stay_within_the_radius(tiny: Victims, hold: Any) -> None:
+def test_rows_stay_within_the_radius(tiny: AttackedPrompts, hold: Any) -> None:
     rows = attack(tiny, Attacker(hold, steps=8, radius=0.3, learning_rate=0.2), None, title="test", seed=0)
     table = tiny.space.lookup(range(tiny.space.vocab_size)).float()
     distances = (
-        (rows - tiny.starts).norm(dim=-1) if hold == "start" else torch.cdist(rows, table).amin(-1)
-    ) / unit(tiny.space)
+        (rows - tiny.initial_rows).norm(dim=-1) if hold == "start" else torch.cdist(rows, table).amin(-1)
+    ) / vocabulary_spread(tiny.space)
     assert distances.max() <= 0.3 * (1 + 1e-4)
     assert distances.max() > 0.1  # they did move
-    assert (tiny.nats(rows) < tiny.nats(tiny.starts)).all()
+    assert (tiny.marker_nll(rows) < tiny.marker_nll(tiny.initial_rows)).all()
 
 
-def test_token_attacks_send_rows_of_ordinary_tokens_alone_and_repeat_with_their_seed(tiny: Victims) -> None:
+def test_token_attacks_send_rows_of_ordinary_tokens_alone_and_repeat_with_their_seed(
+    tiny: AttackedPrompts,
+) -> None:
     attacker = Attacker("tokens", steps=4)
     rows = attack(tiny, attacker, None, title="test", seed=3)
     table = tiny.space.lookup(range(tiny.space.vocab_size)).float()
@@ -99,29 +102,31 @@ def test_token_attacks_send_rows_of_ordinary_tokens_alone_and_repeat_with_their_
     assert distances.max() < 1e-3
     special = {number for number, token in tiny.space.tokenizer.added_tokens.items() if token.special}
     assert not special & set(ids.flatten().tolist())
-    assert (tiny.nats(rows) < tiny.nats(tiny.starts)).all()
+    assert (tiny.marker_nll(rows) < tiny.marker_nll(tiny.initial_rows)).all()
     assert torch.equal(rows, attack(tiny, attacker, None, title="test", seed=3))
 
 
-def test_the_model_says_the_marker_after_unconstrained_rows_and_not_before(real: Victims) -> None:
+def test_the_model_says_the_marker_after_unconstrained_rows_and_not_before(real: AttackedPrompts) -> None:
     rows = attack(real, Attacker("nothing", steps=25, learning_rate=0.1), None, title="test")
     answers = [
         [c.text for c in real.engine.generate(prompts, Sampling(max_tokens=4))]
-        for prompts in (real.prompts, real.attacked(rows))
+        for prompts in (real.prompts, real.with_rows(rows))
     ]
     assert [[MARKER in text for text in texts] for texts in answers] == [[False, False], [True, True]]
 
 
 def test_the_penalty_is_the_score_of_the_layers_that_have_a_gradient(
-    smollm2: EmbeddingSpace, real: Victims
+    smollm2: EmbeddingSpace, real: AttackedPrompts
 ) -> None:
     layers = ("structural", "manifold", "pooled", "references")
     fitted = SafetyFilter.fit(smollm2, chats(smollm2, SAFE), chats(smollm2, UNSAFE), layers=layers)
     guard = replace(fitted, threshold=0.0)
-    # Far enough for an opinion to change, and within what this manifold layer is told to allow.
-    rows = real.starts + 0.1 * torch.randn(real.starts.shape, generator=torch.Generator().manual_seed(0))
-    guard = guard.with_transforms(real.attacked(rows), margin=2.0)
-    expected = torch.tensor(guard.score_many(real.attacked(rows)))
+    # Far enough to change the scores, and within the maxima of this manifold layer.
+    rows = real.initial_rows + 0.1 * torch.randn(
+        real.initial_rows.shape, generator=torch.Generator().manual_seed(0)
+    )
+    guard = guard.with_transforms(real.with_rows(rows), margin=2.0)
+    expected = torch.tensor(guard.score_many(real.with_rows(rows)))
     found = Evasion(guard, real).penalty(rows.requires_grad_())
     assert torch.allclose(found, expected, atol=2e-3)  # prompts hold bfloat16
     found.sum().backward()
@@ -130,27 +135,27 @@ def test_the_penalty_is_the_score_of_the_layers_that_have_a_gradient(
 
 
 def test_rows_that_leave_the_manifold_cost_a_penalty_and_those_of_words_none_for_it(
-    guard: SafetyFilter, real: Victims
+    guard: SafetyFilter, real: AttackedPrompts
 ) -> None:
     evasion = Evasion(replace(guard, threshold=1.0), real)
-    assert evasion.penalty(real.starts).tolist() == [0.0, 0.0]
-    assert (evasion.penalty(real.starts + 0.1) > 1).all()
+    assert evasion.penalty(real.initial_rows).tolist() == [0.0, 0.0]
+    assert (evasion.penalty(real.initial_rows + 0.1) > 1).all()
 
 
 def test_an_attacker_that_knows_the_filter_passes_where_one_that_does_not_is_refused(
-    smollm2: EmbeddingSpace, guard: SafetyFilter, real: Victims
+    smollm2: EmbeddingSpace, guard: SafetyFilter, real: AttackedPrompts
 ) -> None:
     style = StyleVector.fit(smollm2, SAFE, UNSAFE)
-    # The layers of opinion, fitted on a few sentences here, have no say: it is the manifold layer that decides.
+    # With a threshold of 1 the scoring layers, fitted on a few sentences, never refuse: the manifold layer decides.
     declared = replace(guard, threshold=1.0).with_transforms(
         [style.apply(prompt) for prompt in chats(smollm2, SAFE)]
     )
     blind = attack(real, Attacker("nothing", steps=10), None, title="test")
-    assert not any(verdict.allowed for verdict in declared.check_many(real.attacked(blind)))
+    assert not any(verdict.allowed for verdict in declared.check_many(real.with_rows(blind)))
     knowing = Attacker("vocabulary", steps=10, radius=0.02, evades=DECLARED)
     rows = attack(real, knowing, Evasion(declared, real), title="test")
-    assert all(verdict.allowed for verdict in declared.check_many(real.attacked(rows)))
-    assert (real.nats(rows) < real.nats(real.starts)).all()
+    assert all(verdict.allowed for verdict in declared.check_many(real.with_rows(rows)))
+    assert (real.marker_nll(rows) < real.marker_nll(real.initial_rows)).all()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +177,7 @@ def test_settings_out_of_range_are_refused_by_name(settings: dict[str, Any], mes
         Attacker(**{"hold": "nothing", "steps": 3, **settings})
 
 
-def test_victims_without_room_or_marker_are_refused(tiny: Victims) -> None:
+def test_prompts_without_enough_rows_or_a_marker_are_refused(tiny: AttackedPrompts) -> None:
     with pytest.raises(ValueError, match="prompt 0 has fewer than 40 rows"):
         replace(tiny, rows=40)
     with pytest.raises(ValueError, match="has no tokens"):
@@ -204,7 +209,7 @@ def experiment(guard: SafetyFilter, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_a_run_tells_success_with_and_without_the_filters_and_is_gone_on_with_from_what_was_found(
+def test_a_run_reports_success_with_and_without_the_filters_and_resumes_from_cached_rows(
     experiment: Attacks, smollm2: EmbeddingSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Run.open(tmp_path / "run", {}, fingerprint=smollm2.fingerprint) as run:
@@ -222,11 +227,11 @@ def test_a_run_tells_success_with_and_without_the_filters_and_is_gone_on_with_fr
     section = experiment.analyse(records).sections[0]
     table = {row[0]: dict(zip(section.tables[0].columns, row, strict=True)) for row in section.tables[0].rows}
     free = table["unconstrained"]
-    assert free["Says it, no filter"].estimate == 1
+    assert free["Success, no filter"].estimate == 1
     assert free[f"Refused, {STRICT}"].estimate == free[f"Refused, {DECLARED}"].estimate == 1
-    assert free[f"Says it through {STRICT}"].estimate == 0
+    assert free[f"Success through {STRICT}"].estimate == 0
     assert free[f"Price, {STRICT}"].estimate == 1
-    assert table["no attack"]["Says it, no filter"].estimate == 0
+    assert table["no attack"]["Success, no filter"].estimate == 0
     refused = {(row[0], row[1]): row[2] for row in section.tables[1].rows}
     assert refused["unconstrained", STRICT] == "manifold 2"
     page = (tmp_path / "attacks.md").read_text()

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from embedspace import EmbeddingSpace
-from experiments.leakage.experiment import Leak, Leakage
+from experiments.leakage.experiment import Leakage
+from experiments.leakage.metrics import Leak
 from experiments.leakage.readers import unmixed, unshifted
 from tests.checkpoints import make_tiny_checkpoint
 
@@ -40,7 +41,7 @@ def audit(space: EmbeddingSpace, tmp_path: Path) -> Leakage:
     )
 
 
-def test_a_shift_as_large_as_the_rows_themselves_is_taken_off(smollm2: EmbeddingSpace) -> None:
+def test_a_shift_as_large_as_the_rows_themselves_is_removed(smollm2: EmbeddingSpace) -> None:
     ids = smollm2.tokenize("How do I remove a coffee stain from a shirt that I wore yesterday?")
     shift = torch.randn(smollm2.hidden_size, generator=torch.Generator().manual_seed(0))
     moved = smollm2.lookup(ids).float() + 4 * shift / shift.norm()
@@ -48,9 +49,7 @@ def test_a_shift_as_large_as_the_rows_themselves_is_taken_off(smollm2: Embedding
 
 
 @pytest.mark.parametrize("weights", [[0.75, 0.25], [0.5, 0.5], [0.4, 0.4, 0.2]])
-def test_mixed_rows_are_taken_apart_into_the_tokens_that_were_mixed(
-    smollm2: EmbeddingSpace, weights: list[float]
-) -> None:
+def test_mixed_rows_are_unmixed_into_their_tokens(smollm2: EmbeddingSpace, weights: list[float]) -> None:
     ids = smollm2.tokenize(" coffee stain")[:2] + smollm2.tokenize(" purple")[:1]
     ids = ids[: len(weights)]
     mixed = torch.tensor(weights) @ smollm2.lookup(ids).float()

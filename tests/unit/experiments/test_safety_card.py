@@ -1,4 +1,4 @@
-"""What is written about the shipped filter is what it does, and its texts are what they are said to be."""
+"""The shipped filter has the figures of its card, and its texts have the properties that are claimed."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from embedspace.metrics import Interval
 from experiments.safety.attack_texts import planted
 from experiments.safety.benign_texts import excerpts
 from experiments.safety.data import distinct, examples, sources
-from experiments.safety.metrics import Measured
+from experiments.safety.metrics import MethodScores
 from experiments.safety.packages import filled, package_folder
 from experiments.safety.report import headline
 from experiments.safety.sources import CONFIGS
@@ -39,22 +39,22 @@ def test_the_shipped_filter_keeps_to_its_card_on_a_sample_of_the_sealed_texts(sm
     guard = SafetyFilter.from_pretrained("smollm2-injection", smollm2)
     sample = list(examples("sealed"))[::EVERY]
     rest = [example for example in examples("calibration") if not example.source.hard][1::EVERY]
-    scores, fresh = (np.asarray(guard.score_many([e.text for e in each])) for each in (sample, rest))
-    told = figures_of(card)
-    for name, found in headline(guard, Measured(sample, scores, fresh, fresh)).items():
+    scores, held_out = (np.asarray(guard.score_many([e.text for e in each])) for each in (sample, rest))
+    card_figures = figures_of(card)
+    for name, found in headline(guard, MethodScores(sample, scores, held_out, held_out)).items():
         if found.items >= 20:
-            assert found.low <= told[name].high, name
-            assert told[name].low <= found.high, name
+            assert found.low <= card_figures[name].high, name
+            assert card_figures[name].low <= found.high, name
 
 
-def test_page_and_card_tell_the_same_figures(card):
-    told = figures_of(card)
-    assert told
-    assert told == figures_of((ROOT / "docs/safety-evidence.md").read_text())
+def test_page_and_card_have_the_same_figures(card):
+    card_figures = figures_of(card)
+    assert card_figures
+    assert card_figures == figures_of((ROOT / "docs/safety-evidence.md").read_text())
     guard = json.loads((FOLDER / "filter.json").read_text())
     assert f"the threshold {guard['threshold']:.3f}" in card
     summary = (ROOT / "docs/safety.md").read_text()
-    for name, figure in told.items():
+    for name, figure in card_figures.items():
         if not name.startswith("fresh"):
             assert f"{figure:.2f}" in summary, name
 

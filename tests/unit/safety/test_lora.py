@@ -1,4 +1,4 @@
-"""The adapted sentence encoder learns to tell two sides apart, survives its file, and fails closed."""
+"""The adapted sentence encoder learns to separate two classes, survives its file, and fails closed."""
 
 import dataclasses
 import sys
@@ -8,8 +8,8 @@ import torch
 
 from embedspace import SafetyFilter
 from embedspace.encoders import load_sentence_encoder
-from embedspace.safety.layers.lora import Adapted
-from embedspace.safety.reading import Reading
+from embedspace.safety import Reading
+from embedspace.safety.layers.lora import AdaptedEncoder
 from tests.unit.safety.texts import ATTACK, BENIGN, SAFE, UNSAFE
 
 EPOCHS = 30
@@ -22,7 +22,7 @@ def sides(smollm2):
 
 @pytest.fixture(scope="module")
 def adapted(sides):
-    return Adapted.fit(*sides, epochs=EPOCHS)
+    return AdaptedEncoder.fit(*sides, epochs=EPOCHS)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def guard(smollm2, adapted):
     return SafetyFilter(smollm2, (*layers, adapted), {"adapted": 1.0}).calibrate(BENIGN, 0.05)
 
 
-def test_what_it_was_trained_on_is_told_apart_and_new_texts_too(adapted, sides, guard):
+def test_it_separates_its_training_texts_and_new_texts(adapted, sides, guard):
     safe, unsafe = ([finding.score for finding in adapted.scores(side)] for side in sides)
     assert max(safe) < min(unsafe)
     assert guard.score(ATTACK) > max(guard.score_many(BENIGN))
@@ -40,7 +40,7 @@ def test_what_it_was_trained_on_is_told_apart_and_new_texts_too(adapted, sides, 
 def test_the_encoder_that_others_use_stays_as_it_was(adapted):
     plain = load_sentence_encoder(adapted.encoder)
     before = plain.encode(BENIGN)
-    adapted.probabilities(BENIGN)
+    adapted._classify(BENIGN)
     assert (plain.encode(BENIGN) == before).all()
     assert not any(parameter.requires_grad and "lora" in name for name, parameter in plain.named_parameters())
     updated = adapted._model.encode(BENIGN)
@@ -48,7 +48,7 @@ def test_the_encoder_that_others_use_stays_as_it_was(adapted):
 
 
 def test_the_same_seed_gives_the_same_updates(sides):
-    first, second, other = (Adapted.fit(*sides, epochs=1, seed=seed).updates for seed in (0, 0, 1))
+    first, second, other = (AdaptedEncoder.fit(*sides, epochs=1, seed=seed).updates for seed in (0, 0, 1))
     assert first.equal(second)
     assert not first.equal(other)
 
@@ -69,4 +69,4 @@ def test_updates_of_another_encoder_are_a_refusal_that_says_so(guard):
 def test_training_without_peft_says_what_to_install(sides, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"pip install 'embedspace\[train\]'"):
-        Adapted.fit(*sides)
+        AdaptedEncoder.fit(*sides)

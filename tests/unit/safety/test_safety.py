@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -16,12 +17,18 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import beta
 
 from embedspace import PromptEmbeds, Recipe, SafetyFilter, StyleVector, interpolate
-from embedspace.safety.calibration import conformal_threshold
-from embedspace.safety.filter import LayerName
-from embedspace.safety.layers.classifier import from_pipeline
-from embedspace.safety.layers.manifold import Manifold
-from embedspace.safety.reading import STRIDE, WINDOW, Reading, spread
-from embedspace.safety.verdict import Finding
+from embedspace.safety import (
+    Finding,
+    LayerName,
+    Manifold,
+    Reading,
+    conformal_threshold,
+    from_pipeline,
+    measures,
+    window_means,
+)
+from embedspace.safety.reading import STRIDE, WINDOW, window_ranges
+from embedspace.space import nearest_tokens
 from tests.unit.safety.texts import ATTACK, BENIGN, SAFE, UNSAFE
 
 CHEAP = ["structural", "manifold", "pooled", "references", "ngrams"]
@@ -95,7 +102,7 @@ def test_the_message_of_a_chat_is_judged_and_its_template_is_not(guard, smollm2)
 
 @given(st.integers(0, 400), st.integers(1, 1000))
 def test_windows_cover_every_row_once_or_more(start, length):
-    windows = spread(start, start + length)
+    windows = window_ranges(start, start + length)
     assert set().union(*(range(*window) for window in windows)) == set(range(start, start + length))
     assert all(stop - begin <= WINDOW for begin, stop in windows)
     assert len(windows) <= math.ceil(length / STRIDE) + 1
@@ -166,12 +173,16 @@ def test_blends_can_be_declared_too(guard, smollm2):
 
 def test_the_distance_has_the_gradient_of_its_own_value(guard, smollm2):
     layer = next(layer for layer in guard.layers if layer.name == "manifold")
+
+    def ratio(rows):
+        return (measures(smollm2, rows, nearest_tokens(smollm2, rows.detach())) / layer.allowed).max()
+
     rows = (smollm2.embed(BENIGN[0]).vectors.float() + 0.2).requires_grad_()
-    distance = layer.distance(smollm2, rows)
+    distance = ratio(rows)
     distance.backward()
     step = 1e-2 * rows.grad / rows.grad.norm()
     with torch.no_grad():
-        change = layer.distance(smollm2, rows + step) - layer.distance(smollm2, rows - step)
+        change = ratio(rows + step) - ratio(rows - step)
     assert float(change) == pytest.approx(2e-2 * float(rows.grad.norm()), rel=0.05)
     assert float(distance) > 1
 
@@ -179,7 +190,7 @@ def test_the_distance_has_the_gradient_of_its_own_value(guard, smollm2):
 def test_the_pooled_head_is_one_function_with_and_without_a_gradient(guard, smollm2):
     layer = next(layer for layer in guard.layers if layer.name == "pooled")
     rows = smollm2.embed(ATTACK).vectors.float().requires_grad_()
-    logit = layer.logit(smollm2, rows)
+    logit = layer.logits(window_means(smollm2, rows, window_ranges(0, len(rows)))).max()
     logit.backward()
     assert float(logit.sigmoid()) == pytest.approx(layer.score(Reading.of(smollm2, ATTACK)).score, abs=1e-5)
     assert float(rows.grad.norm()) > 0
@@ -249,7 +260,7 @@ class Broken:
     def scores(self, readings):
         if isinstance(self.answer, Exception):
             raise self.answer
-        return [Finding(self.answer, "no share of 1") for _ in readings]
+        return [Finding(self.answer, "not in [0, 1]") for _ in readings]
 
 
 @pytest.mark.parametrize("layer", get_args(LayerName))
@@ -350,7 +361,7 @@ def test_an_explanation_names_every_layer_the_rows_and_the_reference(whole):
 # Bad input
 
 
-def test_sides_that_are_empty_or_the_same_are_errors(smollm2):
+def test_classes_that_are_empty_or_overlap_are_errors(smollm2):
     for safe, unsafe in (([], UNSAFE), (SAFE, []), ([], [])):
         with pytest.raises(ValueError, match="safe and unsafe prompts; got"):
             SafetyFilter.fit(smollm2, safe, unsafe)
@@ -382,6 +393,32 @@ def test_a_filter_survives_its_file(whole, smollm2, tmp_path):
         whole.weights,
     )
     assert {path.name for path in tmp_path.iterdir()} == {"filter.json", "filter.safetensors"}
+
+
+def test_a_save_that_fails_leaves_the_earlier_filter(guard, smollm2, tmp_path, monkeypatch):
+    guard.save(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("No space left on device"))
+        )
+        with pytest.raises(OSError, match="No space"):
+            dataclasses.replace(guard, threshold=0.5, layers=guard.layers[:3], weights={"pooled": 1.0}).save(
+                tmp_path
+            )
+    assert SafetyFilter.from_pretrained(tmp_path, smollm2).threshold == guard.threshold
+    assert {path.name for path in tmp_path.iterdir()} == {"filter.json", "filter.safetensors"}
+
+
+def test_the_tensors_are_replaced_before_the_file_that_has_their_hash(guard, tmp_path, monkeypatch):
+    replaced, replace = [], Path.replace
+
+    def record(path, target):
+        replaced.append(target.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", record)
+    guard.save(tmp_path)
+    assert replaced == ["filter.safetensors", "filter.json"]
 
 
 def _other_space(folder):
