@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedspace.errors import EngineError
-from embedspace.gateway.command import add_arguments as add_gateway_arguments
+from embedspace.gateway.process import add_arguments as add_gateway_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,7 +176,7 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _gateway(options: argparse.Namespace) -> int:
-    from embedspace.gateway.command import read_settings
+    from embedspace.gateway.process import read_settings
 
     try:
         from embedspace.gateway.server import serve

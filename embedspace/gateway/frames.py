@@ -1,4 +1,4 @@
-"""Messages between the gateway and its workers: a number, a JSON object and bytes, each with its length before it."""
+"""Messages between the gateway and its workers: a job number, a JSON object and bytes, with their lengths first."""
 
 from __future__ import annotations
 
@@ -22,40 +22,42 @@ class Frame:
     body: bytes = b""
 
     def to_bytes(self) -> bytes:
-        """As it goes over a socket."""
+        """As sent over a socket."""
         fields = json.dumps(self.fields).encode()
         return _HEAD.pack(self.number, len(fields), len(self.body)) + fields + self.body
 
     @classmethod
-    async def read(cls, reader: asyncio.StreamReader, most: int) -> Frame:
+    async def read(cls, reader: asyncio.StreamReader, max_bytes: int) -> Frame:
         """The next message.
 
         Args:
             reader: of the socket.
-            most: bytes that a message can have.
+            max_bytes: largest size of a message.
 
         Raises:
-            EOFError: the other side is gone.
-            ValueError: larger than that, or no JSON: the other side is not what it was.
+            EOFError: the other side closed the connection.
+            ValueError: too large or not JSON, so the other side is compromised.
         """
         number, fields, body = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-        if fields + body > most:
-            raise ValueError(f"a message of {fields + body} bytes, and at most {most} are expected")
+        if fields + body > max_bytes:
+            raise ValueError(f"a message has {fields + body} bytes; at most {max_bytes} are expected")
         return cls(number, json.loads(await reader.readexactly(fields)), await reader.readexactly(body))
 
     @classmethod
     def receive(cls, connection: socket.socket) -> Frame:
-        """The next message, for a process that waits for nothing else; raises as :meth:`read`."""
-        number, fields, body = _HEAD.unpack(_exactly(connection, _HEAD.size))
-        return cls(number, json.loads(_exactly(connection, fields)), _exactly(connection, body))
+        """The next message, blocking; raises as :meth:`read`."""
+        number, fields, body = _HEAD.unpack(_receive_exactly(connection, _HEAD.size))
+        return cls(
+            number, json.loads(_receive_exactly(connection, fields)), _receive_exactly(connection, body)
+        )
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes:
+def _receive_exactly(connection: socket.socket, length: int) -> bytes:
     data = bytearray(length)
     view, filled = memoryview(data), 0
     while filled < length:
         received = connection.recv_into(view[filled:])
         if not received:
-            raise EOFError("the other side is gone")
+            raise EOFError("the other side closed the connection")
         filled += received
     return bytes(data)

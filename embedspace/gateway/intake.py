@@ -1,40 +1,178 @@
-"""What comes in: a request's header and its body, each with an end to its size and its time."""
+"""Admission of requests: API keys, capacity, headers, and bodies with limits on size and time."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-
-from embedspace.gateway.capacity import Held
-from embedspace.gateway.keys import Keys
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.settings import Limits
 
-HEADER_BYTES = 16 * 1024
-"""Most of a request before its body."""
+if TYPE_CHECKING:  # the command line reads keys where neither package is installed
+    from starlette.requests import Request
+
+    from embedspace.gateway.audit import Counters
+
+KEYS_VARIABLE = "EMBEDSPACE_GATEWAY_KEYS"
+MIN_KEY_LENGTH = 8
+MAX_HEADER_BYTES = 16 * 1024
+"""Largest request before its body."""
 
 _DRAIN_SECONDS = 1.0
 
 
-def admit(request: Request, keys: Keys) -> int | None:
-    """Look at the header: well-formed, and from somebody who may come in.
-
-    Returns:
-        the number of the caller's key, where keys are asked for.
+class Keys:
+    """API keys of callers, compared in constant time.
 
     Raises:
-        RefusedError: too large, two headers of one that must be alone, or no key.
+        ValueError: a key is too short, has characters that no header can carry, or occurs twice.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        for number, key in enumerate(keys, start=1):
+            if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
+                raise ValueError(
+                    f"API key {number} must have at least {MIN_KEY_LENGTH} printable ASCII characters and no space"
+                )
+        if len(set(keys)) != len(keys):
+            raise ValueError("an API key occurs twice")
+        self._digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        """Whether callers need a key."""
+        return bool(self._digests)
+
+    def number(self, authorization: Sequence[str]) -> int | None:
+        """The number of a request's key, counted from 1; None without a valid key.
+
+        Args:
+            authorization: the values of all its ``Authorization`` headers.
+        """
+        scheme, _, presented = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+        digest = _digest(presented.strip() if scheme.lower() == "bearer" else "")
+        found = None
+        for number, known in enumerate(self._digests, start=1):  # always all of them
+            if hmac.compare_digest(digest, known):
+                found = number
+        return found
+
+
+def read_keys(file: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Keys from a file, one a line, or from ``$EMBEDSPACE_GATEWAY_KEYS``, separated by white space.
+
+    Raises:
+        ValueError: the file or the variable exists and holds no key.
+        OSError: the file cannot be read.
+    """
+    text = environment.get(KEYS_VARIABLE) if file is None else file.read_text()
+    if text is None:
+        return ()
+    keys = tuple(line.strip() for line in text.splitlines()) if file else tuple(text.split())
+    keys = tuple(key for key in keys if key and not key.startswith("#"))
+    if not keys:
+        raise ValueError(f"{file or '$' + KEYS_VARIABLE} holds no API key; leave it out to admit everybody")
+    return keys
+
+
+class Capacity:
+    """Counts requests under way and bytes of bodies, and refuses what exceeds the limits with 429."""
+
+    def __init__(self, limits: Limits, counters: Counters) -> None:
+        self._limits = limits
+        self._counters = counters
+        self._under_way = 0
+        self._bytes = 0
+
+    def require_slot(self) -> None:
+        """Refuse at once a request that would find no free slot after its body was read.
+
+        Raises:
+            RefusedError: too many requests are under way.
+        """
+        if self._under_way >= self._limits.concurrent:
+            raise _busy("too_many_requests", "this gateway has reached its limit of concurrent requests")
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[None]:
+        """A slot for one request, until the last byte of its answer.
+
+        A request whose body is still arriving holds none, so slow senders block nobody.
+
+        Raises:
+            RefusedError: as :meth:`require_slot`.
+        """
+        self.require_slot()
+        self._under_way += 1
+        self._counters.under_way.set(self._under_way)
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._counters.under_way.set(self._under_way)
+
+    @contextlib.contextmanager
+    def reserved_bytes(self) -> Iterator[ByteReservation]:
+        """The bytes that one request holds, until it ends or releases them."""
+        reservation = ByteReservation(self)
+        try:
+            yield reservation
+        finally:
+            reservation.release()
+
+    def _change(self, count: int) -> None:
+        if count > 0 and self._bytes + count > self._limits.held_bytes:
+            raise _busy("too_much_data", "this gateway has reached its limit of data under way")
+        self._bytes += count
+        self._counters.held_bytes.set(self._bytes)
+
+
+class ByteReservation:
+    """Bytes that one request holds: of its body as received, then as sent to the server."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._count = 0
+
+    def add(self, count: int) -> None:
+        """Reserve more bytes.
+
+        Raises:
+            RefusedError: all requests together would hold too many.
+        """
+        self._capacity._change(count)
+        self._count += count
+
+    def resize(self, count: int) -> None:
+        """Reserve this many in total; raises as :meth:`add`."""
+        self.add(count - self._count)
+
+    def release(self) -> None:
+        """Reserve nothing any more."""
+        self.resize(0)
+
+
+def admit(request: Request, keys: Keys) -> int | None:
+    """Check the header: well-formed, and from an authorised caller.
+
+    Returns:
+        the number of the caller's key, where keys are required.
+
+    Raises:
+        RefusedError: too large, a header twice that must occur once, or no valid key.
     """
     headers = request.headers
-    if sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
-        raise RefusedError(431, "header_too_large", f"a header can have at most {HEADER_BYTES} bytes")
+    if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
+        raise RefusedError(431, "header_too_large", f"a header can have at most {MAX_HEADER_BYTES} bytes")
     if "transfer-encoding" in headers and "content-length" in headers:
         raise RefusedError(400, "ambiguous_length", "a request must have one length, and this one has two")
     if len(headers.getlist("host")) != 1 or len(headers.getlist("content-type")) > 1:
         raise RefusedError(
-            400, "ambiguous_header", "a header that must be there once is there twice or not at all"
+            400, "ambiguous_header", "a header that must occur once occurs twice or not at all"
         )
     if not keys:
         return None
@@ -44,16 +182,18 @@ def admit(request: Request, keys: Keys) -> int | None:
     return number
 
 
-async def read_body(request: Request, limits: Limits, held: Held) -> bytes:
-    """The body of a request, as it came.
+async def read_body(request: Request, limits: Limits, reservation: ByteReservation) -> bytes:
+    """The body of a request, as received.
 
     Raises:
-        RefusedError: another type, compressed, too large, too slow, or too much with all others.
-        ClientDisconnect: the caller hung up.
+        RefusedError: another type, compressed, too large, too slow, or too much together with all others.
+        ClientDisconnect: the caller disconnected.
     """
     headers = request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise RefusedError(415, "compressed_body", "a compressed body is not read; send it as it is")
+        raise RefusedError(
+            415, "compressed_body", "compressed bodies are not supported; send it uncompressed"
+        )
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RefusedError(415, "not_json", "the content-type must be application/json")
     too_large = RefusedError(413, "body_too_large", f"a body can have at most {limits.body_bytes} bytes")
@@ -67,19 +207,19 @@ async def read_body(request: Request, limits: Limits, held: Held) -> bytes:
                 size += len(chunk)
                 if size > limits.body_bytes:
                     raise too_large
-                held.add(len(chunk))
+                reservation.add(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise RefusedError(
-            408, "body_too_slow", f"the body did not come within {limits.body_seconds:g} s"
+            408, "body_too_slow", f"the body did not arrive within {limits.body_seconds:g} s"
         ) from None
     return b"".join(chunks)
 
 
-async def drained(request: Request) -> bool:
-    """Take what is still coming for a moment, and throw it away; whether that was all.
+async def drain(request: Request) -> bool:
+    """Receive and discard the rest of a request for a moment; whether all of it arrived.
 
-    A connection that is closed while its caller still sends is reset, and the answer may be lost with it.
+    If a connection is closed while its caller still sends, it is reset, and the answer may be lost.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
@@ -88,3 +228,11 @@ async def drained(request: Request) -> bool:
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return True
     return False
+
+
+def _busy(code: str, message: str) -> RefusedError:
+    return RefusedError(429, code, f"{message}; try again", retry_after=1)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,4 +1,4 @@
-"""What a caller is told who is not let through: OpenAI's error format, a reason code, and nothing of the content."""
+"""Refusals: OpenAI's error format with a reason code, never quoting the content."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_
 
 
 class RefusedError(Exception):
-    """A request that is not let through.
+    """A request that is not forwarded.
 
     Args:
         status: of HTTP.
         code: the reason, for programs.
-        message: the reason, for people; holds nothing that the caller sent but names of known fields and numbers.
+        message: the reason, for people; of the request it holds only names of known fields and numbers.
         param: where in the request, such as ``prompt_embeds[3]``.
-        retry_after: seconds after which the same request may be let through.
+        retry_after: seconds after which the same request may succeed.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RefusedError(Exception):
         return json.dumps({"error": error}).encode()
 
     def headers(self) -> dict[str, str]:
-        """Those of the answer."""
+        """Headers of the answer."""
         headers = {"content-type": "application/json"}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
@@ -51,5 +51,5 @@ class RefusedError(Exception):
         return headers
 
     def to_dict(self) -> dict[str, Any]:
-        """For the way from a worker to the gateway."""
+        """For the message from a worker to the gateway."""
         return {"status": self.status, "code": self.code, "message": self.message, "param": self.param}

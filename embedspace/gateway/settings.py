@@ -1,4 +1,4 @@
-"""What a gateway is told: where it stands, whom it lets through, and how much it takes on."""
+"""Settings of a gateway: addresses, callers, and limits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is taken on; what is above is refused before it costs anything.
+    """Sizes, counts and times beyond which a request is refused, before it costs anything.
+
+    >>> Limits(prompts=8).prompts
+    8
 
     Raises:
-        ValueError: one is not above 0, or a single body may be larger than all together.
+        ValueError: a limit is not positive and finite, or one body may be larger than all together.
     """
 
     body_bytes: int = 32 * MIB
-    """Of one request, before anything of it is decoded."""
+    """Of one request, before decoding."""
     held_bytes: int = 256 * MIB
-    """Of all requests together, from a body's first byte until the upstream server has taken it."""
+    """Of all requests together, from a body's first byte until it was sent to the server."""
     concurrent: int = 128
-    """Requests at once, each from its body's last byte to that of its answer."""
+    """Concurrent requests, each from its body's last byte to its answer's last."""
     connections: int = 1024
-    """Open at once, idle ones included."""
+    """Open connections, idle ones included."""
     prompts: int = 64
     """Embedded prompts, or prompts of a completions request, in one request."""
     messages: int = 512
@@ -34,32 +37,32 @@ class Limits:
     parts: int = 1024
     """Texts and content parts of one conversation, in all its messages."""
     rows: int = 1_000_000
-    """Of one embedded prompt; what the upstream server's context holds counts where it is less."""
+    """Of one embedded prompt; the server's context length applies where it is less."""
     depth: int = 32
-    """Of nested JSON."""
+    """Levels of nested JSON."""
     header_seconds: float = 10.0
-    """From a connection or a header's first byte to the end of the header."""
+    """From opening a connection, or a header's first byte, to the end of the header."""
     body_seconds: float = 30.0
     """From the end of the header to the end of the body."""
     screen_seconds: float = 20.0
-    """Without an answer from a worker that has something to do."""
+    """Without an answer from a worker that has pending requests."""
     upstream_seconds: float = 600.0
     """Without a byte from the upstream server."""
     write_seconds: float = 60.0
-    """For which a client may refuse to take the next piece of its answer."""
+    """For which a caller may block the next chunk of its answer."""
     worker_bytes: int = 1024 * MIB
-    """Of address space that a worker may take beyond what the loaded filter needs."""
+    """Address space of a worker beyond that of the loaded filter."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
             if not 0 < getattr(self, each.name) < math.inf:
                 raise ValueError(
-                    f"the limit {each.name} is {getattr(self, each.name)}; it must be above 0 and finite"
+                    f"the limit {each.name} is {getattr(self, each.name)}; it must be positive and finite"
                 )
         if self.held_bytes < self.body_bytes:
             raise ValueError(
-                f"the limit held_bytes is {self.held_bytes} and one body may have {self.body_bytes}; raise the one or "
-                "lower the other"
+                f"the limit held_bytes is {self.held_bytes} and one body may have {self.body_bytes}; "
+                "raise held_bytes or lower body_bytes"
             )
 
 
@@ -67,9 +70,12 @@ class Limits:
 class Settings:
     """One gateway before one server.
 
+    >>> Settings("http://127.0.0.1:8000/v1", "smollm2-injection").upstream
+    'http://127.0.0.1:8000'
+
     Raises:
-        ValueError: an address that is none, a number out of its range, a path that cannot be let through, or a
-            key for the upstream server where callers need none.
+        ValueError: an invalid address, a number out of range, a path that cannot be allowed, or a key for the server
+            although callers need none.
     """
 
     upstream: str
@@ -77,24 +83,24 @@ class Settings:
     filter: str
     """Saved filter, or the name of a shipped one."""
     model: str | None = None
-    """Space of the filter: packaged name, local folder or hub id; by default the name that the server serves."""
+    """Model of the filter's space: packaged name, local folder or hub id; by default the name of the served one."""
     host: str = "127.0.0.1"
     port: int = 0
-    """0 is any free one."""
+    """0 chooses a free one."""
     workers: int = 1
-    """Processes that decode and screen; they share the filter's memory."""
+    """Processes that decode and screen; they share the memory of the filter."""
     screen_text: bool = False
-    """Whether text and token ids are screened too."""
+    """Whether text and token ids are screened as well."""
     keys: tuple[str, ...] = field(default=(), repr=False)
-    """API keys of callers; without any, everybody is let in."""
+    """API keys of callers; without any, everybody is admitted."""
     upstream_key: str | None = field(default=None, repr=False)
-    """API key for the upstream server."""
+    """API key for the server."""
     audit: Path | None = None
-    """File that gets one JSON line for each decision about content."""
+    """File for one JSON line for each decision about content."""
     allow: tuple[str, ...] = ()
-    """More addresses that are forwarded, for GET alone."""
+    """Further addresses that are forwarded, for GET only."""
     wait: float = 0.0
-    """Seconds to wait for an upstream server that is not there yet."""
+    """Seconds to wait for the server to start."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -112,16 +118,13 @@ class Settings:
             raise ValueError(f"wait is {self.wait}; it must be 0 seconds or more, and less than a day")
         for path in self.allow:
             if not path.startswith("/") or set(path) & set("?#%{}") or ".." in path:
-                raise ValueError(
-                    f"{path!r} cannot be let through; write a plain path such as /tokenizer_info"
-                )
+                raise ValueError(f"{path!r} cannot be allowed; write a plain path such as /tokenizer_info")
         if self.upstream_key is not None and not self.keys:
             raise ValueError(
-                "the gateway has a key for the upstream server and would lend it to everybody; "
-                "give it keys of its own callers as well"
+                "the gateway has a key for the server and would lend it to everybody; set API keys of callers as well"
             )
 
     @property
     def on_this_machine(self) -> bool:
-        """Whether the upstream server is, so that no proxy stands between."""
+        """Whether the server runs on this machine, so that no proxy is used."""
         return urllib.parse.urlsplit(self.upstream).hostname in LOOPBACK

@@ -1,4 +1,4 @@
-"""The server behind the gateway: what it must be before anything is sent to it, and the way there."""
+"""The server behind the gateway: its verification, and the connection to it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _PROBE_TOKENS = 8
 _PROBE_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.5
-# Of an answer's headers those that are about one connection, and those that the gateway writes itself.
-_OWN = """
+# Headers of an answer that concern one connection, or that the gateway sets itself.
+_CONNECTION_HEADERS = """
     connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
     date server x-request-id set-cookie
 """
-_NOT_PASSED_ON = frozenset(_OWN.split())
+_DROPPED_HEADERS = frozenset(_CONNECTION_HEADERS.split())
 _log = logging.getLogger("embedspace.gateway")
 
 
 class FilterMismatchError(EngineError):
-    """The server does not serve the model whose space the filter is for."""
+    """The server serves another model than that of the filter's space."""
 
 
-class Parcel:
-    """A body that is handed over once: nobody keeps it in memory who is done with it.
+class OneShotBody:
+    """A body that can be taken once, so that no reference keeps it in memory.
 
     Args:
-        body: what is in it.
-        on_sent: called when a server has taken all of it.
+        body: the content.
+        on_sent: called when all of it was sent to a server.
     """
 
     def __init__(self, body: bytes, on_sent: Callable[[], None] = lambda: None) -> None:
@@ -50,10 +50,10 @@ class Parcel:
         self.size = len(body)
 
     def take(self) -> bytes:
-        """What is in it, for the first who asks."""
+        """The content, on the first call."""
         body, self._body = self._body, None
         if body is None:
-            raise RuntimeError("a parcel was opened twice")
+            raise RuntimeError("a body was taken twice")
         return body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -62,11 +62,11 @@ class Parcel:
 
 
 class Upstream:
-    """One vLLM server that is known to read the filter's rows as the filter does.
+    """One vLLM server, verified to serve the model of the filter's space.
 
-    Known by its own answers: to a few prompts as token ids and as the rows that the filter's space has for them. A
-    connection that nothing is sent over is held open; when it breaks, the server may be another one, and is asked again
-    before anything is sent to it.
+    It is verified by its answers to a few prompts, as token ids and as their rows in the filter's space. An idle
+    connection is kept open: when it breaks, the server may have been replaced and is verified again before the next
+    request.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -86,26 +86,26 @@ class Upstream:
         self._verification: asyncio.Task[None] | None = None
         self._sentinel: asyncio.Task[None] | None = None
         self.models: dict[str, int | None] = {}
-        """Names that are served, each with the most tokens of a prompt and its answer."""
+        """Served names, each with the longest prompt and answer in tokens."""
 
     @property
     def verified(self) -> bool:
-        """Whether the server that is there now was found to be the right one."""
+        """Whether the present server is verified."""
         return self._sentinel is not None and not self._sentinel.done()
 
-    async def served(self, wait: float = 0.0) -> dict[str, int | None]:
-        """The models that the server has.
+    async def fetch_models(self, wait: float = 0.0) -> dict[str, int | None]:
+        """The models that the server serves.
 
         Args:
-            wait: seconds for a server that is not there yet.
+            wait: seconds to wait for the server to start.
 
         Raises:
-            EngineError: it cannot be reached, or gives no list.
+            EngineError: it cannot be reached, or returns no list.
         """
         deadline = time.monotonic() + wait
         while True:
             try:
-                return await self._asked(
+                return await self._unwrapped(
                     self._connection.get(
                         "/v1/models",
                         "the list of its models",
@@ -117,44 +117,44 @@ class Upstream:
                     raise
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def verify(self, about: Mapping[str, Any]) -> None:
-        """Find out whether the server reads the filter's rows as the filter does, and watch it from then on.
+    async def verify(self, filter_info: Mapping[str, Any]) -> None:
+        """Verify that the server serves the model of the filter's space, and watch the connection from then on.
 
         Args:
-            about: hidden size and probes of the filter's space.
+            filter_info: hidden size and probes of the filter's space.
 
         Raises:
-            EngineError: it cannot be reached, or was started without the flag.
+            EngineError: it cannot be reached, or was started without ``--enable-prompt-embeds``.
             FilterMismatchError: it serves another model.
         """
-        self._probes, self._hidden_size = about["probes"], about["hidden_size"]
-        watch = await self._watch()
+        self._probes, self._hidden_size = filter_info["probes"], filter_info["hidden_size"]
+        sentinel = await self._open_sentinel()
         try:
-            models = await self.served()
+            models = await self.fetch_models()
             if not models:
                 raise FilterMismatchError(f"the vLLM server at {self.url} serves nothing")
             for model in models:
                 await self._require_same_rows(model)
         except BaseException:
-            watch.cancel()
+            sentinel.cancel()
             raise
         if self._sentinel is not None:
             self._sentinel.cancel()
-        self.models, self._sentinel = models, watch
+        self.models, self._sentinel = models, sentinel
 
-    async def ensure(self, about: Mapping[str, Any]) -> None:
-        """Verify the server again where it may be another one than before.
+    async def ensure(self, filter_info: Mapping[str, Any]) -> None:
+        """Verify the server again if it may have been replaced.
 
         Raises:
-            RefusedError: it cannot be reached, or is another one.
+            RefusedError: it cannot be reached, or serves another model.
         """
         if self.verified:
             return
         if self._verification is None or self._verification.done():
-            self._verification = asyncio.create_task(self.verify(about))
-            self._verification.add_done_callback(_told)
+            self._verification = asyncio.create_task(self.verify(filter_info))
+            self._verification.add_done_callback(_log_failure)
         try:
-            # One question for all who wait, and not one for each.
+            # One verification for all requests that wait for it.
             await asyncio.shield(self._verification)
         except EngineUnreachableError:
             raise unreachable() from None
@@ -162,12 +162,12 @@ class Upstream:
             raise RefusedError(
                 503,
                 "upstream_changed",
-                "the server behind this gateway is not the one that its filter is for; see the gateway's log",
+                "the server behind this gateway does not serve the model of its filter; see the gateway's log",
                 retry_after=30,
             ) from None
 
-    def rows(self, model: str | None) -> int | None:
-        """The most rows that a prompt for a model can have, where the server tells.
+    def max_rows(self, model: str | None) -> int | None:
+        """The most rows of a prompt for a model, if the server reports a limit.
 
         Raises:
             RefusedError: it does not serve the model.
@@ -179,12 +179,12 @@ class Upstream:
         return self.models[model]
 
     @contextlib.asynccontextmanager
-    async def ask(
-        self, method: str, path: str, body: Parcel | None, request_id: str
+    async def send(
+        self, method: str, path: str, body: OneShotBody | None, request_id: str
     ) -> AsyncIterator[httpx2.Response]:
-        """The server's answer, its body still to be read.
+        """The server's answer, whose body is still to be read.
 
-        Nothing of the caller's request goes along but the body: no headers, no key, no query.
+        Of the caller's request only the body is sent: no headers, no key, no query.
 
         Raises:
             RefusedError: no answer.
@@ -233,31 +233,33 @@ class Upstream:
                 f"{model!r} is another model than the filter is for, with rows of length {self._hidden_size}: {error}"
             ) from None
         same = sum(a == b for a, b in zip(by_ids, by_rows, strict=True))
-        # Rounding may turn one near-tie around; rows of another model turn all of them.
+        # Rounding may change one answer at a near-tie; rows of another model change all of them.
         if same < len(by_ids) - 1:
             raise FilterMismatchError(
-                f"the vLLM server at {self.url} answers {len(by_ids) - same} of {len(by_ids)} prompts otherwise when "
-                f"it gets them as rows of the filter's space (hidden size {self._hidden_size}) than as token ids: "
-                f"{model!r} is another model than the filter is for; give the filter that was made for it"
+                f"the vLLM server at {self.url} answers {len(by_ids) - same} of {len(by_ids)} prompts differently as "
+                f"rows of the filter's space (hidden size {self._hidden_size}) and as token ids: "
+                f"{model!r} is another model than the filter is for; use a filter for that model"
             )
 
     async def _texts(self, body: dict[str, Any]) -> list[str]:
         def read(answer: Any) -> list[str]:
             texts = {choice["index"]: str(choice["text"]) for choice in answer["choices"]}
             if sorted(texts) != list(range(len(self._probes))):
-                raise ValueError(f"{len(self._probes)} choices were asked for, got {sorted(texts)}")
+                raise ValueError(f"{len(self._probes)} choices were requested, got {sorted(texts)}")
             return [texts[number] for number in sorted(texts)]
 
-        return await self._asked(self._connection.post("/v1/completions", body, "prompts as a probe", read))
+        return await self._unwrapped(
+            self._connection.post("/v1/completions", body, "prompts as a probe", read)
+        )
 
-    async def _asked(self, question: Coroutine[Any, Any, R]) -> R:
+    async def _unwrapped(self, request: Coroutine[Any, Any, R]) -> R:
         try:
-            return await question
-        except TransientError as passing:
-            raise passing.error from None
+            return await request
+        except TransientError as transient:
+            raise transient.error from None
 
-    async def _watch(self) -> asyncio.Task[None]:
-        """Hold a connection open; the task ends when the server ends it."""
+    async def _open_sentinel(self) -> asyncio.Task[None]:
+        """Keep a connection open; the task ends when the server closes it."""
         parts = urlsplit(self.url)
         secure = parts.scheme == "https"
         try:
@@ -281,24 +283,24 @@ class Upstream:
         return asyncio.create_task(until_closed())
 
 
-def passed_on(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer that go back to the caller."""
+def response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer that are passed on to the caller."""
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
     return [
         (name.lower(), value)
         for name, value in headers.raw
-        if (plain := name.lower().decode("latin-1")) not in _NOT_PASSED_ON and plain not in named
+        if (plain := name.lower().decode("latin-1")) not in _DROPPED_HEADERS and plain not in named
     ]
 
 
-def _told(verification: asyncio.Task[None]) -> None:
-    """Write down why a server was not taken, once, whoever waited for it."""
+def _log_failure(verification: asyncio.Task[None]) -> None:
+    """Log once why the verification failed, however many requests waited for it."""
     if not verification.cancelled() and (error := verification.exception()) is not None:
         _log.warning("%s", error)
 
 
 def unreachable() -> RefusedError:
-    """The answer where the server is down."""
+    """The refusal while the server is down."""
     return RefusedError(
         502, "upstream_unreachable", "the server behind this gateway cannot be reached", retry_after=5
     )

@@ -1,11 +1,11 @@
-"""The processes that decode and screen: one that has the filter loaded, and forks of it that do the work.
+"""The processes that decode and screen: one that loads the filter, and its forks, the workers.
 
-A fork is there in milliseconds and shares the loaded filter's memory. It can take no more than its share of
-memory, writes no files, has no keys in its environment, and is gone when the gateway is. What a payload does to it is
-done to a process that is thrown away.
+A fork starts in milliseconds and shares the memory of the loaded filter. Its memory is limited, it cannot write files,
+has no secrets in its environment, and ends with the gateway. A payload that compromises it has compromised only a
+disposable process.
 
-Run as ``python -m embedspace.gateway.worker DESCRIPTOR`` with the settings as JSON on standard input and a socket of
-the gateway's, over which come the sockets of new workers.
+Run as ``python -m embedspace.gateway.worker DESCRIPTOR`` with the settings as JSON on standard input. The descriptor
+is a socket to the gateway, which sends the sockets of new workers over it.
 """
 
 from __future__ import annotations
@@ -25,56 +25,56 @@ from embedspace.gateway.frames import Frame
 from embedspace.gateway.settings import Limits
 
 if TYPE_CHECKING:
-    from embedspace.gateway.screen import Screen
+    from embedspace.gateway.screener import RequestScreener
     from embedspace.space import EmbeddingSpace
 
-MOST_JOBS = 16
-"""That are screened together."""
-MOST_BYTES = 32 * 2**20
-"""Of their bodies, above which no further one is taken."""
+MAX_BATCH_JOBS = 16
+"""Most requests that are screened together."""
+MAX_BATCH_BYTES = 32 * 2**20
+"""Size of their bodies from which on no further request joins."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _PROBES = 4
 
 
-def load(settings: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
-    """The screen, and what the gateway has to know of it."""
+def load(settings: dict[str, Any]) -> tuple[RequestScreener, dict[str, Any]]:
+    """The screener, and the description of its filter for the gateway."""
     import torch
 
-    from embedspace.gateway.screen import Screen
+    from embedspace.gateway.screener import RequestScreener
     from embedspace.prompt import encode_prompt_embeds
     from embedspace.safety import SafetyFilter
     from embedspace.space import EmbeddingSpace
     from embedspace.verification.prompts import PARITY_PROMPTS
 
-    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    torch.set_num_threads(1)  # a fork does not inherit threads
     space = EmbeddingSpace.from_pretrained(settings["model"])
-    screening = SafetyFilter.from_pretrained(settings["filter"], space)
-    screen = Screen(screening, space, Limits(**settings["limits"]), settings["screen_text"])
+    guard = SafetyFilter.from_pretrained(settings["filter"], space)
+    screener = RequestScreener(guard, space, Limits(**settings["limits"]), settings["screen_text"])
     probes = [_probe(space, text) for text in PARITY_PROMPTS[:_PROBES]]
-    # What is made on first use is made once, for all forks; a whole score asks every layer.
-    screening.score_many([space.embed(text) for text in PARITY_PROMPTS[:_PROBES]])
-    about = {
+    # A full score runs every layer, so that lazily loaded parts are loaded once for all forks.
+    guard.score_many([space.embed(text) for text in PARITY_PROMPTS[:_PROBES]])
+    filter_info = {
         "model": space.name,
         "fingerprint": space.fingerprint,
         "hidden_size": space.hidden_size,
         "context_length": space.context_length,
         "probes": [{"ids": ids, "payload": encode_prompt_embeds(space.lookup(ids))} for ids in probes],
     }
-    return screen, about
+    return screener, filter_info
 
 
 def main() -> None:
-    """Load the filter, say how that went, and fork a worker for each socket that comes."""
+    """Load the filter, report the result, and fork a worker for each socket received."""
     control = socket.socket(fileno=int(sys.argv[1]))
     _die_with_parent(signal.SIGTERM)
     try:
-        screen, about = load(json.load(sys.stdin))
+        screener, filter_info = load(json.load(sys.stdin))
     except Exception as error:
         control.sendall(Frame(0, {"error": f"{type(error).__name__}: {error}"}).to_bytes())
         return
-    control.sendall(Frame(0, about).to_bytes())
+    control.sendall(Frame(0, filter_info).to_bytes())
     signal.signal(signal.SIGCHLD, lambda *_: _reap())
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
@@ -82,55 +82,55 @@ def main() -> None:
             return
         if os.fork() == 0:
             control.close()
-            work(screen, socket.socket(fileno=descriptors[0]))
+            work(screener, socket.socket(fileno=descriptors[0]))
         os.close(descriptors[0])
 
 
-def work(screen: Screen, connection: socket.socket) -> NoReturn:
-    """Answer requests until the gateway is gone."""
+def work(screener: RequestScreener, connection: socket.socket) -> NoReturn:
+    """Answer requests until the gateway ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _die_with_parent(signal.SIGKILL)
-    confine(screen.limits.worker_bytes)
+    restrict(screener.limits.worker_bytes)
     connection.sendall(Frame(0, {"pid": os.getpid()}).to_bytes())
     try:
         while True:
             jobs = [Frame.receive(connection)]
             while (
-                len(jobs) < MOST_JOBS
-                and sum(len(job.body) for job in jobs) < MOST_BYTES
+                len(jobs) < MAX_BATCH_JOBS
+                and sum(len(job.body) for job in jobs) < MAX_BATCH_BYTES
                 and select.select([connection], [], [], 0)[0]
             ):
                 jobs.append(Frame.receive(connection))
-            for answer in screen.answers(jobs):
+            for answer in screener.answers(jobs):
                 connection.sendall(answer.to_bytes())
     except (EOFError, OSError):
         os._exit(0)
     finally:
-        os._exit(1)  # never back into the process that was forked
+        os._exit(1)  # never return into the parent's code
 
 
 def _probe(space: EmbeddingSpace, text: str) -> list[int]:
-    """Token ids of a short prompt, as a conversation where the model has a template."""
+    """Token ids of a short prompt, as a conversation if the model has a chat template."""
     try:
         return space.chat_ids([{"role": "user", "content": text}])
     except ValueError:
         return space.tokenize(text)
 
 
-def confine(extra_bytes: int) -> None:
-    """Bound what this process can take and do from here on, for good."""
+def restrict(extra_bytes: int) -> None:
+    """Limit the resources and privileges of this process irrevocably."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     memory = pages * resource.getpagesize() + extra_bytes
-    bounds = {
+    limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NOFILE: 256,
     }
-    for kind, bound in bounds.items():
+    for kind, limit in limits.items():
         _, hard = resource.getrlimit(kind)
-        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(kind, (bound, bound))
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 

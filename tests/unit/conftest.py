@@ -48,7 +48,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def open_gateway(setup: Setup, model_server: ModelServer, audit: Path) -> Iterator[Gateway]:
-    """Everybody is let in, and text passes."""
+    """Admits everybody, and does not screen text."""
     from embedspace.gateway import Gateway, Limits
 
     limits = Limits(

@@ -98,7 +98,7 @@ def test_a_header_that_never_ends_is_given_up(gateway: Gateway) -> None:
     assert raw(gateway.url, [b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"]).status == 0
 
 
-def test_what_is_no_http_is_told_so_in_the_format_of_all_refusals(gateway: Gateway) -> None:
+def test_invalid_http_is_refused_in_the_format_of_all_refusals(gateway: Gateway) -> None:
     answer = raw(gateway.url, [REQUESTS["two lengths"]])
     assert (answer.status, answer.code, answer.headers["connection"]) == (400, "invalid_http", "close")
 

@@ -1,4 +1,4 @@
-"""Claims about what a gateway is told: settings, keys and limits."""
+"""Claims about a gateway's settings, keys and limits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from embedspace.errors import EngineError
 from embedspace.gateway import Limits, Settings
-from embedspace.gateway.command import add_arguments
-from embedspace.gateway.keys import KEYS_VARIABLE, Keys, read_keys
-from embedspace.gateway.screening import FilterError
+from embedspace.gateway.intake import KEYS_VARIABLE, Keys, read_keys
+from embedspace.gateway.process import add_arguments
 from embedspace.gateway.server import serve
 from embedspace.gateway.upstream import FilterMismatchError
+from embedspace.gateway.worker_pool import FilterError
 
 KEYS = ("first-secret-key", "second-secret-key")
 
@@ -28,8 +28,8 @@ KEYS = ("first-secret-key", "second-secret-key")
         ({"port": 70_000}, "port is 70000"),
         ({"workers": 0}, "workers is 0"),
         ({"wait": -1.0}, "wait is"),
-        ({"allow": ("/v1/../pooling",)}, "cannot be let through"),
-        ({"upstream_key": "secret-of-the-server"}, "keys of its own callers"),
+        ({"allow": ("/v1/../pooling",)}, "cannot be allowed"),
+        ({"upstream_key": "secret-of-the-server"}, "set API keys of callers"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: dict[str, object], words: str) -> None:

@@ -17,21 +17,23 @@ import pytest
 from embedspace import encode_prompt_embeds
 from embedspace.errors import EngineUnreachableError, PromptEmbedsDisabledError, ServerStartError
 from embedspace.gateway import Gateway, Settings
-from embedspace.gateway.screening import FilterError, Screening
 from embedspace.gateway.server import serve
 from embedspace.gateway.upstream import FilterMismatchError, Upstream
+from embedspace.gateway.worker_pool import FilterError, WorkerPool
 from embedspace.verification.prompts import PARITY_PROMPTS
 from tests.fake_vllm import MODEL, FakeVLLM, Reply, Request, events, refusal, reply
 from tests.unit.gateway.setup import BENIGN, ModelServer, Setup, get, held_up, post, wait_for
 
 
-def test_all_who_wait_for_a_new_server_wait_for_one_answer(server: ModelServer, setup: Setup) -> None:
-    about = probes(setup)
+def test_requests_that_wait_for_a_new_server_share_one_verification(
+    server: ModelServer, setup: Setup
+) -> None:
+    filter_info = probes(setup)
 
     async def ensure() -> None:
         upstream = Upstream(Settings(server.url, str(setup.filter)))
         try:
-            await asyncio.gather(*(upstream.ensure(about) for _ in range(20)))
+            await asyncio.gather(*(upstream.ensure(filter_info) for _ in range(20)))
         finally:
             await upstream.close()
 
@@ -52,7 +54,7 @@ def another_model(server: ModelServer) -> Callable[[Request], Reply]:
 
 
 def probes(setup: Setup) -> dict[str, object]:
-    """What the filter's process tells of itself."""
+    """What the filter's process reports."""
     ids = [setup.space.tokenize(text) for text in PARITY_PROMPTS[:4]]
     asked = [{"ids": each, "payload": encode_prompt_embeds(setup.space.lookup(each))} for each in ids]
     return {"hidden_size": setup.space.hidden_size, "probes": asked}
@@ -71,7 +73,7 @@ def verified(server: FakeVLLM, setup: Setup) -> None:
     asyncio.run(verify())
 
 
-def test_a_server_that_is_slow_down_or_another_one_is_told_apart(
+def test_a_server_that_is_slow_down_or_replaced_has_its_own_reason_code(
     open_gateway: Gateway, server: ModelServer, setup: Setup
 ) -> None:
     good = {"prompt_embeds": setup.payload(BENIGN)}
@@ -120,7 +122,7 @@ def test_the_right_server_is_taken_and_others_are_refused_at_the_start(
 ) -> None:
     verified(server, setup)
     server.respond = another_model(server)
-    with pytest.raises(FilterMismatchError, match="4 of 4 prompts otherwise"):
+    with pytest.raises(FilterMismatchError, match="4 of 4 prompts differently"):
         verified(server, setup)
     message = "`prompt_embeds` hidden_size 576 does not match the model's hidden_size 2048."
     server.respond = lambda r: refusal(400, message) if "prompt_embeds" in r.body else server.answer(r)
@@ -171,11 +173,11 @@ def test_a_damaged_filter_or_one_of_another_space_is_refused_at_the_start(
     damage(folder)
 
     async def start() -> None:
-        screening = Screening(Settings("http://127.0.0.1:1", str(folder), setup.space.name))
+        workers = WorkerPool(Settings("http://127.0.0.1:1", str(folder), setup.space.name))
         try:
-            await screening.start()
+            await workers.start()
         finally:
-            await screening.close()
+            await workers.close()
 
     with pytest.raises(FilterError, match=words):
         asyncio.run(start())

@@ -1,4 +1,4 @@
-"""Claims about what a worker does with requests, with filters whose answers can be chosen."""
+"""Claims about the screening of requests in a worker, with filters whose answers can be chosen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from embedspace import EmbeddingSpace
 from embedspace.gateway import Limits
 from embedspace.gateway.frames import Frame
-from embedspace.gateway.screen import MOST_PROMPTS, Screen
+from embedspace.gateway.screener import MAX_BATCH_PROMPTS, RequestScreener
 from embedspace.prompt import PromptEmbeds
 from embedspace.safety import Verdict
 from tests.unit.gateway.setup import Setup
@@ -24,17 +24,17 @@ class Rule:
 
     judge: Callable[[str], Verdict]
     space: EmbeddingSpace
-    together: list[int] = field(default_factory=list)
-    """How many prompts it was asked about at a time."""
+    batches: list[int] = field(default_factory=list)
+    """Number of prompts of each call."""
 
     def check_many(self, prompts: Sequence[PromptEmbeds]) -> list[Verdict]:
-        self.together.append(len(prompts))
+        self.batches.append(len(prompts))
         return [self.judge(self.space.read(prompt)) for prompt in prompts]
 
 
 def screened(setup: Setup, judge: Callable[[str], Verdict], *bodies: object) -> list[str | None]:
     """Reason codes, or None for what is let through."""
-    screen = Screen(Rule(judge, setup.space), setup.space, Limits(), False)
+    screener = RequestScreener(Rule(judge, setup.space), setup.space, Limits(), False)
     jobs = [
         Frame(
             n,
@@ -43,13 +43,13 @@ def screened(setup: Setup, judge: Callable[[str], Verdict], *bodies: object) -> 
         )
         for n, body in enumerate(bodies)  # type: ignore[arg-type]
     ]
-    answers = list(screen.answers(jobs))
+    answers = list(screener.answers(jobs))
     assert [answer.number for answer in answers] == list(range(len(jobs)))
     assert all(bool(answer.body) != ("refusal" in answer.fields) for answer in answers)
     return [answer.fields["refusal"]["code"] if "refusal" in answer.fields else None for answer in answers]
 
 
-def test_parts_that_are_harmless_apart_are_judged_together(setup: Setup) -> None:
+def test_parts_that_are_harmless_apart_are_screened_together(setup: Setup) -> None:
     def judge(text: str) -> Verdict:
         return Verdict(not ("harm" in text and "ful" in text), 0.0, 1.0, "")
 
@@ -71,7 +71,7 @@ def test_a_filter_that_fails_or_gives_no_number_is_a_refusal_of_that_request_alo
     assert screened(setup, judge, *asked) == [None, "screening_failed", "prompt_refused", None]
 
 
-def test_a_score_without_end_is_refused_and_travels_as_json(setup: Setup) -> None:
+def test_an_infinite_score_is_refused_and_travels_as_json(setup: Setup) -> None:
     judged = Verdict(False, float("inf"), 0.5, "structural: too long")
     assert screened(setup, lambda _: judged, {"prompt_embeds": setup.payload("x")}) == ["prompt_refused"]
 
@@ -84,22 +84,24 @@ def completions(number: int, **body: object) -> Frame:
     return Frame(number, {"path": "/v1/completions"}, json.dumps(body).encode())
 
 
-def test_requests_are_judged_together_and_still_answered_soon(setup: Setup) -> None:
+def test_requests_are_screened_together_in_small_batches(setup: Setup) -> None:
     rule = Rule(allowed, setup.space)
-    screen = Screen(rule, setup.space, Limits(), False)
+    screener = RequestScreener(rule, setup.space, Limits(), False)
     payload = setup.payload("x")
-    jobs = [completions(n, prompt_embeds=payload) for n in range(2 * MOST_PROMPTS + 3)]
-    answers = screen.answers(jobs)
+    jobs = [completions(n, prompt_embeds=payload) for n in range(2 * MAX_BATCH_PROMPTS + 3)]
+    answers = screener.answers(jobs)
     assert next(answers).number == 0
-    assert rule.together == [MOST_PROMPTS]  # the first is answered before the others are looked at
+    assert rule.batches == [MAX_BATCH_PROMPTS]  # the first is answered before the others are screened
     assert [answer.number for answer in answers] == list(range(1, len(jobs)))
-    assert rule.together == [MOST_PROMPTS, MOST_PROMPTS, 3]
+    assert rule.batches == [MAX_BATCH_PROMPTS, MAX_BATCH_PROMPTS, 3]
 
 
-def test_the_body_is_written_anew_with_its_text_as_it_was(setup: Setup) -> None:
-    screen = Screen(Rule(allowed, setup.space), setup.space, Limits(), False)
+def test_the_body_is_serialised_again_with_its_text_unchanged(setup: Setup) -> None:
+    screener = RequestScreener(Rule(allowed, setup.space), setup.space, Limits(), False)
     asked = {"prompt": "日本 \u2028 é", "stop": ["\n"], "temperature": 0.1, "seed": 2**62}
-    (answer,) = screen.answers([Frame(0, {"path": "/v1/completions"}, json.dumps(asked, indent=1).encode())])
+    (answer,) = screener.answers(
+        [Frame(0, {"path": "/v1/completions"}, json.dumps(asked, indent=1).encode())]
+    )
     assert json.loads(answer.body) == asked
     assert "日本".encode() in answer.body  # as escapes it would be twice as long
     assert b": " not in answer.body
@@ -107,18 +109,18 @@ def test_the_body_is_written_anew_with_its_text_as_it_was(setup: Setup) -> None:
 
 def test_screened_text_that_fits_no_context_is_refused_before_it_is_embedded(setup: Setup) -> None:
     rule = Rule(allowed, setup.space)
-    screen = Screen(rule, setup.space, Limits(rows=8), True)
+    screener = RequestScreener(rule, setup.space, Limits(rows=8), True)
     for prompt in ("word " * 9, [5] * 9):
-        (answer,) = screen.answers([completions(0, prompt=prompt)])
+        (answer,) = screener.answers([completions(0, prompt=prompt)])
         assert answer.fields["refusal"]["code"] == "invalid_field"
-    assert rule.together == []
+    assert rule.batches == []
 
 
-def test_a_worker_cannot_send_more_than_is_expected_of_it() -> None:
-    async def read(most: int) -> Frame:
+def test_a_worker_cannot_send_more_than_the_gateway_expects() -> None:
+    async def read(max_bytes: int) -> Frame:
         reader = asyncio.StreamReader()
         reader.feed_data(Frame(7, {"a": 1}, b"x" * 100).to_bytes())
-        return await Frame.read(reader, most)
+        return await Frame.read(reader, max_bytes)
 
     assert asyncio.run(read(200)) == Frame(7, {"a": 1}, b"x" * 100)
     with pytest.raises(ValueError, match="at most 50"):
