@@ -1,4 +1,4 @@
-"""The parity certificate: that text and its embeddings are the same thing to a model and to a server."""
+"""The parity certificate: a model and its server treat text and its embeddings alike."""
 
 from embedspace.verification.certificate import Certificate, Check
 from embedspace.verification.model import verify

@@ -1,4 +1,4 @@
-"""What a verification says: checks with their numbers, for people and for machines."""
+"""The result of a verification: checks with their numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from embedspace.engines import Completion, Sampling
 
 GREEDY = Sampling(max_tokens=16, logprobs=2)
 NEAR_TIE = 0.26
-"""Nats between the two likeliest tokens under which rounding alone may decide: logits of 16 to 32 are 0.125 apart in
-bfloat16, and either of the two may be off by one step."""
+"""Gap in nats between the two most likely tokens below which rounding can change the order: logits of 16 to 32 have
+steps of 0.125 in bfloat16, and each of the two can be off by one step."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One claim, whether it holds, and the numbers behind it."""
+    """One claim, whether it holds, and its numbers.
+
+    >>> Check("rows", True, "0 of 49152 rows differ", {"different_rows": 0}).passed
+    True
+    """
 
     name: str
     passed: bool
@@ -26,7 +30,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Certificate:
-    """All checks of one model, in process and where asked for against a server."""
+    """All checks of one model, in process and optionally against a server.
+
+    >>> rows, logits = Check("rows", True, "0 rows differ"), Check("logits", False, "largest difference 3")
+    >>> Certificate("my-model", "2f1d", None, (rows, logits), {"torch": "2.13.0"}).passed
+    False
+    """
 
     model: str
     fingerprint: str
@@ -40,12 +49,12 @@ class Certificate:
         return all(check.passed for check in self.checks)
 
     def to_json(self) -> str:
-        """For machines."""
+        """All checks as JSON."""
         return json.dumps({"passed": self.passed, **asdict(self)}, indent=1, ensure_ascii=False)
 
 
 def compare_greedy(name: str, by_rows: Sequence[Completion], by_ids: Sequence[Completion]) -> Check:
-    """Greedy continuations of embeddings and of token ids; a difference is excused only by a near-tie."""
+    """Compares greedy continuations of embeddings and of token ids; only near-ties excuse a difference."""
     equal, near_ties, different = 0, 0, []
     for a, b in zip(by_rows, by_ids, strict=True):
         if a.error or b.error:
@@ -58,7 +67,7 @@ def compare_greedy(name: str, by_rows: Sequence[Completion], by_ids: Sequence[Co
             different.append(
                 f"prompt {a.prompt_index}: {a.text[:40]!r} against {b.text[:40]!r} (gap {gap:.2f} nats)"
             )
-    detail = f"{equal} of {len(by_rows)} equal over up to {GREEDY.max_tokens} tokens, {near_ties} parted at a near-tie"
+    detail = f"{equal} of {len(by_rows)} equal over up to {GREEDY.max_tokens} tokens, {near_ties} part at a near-tie"
     if different:
         detail += f", {len(different)} differ: {different[0]}"
     values = {"prompts": len(by_rows), "equal": equal, "near_ties": near_ties, "different": len(different)}
@@ -66,7 +75,7 @@ def compare_greedy(name: str, by_rows: Sequence[Completion], by_ids: Sequence[Co
 
 
 def _gap_at_first_difference(a: Completion, b: Completion) -> float:
-    """Nats between the two likeliest tokens where two continuations part."""
+    """Gap in nats between the two most likely tokens at the first difference of two continuations."""
     pairs = zip(a.token_ids, b.token_ids, strict=False)
     position = next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a.token_ids), len(b.token_ids)))
     for completion in (a, b):

@@ -1,4 +1,4 @@
-"""The part of the parity certificate that asks the model itself, in this process."""
+"""The checks of the parity certificate that run the model in this process."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def verify(
     api_key: str | None = None,
     progress: Callable[[Check], None] | None = None,
 ) -> Certificate:
-    """Check that a model, and a server that claims to serve it, take embeddings for what they are.
+    """Check that a model, and optionally its server, treat text and its embeddings alike.
 
     Args:
         model: packaged name, local folder or hub id.
         server: address of a vLLM server to check as well.
         api_key: for that server.
-        progress: called with each check as soon as it is decided.
+        progress: called with each finished check.
 
     Raises:
-        ValueError: the model cannot be loaded at all.
+        ValueError: the model cannot be loaded.
     """
     space = EmbeddingSpace.from_pretrained(model)
     checks = []
@@ -53,7 +53,7 @@ def verify(
 def _all_checks(space: EmbeddingSpace, server: str | None, api_key: str | None) -> Iterator[Check]:
     conversations = [[{"role": "user", "content": text}] for text in PARITY_PROMPTS]
     yield _table(space)
-    # A scaled table is rounded to its own dtype after scaling, so only that dtype compares like with like.
+    # A scaled table is rounded to its own dtype after scaling, so the model must run in that dtype.
     engine = TransformersEngine(
         space, dtype=str(space.dtype).removeprefix("torch.") if space.table.scale != 1 else "auto"
     )
@@ -71,22 +71,22 @@ def _all_checks(space: EmbeddingSpace, server: str | None, api_key: str | None) 
 
 
 def _table(space: EmbeddingSpace) -> Check:
-    """Finite rows of sane norms, the bytes that were recorded, the fingerprint that is remembered."""
+    """Finite rows of plausible norms, and a file that matches its recorded checksum and fingerprint."""
     faults, dtype = [], str(space.dtype).removeprefix("torch.")
     bad = (~space.norms.isfinite()).nonzero().flatten().tolist()
     if bad:
         faults.append(f"{len(bad)} rows are not finite (row {bad[0]})")
     typical = float(space.norms[space.norms.isfinite()].median())
-    wild = int((space.norms > 100 * typical).sum())
-    if wild:
-        faults.append(f"{wild} rows have more than 100 times the median norm of {typical:.3g}")
+    outliers = int((space.norms > 100 * typical).sum())
+    if outliers:
+        faults.append(f"{outliers} rows have more than 100 times the median norm of {typical:.3g}")
     recorded = _recorded_digest(space.table.path)
     if recorded is not None and recorded != file_digest(space.table.path):
         faults.append(
             f"{space.table.path.name} is not the file that was recorded when the model was prepared"
         )
     if content_fingerprint(space.folder, space.table) != space.fingerprint:
-        faults.append("the remembered fingerprint is not that of the files")
+        faults.append("the cached fingerprint is not that of the files")
     detail = "; ".join(faults) or (
         f"{space.vocab_size} rows of {space.hidden_size}, {dtype}, median norm {typical:.3g}, "
         + ("checksum as recorded" if recorded else "no recorded checksum to compare with")
@@ -95,7 +95,7 @@ def _table(space: EmbeddingSpace) -> Check:
 
 
 def _recorded_digest(path: Path) -> str | None:
-    """The checksum noted at preparation, or in a hub's cache, where large files are named by it."""
+    """The checksum recorded at preparation, or the name of the file in a hub's cache, which is its checksum."""
     manifest = path.parent / MANIFEST
     if manifest.is_file():
         recorded = json.loads(manifest.read_text())["sha256"].get(path.name)
@@ -135,17 +135,17 @@ def _tokens(space: EmbeddingSpace, conversations: Sequence[list[dict[str, str]]]
 
 
 def _content(space: EmbeddingSpace, conversations: Sequence[list[dict[str, str]]]) -> Check:
-    """Content rows spell the message; the other rows are the same for every message."""
+    """Content rows decode to the message; the other rows are the same for every message."""
     frames, misread = set(), 0
     for conversation in conversations:
         ids = torch.tensor(space.chat_ids(conversation))
         content = space.embed_chat(conversation).content
-        spelt = space.tokenizer.decode(ids[content].tolist())
-        misread += "".join(spelt.split()) != "".join(conversation[0]["content"].split())
+        decoded = space.tokenizer.decode(ids[content].tolist())
+        misread += "".join(decoded.split()) != "".join(conversation[0]["content"].split())
         frames.add("".join(space.tokenizer.decode(ids[~content].tolist()).split()))
     detail = (
-        f"{misread} of {len(conversations)} messages are not spelt by their content rows; "
-        f"the template's rows come in {len(frames)} form{'s' * (len(frames) > 1)}"
+        f"the content rows of {misread} of {len(conversations)} messages do not decode to them; "
+        f"{len(frames)} variant{'s' * (len(frames) > 1)} of the template's rows"
     )
     return Check(
         "content mask", not misread and len(frames) == 1, detail, {"misread": misread, "frames": len(frames)}
@@ -154,7 +154,7 @@ def _content(space: EmbeddingSpace, conversations: Sequence[list[dict[str, str]]
 
 @torch.inference_mode()
 def _logits(engine: TransformersEngine, prompts: Sequence[PromptEmbeds], ids: Sequence[list[int]]) -> Check:
-    """Logits over every position, of text and of embeddings."""
+    """Logits at every position, of token ids and of embeddings."""
     largest, switched = 0.0, 0
     for prompt, tokens in zip(prompts, ids, strict=True):
         rows = prompt.vectors[None].to(engine.device, engine.dtype)
@@ -162,5 +162,5 @@ def _logits(engine: TransformersEngine, prompts: Sequence[PromptEmbeds], ids: Se
         by_ids = engine.model(input_ids=torch.tensor([tokens], device=engine.device)).logits
         largest = max(largest, float((by_rows - by_ids).abs().max()))
         switched += int((by_rows.argmax(-1) != by_ids.argmax(-1)).sum())
-    detail = f"largest difference {largest:.3g}; the likeliest token differs at {switched} positions"
+    detail = f"largest difference {largest:.3g}; the most likely token differs at {switched} positions"
     return Check("logits", switched == 0 and largest < 1e-2, detail, {"largest_difference": largest})

@@ -1,4 +1,4 @@
-"""Prompts of varied length, language and form on which text and embeddings must give the same answer."""
+"""Prompts of varied length, language and form for which text and embeddings must give the same answer."""
 
 PARITY_PROMPTS: tuple[str, ...] = (
     "What is the capital of France?",

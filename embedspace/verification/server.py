@@ -1,4 +1,4 @@
-"""The part of the parity certificate that asks a running vLLM server."""
+"""The checks of the parity certificate that use a running vLLM server."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from embedspace.space import EmbeddingSpace
 from embedspace.verification.certificate import GREEDY, Check, compare_greedy
 from embedspace.verification.prompts import PARITY_PROMPTS
 
-SAME_MODEL = 0.1
-"""Nats by which the tokens' log-probabilities may differ on average between float32 here and bfloat16 there.
+MAX_MEAN_GAP = 0.1
+"""Largest mean difference in nats between log-probabilities in process (float32) and at the server (bfloat16).
 
-Of the packaged model 0.02 was measured, and 0.3 or more where one of its 30 layers was another's.
+Measured: 0.02 for the packaged model, 0.3 or more with one of its 30 layers replaced.
 """
 
 
@@ -41,7 +41,7 @@ def check_server(
             yield Check("server", False, str(error))
             return
         yield Check(
-            "server", True, f"vLLM {info.version} at {info.url} serves {info.model!r} and takes embeddings"
+            "server", True, f"vLLM {info.version} at {info.url} serves {info.model!r} and accepts embeddings"
         )
         try:
             yield _server_tokens(space, info.url, info.model, api_key)
@@ -56,37 +56,37 @@ def check_server(
 
 
 def _server_tokens(space: EmbeddingSpace, url: str, model: str, api_key: str | None) -> Check:
-    """The server's own template and tokenizer against ours: is its text route the same prompt?"""
+    """Token ids of the server's template and tokenizer against those in process."""
     different = 0
     for text in PARITY_PROMPTS:
         conversation = [{"role": "user", "content": text}]
         body = {"model": model, "messages": conversation, "add_generation_prompt": True}
-        different += _ask(f"{url}/tokenize", api_key, body)["tokens"] != space.chat_ids(conversation)
+        different += _post(f"{url}/tokenize", api_key, body)["tokens"] != space.chat_ids(conversation)
     detail = f"{different} of {len(PARITY_PROMPTS)} conversations are templated or tokenised differently by the server"
     return Check("server's tokens", not different, detail, {"different_prompts": different})
 
 
 def _length_limit(space: EmbeddingSpace, info: ServerInfo, api_key: str | None) -> Check:
-    """What the server says its limit is, and that it refuses one row more; the client would not even send that."""
+    """The limit that the server reports, and that it refuses one row more, which the client would not send."""
     limit = info.max_model_len
     if limit is None:
-        return Check("length limit", False, "the server does not say how long a prompt may be")
+        return Check("length limit", False, "the server does not report the maximum length of a prompt")
     rows = encode_prompt_embeds(space.lookup([0]).expand(limit + 1, -1))
     try:
-        _ask(
+        _post(
             f"{info.url}/v1/completions",
             api_key,
             {"model": info.model, "max_tokens": 1, "prompt_embeds": [rows]},
         )
-        refused, taken = False, "taken"
+        refused, result = False, "accepted"
     except urllib.error.HTTPError as error:
-        refused, taken = error.code == 400, f"answered with HTTP {error.code}"
-    detail = f"{limit} rows and new tokens together; a prompt of {limit + 1} rows is {taken}"
+        refused, result = error.code == 400, f"answered with HTTP {error.code}"
+    detail = f"{limit} rows and new tokens together; a prompt of {limit + 1} rows is {result}"
     return Check("length limit", refused, detail, {"max_model_len": limit})
 
 
 def _same_model(server: Sequence[Completion], in_process: Sequence[Completion]) -> Check:
-    """The log-probabilities of greedy tokens here and there, up to where the two part: another model's are far off."""
+    """Log-probabilities of greedy tokens in process and at the server, up to their first difference."""
     gaps: list[float] = []
     agreeing = 0
     for theirs, ours in zip(server, in_process, strict=True):
@@ -97,16 +97,16 @@ def _same_model(server: Sequence[Completion], in_process: Sequence[Completion]) 
     agree = agreeing / len(server)
     mean = sum(gaps) / len(gaps) if gaps else float("inf")
     detail = (
-        f"first token the same as in process for {agree:.0%} of prompts; over {len(gaps)} tokens, until the answers "
-        f"part, log-probabilities are off by {mean:.3f} nats on average (at most {SAME_MODEL:g})"
+        f"first token as in process for {agree:.0%} of prompts; log-probabilities of {len(gaps)} tokens before the "
+        f"first difference are off by {mean:.3f} nats on average (at most {MAX_MEAN_GAP:g})"
     )
-    passed = agree >= 0.75 and mean < SAME_MODEL
+    passed = agree >= 0.75 and mean < MAX_MEAN_GAP
     values = {"first_token_agreement": agree, **({"mean_gap": mean} if gaps else {})}  # JSON has no infinity
     return Check("same model", passed, detail, values)
 
 
 def _payload_dtype(client: VLLMClient, prompt: PromptEmbeds, space: EmbeddingSpace) -> Check:
-    """Whether sending the rows in their own dtype or in float32 makes a difference to the server."""
+    """Whether the server answers alike to rows in their own dtype and in float32."""
     own, full = (
         next(iter(client.generate([variant], GREEDY))) for variant in (prompt, prompt.to(torch.float32))
     )
@@ -120,7 +120,7 @@ def _payload_dtype(client: VLLMClient, prompt: PromptEmbeds, space: EmbeddingSpa
 def _prefix_cache(
     client: VLLMClient, prompts: Sequence[PromptEmbeds], url: str, api_key: str | None
 ) -> Check:
-    """The server's own counters before and after the same embeddings were sent twice."""
+    """The server's cache counters when the same embeddings are sent twice."""
     once = Sampling(max_tokens=1)
     long = [PromptEmbeds.concat([prompts[0]] * 6)]
     list(client.generate(long, once))
@@ -128,9 +128,9 @@ def _prefix_cache(
     list(client.generate(long, once))
     after = _prefix_hits(url, api_key)
     if before is None or after is None:
-        return Check("prefix cache", True, "the server does not publish its counters; not seen")
+        return Check("prefix cache", True, "the server does not publish its counters; not checked")
     hits = int(after - before)
-    detail = f"{hits} of {len(long[0])} rows were taken from the cache when sent again"
+    detail = f"{hits} of {len(long[0])} rows came from the cache at the second request"
     if not hits:
         detail += " (the server may have been started with --no-enable-prefix-caching)"
     return Check("prefix cache", hits > 0, detail, {"hit_rows": hits, "rows": len(long[0])})
@@ -149,13 +149,13 @@ def _prefix_hits(url: str, api_key: str | None) -> float | None:
     return sum(counts) if counts else None
 
 
-def _ask(url: str, api_key: str | None, body: dict[str, Any]) -> Any:
+def _post(url: str, api_key: str | None, body: dict[str, Any]) -> Any:
     headers = {"Content-Type": "application/json", **_headers(api_key)}
     return json.loads(_read(urllib.request.Request(url, json.dumps(body).encode(), headers)))
 
 
 def _read(request: urllib.request.Request) -> bytes:
-    # No proxy stands between this machine and a server that was named by its address.
+    # A server named by its address is reached without a proxy.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=60) as answer:
         return bytes(answer.read(8 * 2**20))
