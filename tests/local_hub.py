@@ -1,4 +1,4 @@
-"""A model hub on this machine: the routes that huggingface_hub asks, with a store for large files beside it."""
+"""A model hub on this machine: the routes that huggingface_hub requests, and a separate store for large files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Fault:
     """Whether to hold the connection open after the cut."""
     ignore_ranges: bool = False
     part: Callable[[int, int], tuple[int, int]] | None = None
-    """What to send instead of the range that was asked for, announced as the asked one."""
+    """What to send instead of the requested range, announced as the requested one."""
     announced: Callable[[int, int], str] | None = None
     """Another Content-Range."""
     listing: Callable[[dict[str, Any]], None] | None = None
@@ -43,7 +43,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecordedRequest:
     """One request as the hub saw it."""
 
     server: str
@@ -59,7 +59,7 @@ class Asked:
 
 @dataclass
 class LocalHub:
-    """Repositories of a folder each, at one commit or several, with everything that was asked of them."""
+    """Repositories of a folder each, at one commit or several, and every request for them."""
 
     large: tuple[str, ...] = (".safetensors", ".bin")
     """Endings of the files that a store keeps, under their SHA-256."""
@@ -69,7 +69,7 @@ class LocalHub:
     commits: dict[str, dict[str, Path]] = field(default_factory=dict)
     references: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[RecordedRequest] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes on the wire from each of the two servers, status lines and headers included."""
     released: threading.Event = field(default_factory=threading.Event)
@@ -124,13 +124,13 @@ class LocalHub:
         # Another name for the same machine: to a client, another host.
         return f"http://localhost:{self._store.server_address[1]}"
 
-    def parts(self) -> list[Asked]:
-        """Requests for bytes of safetensors files that were answered."""
-        return [a for a in self.asked if a.method == "GET" and a.status in (200, 206) and a.range]
+    def parts(self) -> list[RecordedRequest]:
+        """Answered requests for bytes of safetensors files."""
+        return [a for a in self.requests if a.method == "GET" and a.status in (200, 206) and a.range]
 
     def files(self) -> set[str]:
-        """Names of the files of which any bytes were asked for."""
-        paths = [a.path for a in self.asked if a.method == "GET" and "/resolve/" in a.path]
+        """Names of the files of which any bytes were requested."""
+        paths = [a.path for a in self.requests if a.method == "GET" and "/resolve/" in a.path]
         return {path.split("/resolve/", 1)[1].split("/", 1)[1] for path in paths}
 
     def _fault(self, method: str, path: str) -> Fault | None:
@@ -264,13 +264,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _bytes(self, data: bytes, fault: Fault, headers: dict[str, str]) -> None:
         tag = self.hub.tags(data)
         headers = {**headers, **({"ETag": tag} if tag else {}), **fault.headers}
-        asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
+        requested, condition = self.headers.get("Range"), self.headers.get("If-Range")
         stale = condition is not None and self.hub.honours_if_range and condition != headers.get("ETag")
         data = data if fault.body is None else fault.body
-        if asked is None or fault.ignore_ranges or stale:
+        if requested is None or fault.ignore_ranges or stale:
             self._send(200, headers, data, fault)
             return
-        first, last = (int(end) for end in asked.removeprefix("bytes=").split("-"))
+        first, last = (int(end) for end in requested.removeprefix("bytes=").split("-"))
         if first >= len(data):
             self._send(416, headers, b"", fault)
             return
@@ -283,8 +283,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
         sent = body if fault.cut_after is None else body[: fault.cut_after]
-        self.hub.asked.append(
-            Asked(
+        self.hub.requests.append(
+            RecordedRequest(
                 self.name, self.command, unquote(urlsplit(self.path).path), self.headers.get("Range"),
                 self.headers.get("If-Range"), self.headers.get("Authorization"), status, len(sent),
             )

@@ -72,9 +72,7 @@ def with_retries(
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    http_error: Any = HfHubHTTPError.__bases__[
-        0
-    ]  # of the HTTP library that this version of huggingface_hub uses
+    http_error: Any = HfHubHTTPError.__bases__[0]  # of its HTTP library
     failed, downloaded = 0, progress()
     while True:
         try:

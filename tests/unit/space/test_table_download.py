@@ -160,12 +160,12 @@ def test_a_table_that_was_fetched_serves_without_the_hub(served, checkpoint, tmp
 def test_a_second_call_fetches_nothing_and_a_commit_needs_no_hub_at_all(served, checkpoint):
     commit = served.publish(MODEL, checkpoint())
     space = EmbeddingSpace.from_pretrained(MODEL)
-    before = len(served.asked)
+    before = len(served.requests)
     assert EmbeddingSpace.from_pretrained(MODEL).folder == space.folder
-    assert [a.path for a in served.asked[before:]] == [f"/api/models/{MODEL}/revision/main"]
-    before = len(served.asked)
+    assert [a.path for a in served.requests[before:]] == [f"/api/models/{MODEL}/revision/main"]
+    before = len(served.requests)
     assert EmbeddingSpace.from_pretrained(MODEL, revision=commit).folder == space.folder
-    assert len(served.asked) == before
+    assert len(served.requests) == before
 
 
 def test_a_revision_is_pinned_and_main_may_move_on(served, checkpoint, tmp_path):
@@ -340,7 +340,7 @@ def test_several_processes_at_once_fetch_one_table(served, checkpoint, tmp_path)
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_trouble_with_the_hub_is_said_and_leaves_no_table(served, checkpoint, tmp_path, fault, said):
+def test_an_error_of_the_hub_is_explained_and_leaves_no_table(served, checkpoint, tmp_path, fault, said):
     served.publish(MODEL, checkpoint())
     served.faults = [Fault(**vars(fault))]
     with pytest.raises(ValueError, match=f"(?s){said}"):
@@ -355,12 +355,12 @@ def test_trouble_with_the_hub_is_said_and_leaves_no_table(served, checkpoint, tm
 
 @pytest.mark.parametrize("where", ["/api/", "/store/"])
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_hub_is_asked_again(served, checkpoint, where, status):
+def test_a_request_to_a_busy_hub_is_repeated(served, checkpoint, where, status):
     served.publish(MODEL, checkpoint())
     served.faults = [Fault(where, times=2, status=status, headers={"Retry-After": "0"})]
     space = EmbeddingSpace.from_pretrained(MODEL)
     assert space.fingerprint == EmbeddingSpace.from_pretrained(checkpoint()).fingerprint
-    assert [a.status for a in served.asked if where in a.path][:3] == [
+    assert [a.status for a in served.requests if where in a.path][:3] == [
         status,
         status,
         200 if where == "/api/" else 206,
@@ -370,7 +370,7 @@ def test_a_busy_hub_is_asked_again(served, checkpoint, where, status):
 @pytest.mark.parametrize(
     ("status", "said"), [(401, "set HF_TOKEN"), (429, "Too many requests"), (500, "error of")]
 )
-def test_an_engine_is_told_why_the_hub_gives_no_model(served, checkpoint, status, said):
+def test_an_engine_learns_why_the_hub_gives_no_model(served, checkpoint, status, said):
     served.publish(MODEL, checkpoint())
     served.faults = [Fault("/api/", status=status)]
     with pytest.raises(ValueError, match=said):
@@ -408,8 +408,8 @@ def test_the_token_goes_to_the_hub_and_never_to_the_store(served, checkpoint, mo
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     served.publish(MODEL, checkpoint())
     EmbeddingSpace.from_pretrained(MODEL)
-    assert {a.token for a in served.asked if a.server == "hub"} == {"Bearer hf_secret"}
-    assert {a.token for a in served.asked if a.server == "store"} == {None}
+    assert {a.token for a in served.requests if a.server == "hub"} == {"Bearer hf_secret"}
+    assert {a.token for a in served.requests if a.server == "store"} == {None}
 
 
 def other_version(checkpoint, tmp_path, seed=1):
@@ -527,7 +527,7 @@ print(EmbeddingSpace.from_pretrained({MODEL!r}).fingerprint)
 """
 
 
-def test_a_full_disk_is_said_and_the_download_goes_on_once_there_is_room(served, checkpoint, tmp_path):
+def test_a_full_disk_is_reported_and_the_download_is_resumed_once_there_is_room(served, checkpoint, tmp_path):
     folder = checkpoint()
     served.publish(MODEL, folder)
     done = process(DISK_FULL, environment(served, tmp_path))
@@ -550,7 +550,7 @@ def test_a_table_larger_than_the_free_space_is_not_begun(served, checkpoint, mon
     assert max(a.body for a in served.parts()) < 100_000
 
 
-def test_a_cache_folder_that_is_none_is_said(served, checkpoint, monkeypatch, tmp_path):
+def test_a_cache_folder_that_is_a_file_is_reported(served, checkpoint, monkeypatch, tmp_path):
     served.publish(MODEL, checkpoint())
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("EMBEDSPACE_CACHE", str(tmp_path / "file"))
@@ -558,7 +558,7 @@ def test_a_cache_folder_that_is_none_is_said(served, checkpoint, monkeypatch, tm
         EmbeddingSpace.from_pretrained(MODEL)
 
 
-def test_an_architecture_that_nobody_vouches_for_is_refused_before_the_table(served, checkpoint, tmp_path):
+def test_an_unknown_architecture_is_refused_before_the_table(served, checkpoint, tmp_path):
     folder = copied(checkpoint(), tmp_path / "strange")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "strange"}))
@@ -566,7 +566,7 @@ def test_an_architecture_that_nobody_vouches_for_is_refused_before_the_table(ser
     with pytest.raises(ValueError, match=r"'strange' of maker/model is not known.*table="):
         EmbeddingSpace.from_pretrained(MODEL)
     assert served.files() == {"config.json"}
-    shutil.copy(checkpoint() / "config.json", folder)  # a vouched-for table of an architecture that loads
+    shutil.copy(checkpoint() / "config.json", folder)  # a named table of an architecture that loads
     served.publish(MODEL, folder)
     space = EmbeddingSpace.from_pretrained(MODEL, table="model.embed_tokens.weight")
     assert space.fingerprint == EmbeddingSpace.from_pretrained(folder).fingerprint
