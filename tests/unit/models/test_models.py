@@ -17,7 +17,7 @@ from embedspace.models.packaged import MANIFEST, PACKAGED, PackagedModel
 WORKER = """
 import sys, time
 from pathlib import Path
-from embedspace.models.registry import PackagedModel
+from embedspace.models.packaged import PackagedModel
 
 cache, pause = Path(sys.argv[1]), sys.argv[2] == "pause"
 
@@ -58,7 +58,7 @@ def test_the_prepared_model_is_exactly_what_its_manifest_says(smollm2):
 @pytest.mark.slow
 def test_a_model_prepared_offline_is_the_one_prepared_online(smollm2, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from embedspace.models.registry import PACKAGED; "
+        "import sys; from pathlib import Path; from embedspace.models.packaged import PACKAGED; "
         "print(PACKAGED['smollm2-135m-instruct'].folder(Path(sys.argv[1])))"
     )
     known = json.loads((smollm2.folder / MANIFEST).read_text())
