@@ -1,4 +1,4 @@
-"""Scale: which resource ends first, from measured costs, by arithmetic and by a simulation of the queue."""
+"""Scale: which resource is the bottleneck, from measured costs, by arithmetic and by a simulation of the queue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Costs:
         }
 
     def bottleneck(self, servers: int) -> tuple[str, float]:
-        """The resource that ends first, and prompts a second with it. The disk counts where a corpus is stored."""
+        """The bottleneck, and the prompts per second that it allows. The disk counts where a corpus is stored."""
         rates = {name: rate for name, rate in self.rates(servers).items() if name != "disk"}
         name = min(rates, key=rates.__getitem__)
         return name, rates[name]

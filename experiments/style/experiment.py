@@ -17,7 +17,7 @@ from experiments.style.metrics import (
     FLUENCY,
     INSTRUCTION,
     PLAIN,
-    UNMOVED,
+    UNSHIFTED,
     InstructionComparison,
     Limits,
     Measured,
@@ -78,7 +78,7 @@ class Style:
     norm: float
     """Length of every vector but the optimised ones: alpha 1 moves every row by this much."""
     alphas: Sequence[float]
-    """Strengths, 0 left out: the unmoved question is always asked."""
+    """Strengths, 0 left out: the unshifted question is always asked."""
     answered_alphas: Sequence[float]
     """Strengths at which the model answers; at the others only the openings are scored."""
     strength: float
@@ -110,20 +110,22 @@ class Style:
         strengths = dict.fromkeys(methods, self.alphas)
         strengths |= {name: self.control_alphas for name in (SHUFFLED, RANDOM) if self.control_seeds}
         return {
-            name: {0.0: UNMOVED, **{alpha: (name, alpha) for alpha in alphas}}
+            name: {0.0: UNSHIFTED, **{alpha: (name, alpha) for alpha in alphas}}
             for name, alphas in strengths.items()
         }
 
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
-        """The unmoved questions, the instructions, every strength of every vector, and how fluent the answers are."""
-        unmoved = [chat(space, question) for question in self.asked]
-        prompts: dict[tuple[str, float], Callable[[int], PromptEmbeds]] = {(PLAIN, 0.0): unmoved.__getitem__}
+        """The unshifted questions, the instructions, every strength of every vector, and how fluent the answers are."""
+        unshifted = [chat(space, question) for question in self.asked]
+        prompts: dict[tuple[str, float], Callable[[int], PromptEmbeds]] = {
+            (PLAIN, 0.0): unshifted.__getitem__
+        }
         for sign, instruction in ((1.0, self.positive_instruction), (-1.0, self.negative_instruction)):
             prompts[INSTRUCTION, sign] = partial(self._instructed, space, instruction)
         for name, vector, alpha, by in sorted(
             self._moves(space), key=lambda move: not self._answers(move[0], move[2])
         ):
-            prompts[name, alpha] = partial(self._moved, unmoved, vector, by)
+            prompts[name, alpha] = partial(self._moved, unshifted, vector, by)
         # What is answered comes first, so that an engine can batch it.
         for (name, alpha), prompt_of in prompts.items():
             for number in range(len(self.asked)):
@@ -133,15 +135,15 @@ class Style:
         for number in range(len(self.asked)):
             answers = {fluency_name(*place): AnswerOf(_key(*place, number)) for place in answered}
             tags: dict[str, Tag] = {"condition": FLUENCY, "alpha": 0.0, "question": number}
-            yield Case(f"{FLUENCY}/q{number:02d}", unmoved[number], tags, answers, answered=False)
+            yield Case(f"{FLUENCY}/q{number:02d}", unshifted[number], tags, answers, answered=False)
 
     def _instructed(self, space: EmbeddingSpace, instruction: str, number: int) -> PromptEmbeds:
         return chat(space, f"{instruction} {self.asked[number]}")
 
     def _moved(
-        self, unmoved: Sequence[PromptEmbeds], vector: StyleVector, alpha: float, number: int
+        self, unshifted: Sequence[PromptEmbeds], vector: StyleVector, alpha: float, number: int
     ) -> PromptEmbeds:
-        return vector.apply(unmoved[number], alpha=alpha, rows=self.rows)
+        return vector.apply(unshifted[number], alpha=alpha, rows=self.rows)
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """Dose-response, the comparison with the instruction, and the usable range of strengths."""
@@ -253,11 +255,11 @@ class Style:
             f"Controls: random vectors of that norm ({len(self.control_seeds)} seeds), the mean difference of the same "
             f"sentences with shuffled labels ({len(self.control_seeds)} seeds), and the instruction in plain words, "
             "which adds rows. The judge was trained on neither the sentences nor the answers. Perplexity is that "
-            "of an answer under the unmoved model after the plain question."
+            "of an answer under the unshifted model after the plain question."
         )
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
-        places = {"No shift": UNMOVED}
+        places = {"No shift": UNSHIFTED}
         for sign, side in ((1.0, self.positive_name), (-1.0, self.negative_name)):
             alpha = sign * self.strength
             places[f"Towards {side}: {self.best}, alpha {signed(alpha, 1)}"] = (self.best, alpha)

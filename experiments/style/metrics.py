@@ -15,19 +15,19 @@ from embedspace.runs import Record
 
 PLAIN, INSTRUCTION, FLUENCY = "plain", "instruction", "fluency"
 """The question as it is; with the instruction before it; and the plain question after which answers are scored."""
-UNMOVED: Condition = (PLAIN, 0.0)
+UNSHIFTED: Condition = (PLAIN, 0.0)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What answers must keep of the unmoved ones in the usable range of strengths; shares and ratios of means."""
+    """What answers must keep of the unshifted ones in the usable range of strengths; shares and ratios of means."""
 
     perplexity: float
-    """Most times the unmoved answers' perplexity."""
+    """Most times the unshifted answers' perplexity."""
     topic: float
-    """Least share of the unmoved answers' share that is nearest to its own question."""
+    """Least share of the unshifted answers' share that is nearest to its own question."""
     variety: float
-    """Least share of the unmoved answers' share of different word pairs."""
+    """Least share of the unshifted answers' share of different word pairs."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Measured:
     judge_log_odds: Measure
     """Log-odds, by an independent judge, that an answer is in the positive style, in nats."""
     nll: Measure
-    """Negative log-likelihood of the answer after the plain question under the unmoved model, nats per token."""
+    """Negative log-likelihood of the answer after the plain question under the unshifted model, nats per token."""
     topic: Measure
     """1 where the answer is more similar in meaning to its own question than to every other one, else 0."""
     nearness: Measure
@@ -103,11 +103,11 @@ class Measured:
 
     def usable(self, place: Condition, limits: Limits) -> bool:
         """Whether the answers are fluent, about their questions, and no loops."""
-        ratio = self.perplexity_ratio(UNMOVED, place)
+        ratio = self.perplexity_ratio(UNSHIFTED, place)
         if ratio is not None and ratio.estimate > limits.perplexity:
             return False
         for measure, least in ((self.topic, limits.topic), (self.variety, limits.variety)):
-            kept, whole = measure.mean(place), measure.mean(UNMOVED)
+            kept, whole = measure.mean(place), measure.mean(UNSHIFTED)
             if kept is None or whole is None or kept.estimate < least * whole.estimate:
                 return False
         return True
@@ -134,17 +134,17 @@ class InstructionComparison:
     side: str
     vector: Interval
     instruction: Interval
-    unmoved: Interval
+    unshifted: Interval
     difference: Interval
     """Of paired questions, vector less instruction."""
     effect: Effect | None
     fluency: Interval | None
-    """Perplexity of the vector's answers over that of the unmoved ones."""
+    """Perplexity of the vector's answers over that of the unshifted ones."""
     fluency_instruction: Interval | None
     """The same over that of the instruction's answers."""
     topic: Interval | None
     topic_instruction: Interval | None
-    topic_unmoved: Interval | None
+    topic_unshifted: Interval | None
     rows: float
     """Rows that the vector adds to the prompt."""
     rows_instruction: float
@@ -160,18 +160,18 @@ class InstructionComparison:
                 for c, items in measured.judge_log_odds.values.items()
             }
         )
-        means = [strength.mean(where) for where in (place, asked, UNMOVED)]
+        means = [strength.mean(where) for where in (place, asked, UNSHIFTED)]
         difference = strength.change(asked, place)
-        added = [measured.rows.change(UNMOVED, where) for where in (place, asked)]
+        added = [measured.rows.change(UNSHIFTED, where) for where in (place, asked)]
         if any(value is None for value in (*means, difference, *added)):
             return None
-        vector, instruction, unmoved = (mean for mean in means if mean is not None)
+        vector, instruction, unshifted = (mean for mean in means if mean is not None)
         assert difference is not None
         rows = [change.estimate for change in added if change is not None]
         return cls(
-            side, vector, instruction, unmoved, difference, strength.effect(asked, place),
-            measured.perplexity_ratio(UNMOVED, place), measured.perplexity_ratio(asked, place),
-            measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNMOVED), *rows,
+            side, vector, instruction, unshifted, difference, strength.effect(asked, place),
+            measured.perplexity_ratio(UNSHIFTED, place), measured.perplexity_ratio(asked, place),
+            measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNSHIFTED), *rows,
         )  # fmt: skip
 
     @property

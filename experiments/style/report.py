@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from embedspace.metrics import Condition, Effect, Interval, Measure
 from embedspace.reporting import Cell, Figure, Line, Table, line_figure, signed
-from experiments.style.metrics import INSTRUCTION, PLAIN, UNMOVED, InstructionComparison, Limits, Measured
+from experiments.style.metrics import INSTRUCTION, PLAIN, UNSHIFTED, InstructionComparison, Limits, Measured
 from experiments.style.vectors import RANDOM, SHUFFLED
 
 
@@ -63,7 +63,7 @@ class StyleReport:
         effect = comparison.effect
         sizes = "" if effect is None else f", d = {signed(effect.size)}, p = {effect.p_value:.2g}"
         fluent = comparison.fluency
-        fluency = "" if fluent is None else f"; perplexity {fluent.estimate:.2f} times the unmoved answers'"
+        fluency = "" if fluent is None else f"; perplexity {fluent.estimate:.2f} times the unshifted answers'"
         kept = (
             ""
             if comparison.topic is None
@@ -71,8 +71,8 @@ class StyleReport:
         )
         return (
             f"Towards {comparison.side}, the {self.best} vector is {verdict}: judge's log-odds "
-            f"{signed(comparison.vector.estimate)} against {signed(comparison.instruction.estimate)} (unmoved "
-            f"{signed(comparison.unmoved.estimate)}), paired difference {_with_interval(comparison.difference)}"
+            f"{signed(comparison.vector.estimate)} against {signed(comparison.instruction.estimate)} (unshifted "
+            f"{signed(comparison.unshifted.estimate)}), paired difference {_with_interval(comparison.difference)}"
             f"{sizes}, {comparison.difference.items} questions{fluency}{kept}; {comparison.rows:g} additional rows, "
             f"the instruction {comparison.rows_instruction:g}."
         )
@@ -85,7 +85,7 @@ class StyleReport:
             if not places:
                 continue
             top = max(places, key=lambda place: float(place[1]))
-            change = self.pooled.judge_log_odds.change(UNMOVED, top)
+            change = self.pooled.judge_log_odds.change(UNSHIFTED, top)
             if change is not None:
                 changes.append(f"{kind} at alpha {signed(float(top[1]), 1)} {_with_interval(change)}")
         return f"Controls change the judge's log-odds by: {'; '.join(changes)}." if changes else ""
@@ -103,9 +103,9 @@ class StyleReport:
                 f"Log-odds of {plus} over {minus} by a judge of the answers: a logistic regression on sentence "
                 f"vectors, trained on {judge_pairs} pairs of other texts.",
             ),
-            "nats per token, unmoved model": (
+            "nats per token, unshifted model": (
                 "nll",
-                "Negative log-likelihood of the answer after the plain question under the unmoved model (log of the "
+                "Negative log-likelihood of the answer after the plain question under the unshifted model (log of the "
                 "perplexity).",
             ),
             "share on topic": (
@@ -144,7 +144,7 @@ class StyleReport:
         label = f"{RANDOM} vectors"
         for seed in self.control_seeds if RANDOM in self.paths else ():
             places = {
-                alpha: place if place == UNMOVED else (f"{RANDOM} {seed}", alpha)
+                alpha: place if place == UNSHIFTED else (f"{RANDOM} {seed}", alpha)
                 for alpha, place in self.paths[RANDOM].items()
             }
             points = own.curve(places)
@@ -167,14 +167,14 @@ class StyleReport:
                 comparison.side,
                 comparison.vector,
                 comparison.instruction,
-                comparison.unmoved,
+                comparison.unshifted,
                 comparison.difference,
                 *_effect_cells(comparison.effect),
                 comparison.fluency,
                 comparison.fluency_instruction,
                 comparison.topic,
                 comparison.topic_instruction,
-                comparison.topic_unmoved,
+                comparison.topic_unshifted,
                 comparison.rows,
                 comparison.rows_instruction,
             ]
@@ -189,7 +189,7 @@ class StyleReport:
                 "Difference",
                 "Effect size d",
                 "p",
-                "Perplexity / unmoved",
+                "Perplexity / unshifted",
                 "Perplexity / instruction's",
                 "On topic",
                 "Instruction on topic",
@@ -209,7 +209,7 @@ class StyleReport:
         rows: list[list[Cell]] = []
         for name, path in self.paths.items():
             if not any(
-                place in self.pooled.judge_log_odds.values for place in path.values() if place != UNMOVED
+                place in self.pooled.judge_log_odds.values for place in path.values() if place != UNSHIFTED
             ):
                 continue
             low, high = self.pooled.usable_range(path, limits)
@@ -217,7 +217,7 @@ class StyleReport:
         return Table(
             ("Vector", "Lowest alpha", "Highest alpha"),
             rows,
-            f"Usable range of strengths: perplexity at most {limits.perplexity:g} times that of the unmoved answers, "
+            f"Usable range of strengths: perplexity at most {limits.perplexity:g} times that of the unshifted answers, "
             f"at least {limits.topic:.0%} of their share on topic, and at least {limits.variety:.0%} of their share of "
             "different word bigrams, at all weaker strengths that were answered.",
         )
@@ -247,7 +247,7 @@ class StyleReport:
                 "Alpha",
                 "Openings, nats",
                 f"Judge: {self.sides[0]}, nats",
-                "Nats per token, unmoved model",
+                "Nats per token, unshifted model",
                 "On topic",
                 "More similar to its question by",
                 "Different word bigrams",

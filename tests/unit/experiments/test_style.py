@@ -86,7 +86,7 @@ def test_keys_are_unique_and_scored_answers_come_before_their_scores(cases):
     assert sum(case.tags["condition"] == FLUENCY for case in cases) == len(QUESTIONS)
 
 
-def test_every_answer_is_scored_after_the_unmoved_question(cases):
+def test_every_answer_is_scored_after_the_unshifted_question(cases):
     answered = {fluency_name(c.tags["condition"], c.tags["alpha"]) for c in cases if c.answered}
     for case in cases:
         if case.tags["condition"] == FLUENCY:
