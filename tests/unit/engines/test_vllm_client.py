@@ -26,7 +26,7 @@ from embedspace.errors import (
     PromptRefusedError,
     PromptRejectedError,
 )
-from embedspace.prompt import PromptEmbeds, Recipe, decode_prompt_embeds
+from embedspace.prompt import PromptEmbeds, Recipe, decode_prompt_embeds, wire
 from embedspace.safety import Verdict
 from tests.fake_vllm import (
     HIDDEN_SIZE,
@@ -207,6 +207,28 @@ def test_prompts_that_cannot_be_right_fail_alone_and_are_not_sent(fake: FakeVLLM
     assert f"{MAX_MODEL_LEN} tokens and at most {MAX_MODEL_LEN - 1}" in answers[5]
     assert answers[6] == "7.0"
     assert sum(len(marks(request)) for request in fake.requests) == 2
+
+
+def test_a_prompt_that_overflows_in_the_dtype_of_the_wire_fails_alone(
+    fake: FakeVLLM, connect: Connect
+) -> None:
+    first, large, last = texts(connect(dtype=torch.float16), [embedded(1), embedded(100_000), embedded(2)])
+    assert (first, last) == ("1.0", "2.0")
+    assert "infinity" in large
+    assert sum(len(marks(request)) for request in fake.requests) == 2
+
+
+def test_each_prompt_is_checked_once(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[torch.Tensor] = []
+    check = wire.describe_nonfinite_rows
+    monkeypatch.setattr(
+        wire, "describe_nonfinite_rows", lambda vectors: checked.append(vectors) or check(vectors)
+    )
+    client = connect()
+    prompts = [embedded(1), embedded(2)]
+    assert list(client.generate(prompts, GREEDY))
+    assert [any(vectors is prompt.vectors for vectors in checked) for prompt in prompts] == [True, True]
+    assert sum(any(vectors is prompt.vectors for prompt in prompts) for vectors in checked) == 2
 
 
 def test_a_prompt_of_text_is_a_callers_mistake(connect: Connect) -> None:
