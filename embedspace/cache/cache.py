@@ -20,14 +20,11 @@ from embedspace.cache.entries import (
     Verification,
     check_file,
     encoded_batches,
-    make_room,
     read_rows,
-    remove_orphans,
-    remove_rows,
-    shrink,
     structure_problems,
     write_rows,
 )
+from embedspace.cache.eviction import make_room, remove_orphans, remove_rows, shrink
 from embedspace.prompt import require_key, transformed_key
 
 if TYPE_CHECKING:

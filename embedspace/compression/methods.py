@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from embedspace.compression.pooling import Pooling, averaged, first, floored, merged, spaced
-from embedspace.compression.salience import Information, TokenFeatures, salient, token_features
+from embedspace.compression.token_selection import Information, TokenFeatures, salient, token_features
 from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, require_finite
 from embedspace.space import resolve_space
 

@@ -22,8 +22,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from embedspace.gateway.api_keys import Keys
 from embedspace.gateway.audit import AuditLog, Counters
-from embedspace.gateway.intake import Capacity, Keys, admit, drain, read_body
+from embedspace.gateway.intake import Capacity, admit, drain, read_body
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.request import CHAT, COMPLETIONS
 from embedspace.gateway.settings import Settings

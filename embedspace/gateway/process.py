@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from embedspace.errors import ServerStartError
-from embedspace.gateway.intake import KEYS_VARIABLE, read_keys
+from embedspace.gateway.api_keys import KEYS_VARIABLE, read_keys
 from embedspace.gateway.settings import Limits, Settings
 
 _READY = re.compile(r"gateway at (\S+) \(process (\d+)\)")

@@ -18,9 +18,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from embedspace.errors import EngineError
+from embedspace.gateway.api_keys import Keys
 from embedspace.gateway.app import GatewayApp
 from embedspace.gateway.audit import AuditLog, Counters
-from embedspace.gateway.intake import MAX_HEADER_BYTES, Capacity, Keys
+from embedspace.gateway.intake import MAX_HEADER_BYTES, Capacity
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.settings import LOOPBACK, Limits, Settings
 from embedspace.gateway.upstream import Upstream

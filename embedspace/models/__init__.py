@@ -1,8 +1,8 @@
 """From a model's name to a local folder: packaged models, hub ids, and single tensors by byte range."""
 
 from embedspace.models.hub import download_model, explain_hub_error, with_retries
+from embedspace.models.names import cache_folder, hub_id, local_folder, resolve
 from embedspace.models.packaged import MANIFEST, PACKAGED, write_manifest
-from embedspace.models.registry import cache_folder, hub_id, local_folder, resolve
 from embedspace.models.remote_tensor import FileChangedError, RemoteFile, RemoteTensor
 
 __all__ = [

@@ -8,6 +8,7 @@ from embedspace.space.conversation import (
     text_recipe,
 )
 from embedspace.space.embedding_space import EmbeddingSpace, resolve_space
+from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.fingerprint import content_fingerprint
 from embedspace.space.nearest_rows import (
     TokenMatches,
@@ -17,7 +18,6 @@ from embedspace.space.nearest_rows import (
     token_ids,
 )
 from embedspace.space.shared_prefix import PrefixedPrompts
-from embedspace.space.table import EmbeddingTable
 from embedspace.space.tokenizer import Tokenizer
 
 __all__ = [

@@ -23,8 +23,8 @@ from embedspace.space.conversation import (
     content_mask,
     text_recipe,
 )
+from embedspace.space.embedding_table import EmbeddingTable, read_config
 from embedspace.space.fingerprint import cached_fingerprint
-from embedspace.space.table import EmbeddingTable, read_config
 from embedspace.space.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

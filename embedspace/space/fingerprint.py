@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embedspace._util.files import read_cached_json, write_cached_json
 from embedspace.models import cache_folder
-from embedspace.space.table import EmbeddingTable
+from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.tokenizer import tokenizer_digest
 
 

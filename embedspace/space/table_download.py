@@ -34,7 +34,7 @@ from embedspace.models import (
     with_retries,
     write_manifest,
 )
-from embedspace.space.table import (
+from embedspace.space.embedding_table import (
     CONFIG,
     INDEX,
     WEIGHTS,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from embedspace import PromptEmbeds, Recipe, compress
 from embedspace.compression.methods import allot
 from embedspace.compression.pooling import averaged, floored, merged
-from embedspace.compression.salience import TokenFeatures, salient
 from embedspace.compression.token_information import (
     number_parts,
     surprisal,
@@ -20,6 +19,7 @@ from embedspace.compression.token_information import (
     token_texts,
     word_numbers,
 )
+from embedspace.compression.token_selection import TokenFeatures, salient
 from embedspace.space.embedding_space import EmbeddingSpace
 from embedspace.space.nearest_rows import token_ids
 

@@ -11,7 +11,7 @@ import pytest
 
 from embedspace.errors import EngineError
 from embedspace.gateway import Limits, Settings
-from embedspace.gateway.intake import KEYS_VARIABLE, Keys, read_keys
+from embedspace.gateway.api_keys import KEYS_VARIABLE, Keys, read_keys
 from embedspace.gateway.process import add_arguments
 from embedspace.gateway.server import serve
 from embedspace.gateway.upstream import FilterMismatchError

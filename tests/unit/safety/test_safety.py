@@ -323,7 +323,7 @@ def test_a_classifier_that_gives_no_probabilities_is_a_refusal(guard, values):
 def test_a_pipeline_of_transformers_takes_part():
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, pipeline
 
-    from embedspace.models.registry import resolve
+    from embedspace.models.names import resolve
 
     tokenizer = AutoTokenizer.from_pretrained(resolve("all-minilm-l6-v2"))
     config = BertConfig(

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from embedspace import EmbeddingSpace
-from embedspace.space.table import EmbeddingTable
+from embedspace.space.embedding_table import EmbeddingTable
 from tests.checkpoints import FAMILIES, make_tiny_checkpoint
 
 CONVERSATIONS = [
