@@ -31,7 +31,7 @@ test: $(TEST) ## run every test, those with a real vLLM server included
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: lint ## ruff, mypy and the fast tests
-	$(RUN) -m pytest tests/unit
+	$(RUN) -m pytest tests/unit embedspace
 
 lint: $(TEST) ## ruff, mypy and the order of imports
 	$(RUN) -m ruff check

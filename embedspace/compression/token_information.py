@@ -39,7 +39,13 @@ _CACHE: WeakKeyDictionary[TransformersEngine, OrderedDict[str, Tensor]] = WeakKe
 
 
 def token_texts(space: EmbeddingSpace, ids: Sequence[int]) -> list[str]:
-    """Text of each token within a sentence, with the space before it where it has one."""
+    """Text of each token within a sentence, with the space before it where it has one.
+
+    >>> from embedspace import EmbeddingSpace
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> token_texts(space, space.tokenize("Bread rises."))
+    ['B', 'read', ' rises', '.']
+    """
     # Decoded alone, a token may lose its leading space: each is decoded after another token.
     anchor = space.tokenize("a")
     before = len(space.tokenizer.decode(anchor))

@@ -23,6 +23,17 @@ _MAX_OPEN_SHARDS = 8
 class Corpus:
     """A finished corpus: ``corpus[i]`` is the prompt of text ``i``, equal to what the space embeds.
 
+    >>> import tempfile
+    >>> from embedspace import EmbeddingSpace
+    >>> from embedspace.corpus import CorpusSpec, make_corpus, open_source
+    >>> place = Path(tempfile.mkdtemp())
+    >>> _ = (place / "texts.txt").write_text("Bread rises.\\nRice swells.\\n")
+    >>> source = open_source(str(place / "texts.txt"), stride=64)
+    >>> _ = make_corpus(CorpusSpec("smollm2-135m-instruct", source, place / "corpus", what="token_ids"))
+    >>> corpus = Corpus(place / "corpus", EmbeddingSpace.from_pretrained("smollm2-135m-instruct"))
+    >>> len(corpus), corpus.space.read(corpus[1])
+    (2, 'Rice swells.')
+
     Args:
         folder: that ``make_corpus`` wrote.
         space: the space that the prompts live in.

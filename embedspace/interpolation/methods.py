@@ -114,6 +114,13 @@ def path(
 ) -> list[PromptEmbeds]:
     """Prompts at ``steps`` evenly spaced points from a to b, both ends included; options of :func:`interpolate`.
 
+    >>> import torch
+    >>> from embedspace import PromptEmbeds, Recipe
+    >>> content, recipe = torch.tensor([True]), Recipe.of("example", {})
+    >>> ends = [PromptEmbeds(torch.tensor([[x]]), content, "space", recipe) for x in (0.0, 8.0)]
+    >>> [step.vectors.item() for step in path(*ends, steps=3)]
+    [0.0, 4.0, 8.0]
+
     Raises:
         ValueError: fewer than two steps, or as :func:`interpolate`.
     """
@@ -137,6 +144,13 @@ def blend(
     """The weighted mean of several prompts' content rows; for two prompts the same as ``lerp``.
 
     A weight of 1 gives that prompt bit for bit. The other options are those of :func:`interpolate`.
+
+    >>> import torch
+    >>> from embedspace import PromptEmbeds, Recipe
+    >>> content, recipe = torch.tensor([True]), Recipe.of("example", {})
+    >>> prompts = [PromptEmbeds(torch.tensor([[x]]), content, "space", recipe) for x in (0.0, 4.0, 8.0)]
+    >>> blend(prompts, [0.5, 0.25, 0.25]).vectors.item()
+    3.0
 
     Args:
         prompts: of the same space, dtype and number of messages.

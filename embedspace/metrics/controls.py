@@ -9,14 +9,28 @@ from embedspace.space import EmbeddingSpace
 
 
 def shuffle_rows(prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
-    """The prompt with its content rows in a random order."""
+    """The prompt with its content rows in a random order.
+
+    >>> import torch
+    >>> rows = torch.arange(3.0)[:, None]
+    >>> prompt = PromptEmbeds(rows, torch.ones(3, dtype=torch.bool), "space", Recipe.of("example", {}))
+    >>> sorted(shuffle_rows(prompt, seed=0).vectors.flatten().tolist())
+    [0.0, 1.0, 2.0]
+    """
     rows = prompt.content_vectors
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return prompt.with_content(rows[order], Recipe.of("shuffle_rows", {"seed": seed}, prompt.recipe))
 
 
 def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> PromptEmbeds:
-    """The prompt with its content replaced by an equal number of random rows of the vocabulary."""
+    """The prompt with its content replaced by an equal number of random rows of the vocabulary.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> prompt = space.embed("A short text.")
+    >>> random = random_rows(space, prompt, seed=0)
+    >>> len(random) == len(prompt), space.read(random) == space.read(prompt)
+    (True, False)
+    """
     count = int(prompt.content.sum())
     ids = torch.randint(space.vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
     recipe = Recipe.of("random_rows", {"seed": seed}, prompt.recipe)
@@ -27,6 +41,12 @@ def zero_padded(a: PromptEmbeds, b: PromptEmbeds, t: float) -> PromptEmbeds:
     """Naive blending: whole prompts, zero-padded to one length and interpolated linearly; all rows count as content.
 
     Where the lengths differ, template rows are mixed with content rows, and both ends keep their zeros.
+
+    >>> import torch
+    >>> rows, content, recipe = torch.ones(2, 1), torch.ones(2, dtype=torch.bool), Recipe.of("example", {})
+    >>> long = PromptEmbeds(rows, content, "space", recipe)
+    >>> zero_padded(long.first_rows(1), long, t=0.5).vectors.flatten().tolist()
+    [1.0, 0.5]
 
     Raises:
         ValueError: prompts of different spaces.
@@ -40,6 +60,10 @@ def zero_padded(a: PromptEmbeds, b: PromptEmbeds, t: float) -> PromptEmbeds:
 
 def mean_rows(space: EmbeddingSpace, rows: int) -> PromptEmbeds:
     """``rows`` copies of the vocabulary's mean row, all content: rows without information.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> bool((mean_rows(space, 2).vectors == space.mean).all())
+    True
 
     Raises:
         ValueError: fewer than one row.

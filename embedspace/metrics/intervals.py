@@ -111,6 +111,11 @@ def kept_share(
 
     The ratio of mean gains, not the mean of ratios, which items with a gain near zero would dominate. Percentile
     bootstrap interval over items; the three values of an item are drawn together.
+
+    >>> values = {("none",): (0.0, 0.0), ("half",): (1.0, 2.0), ("all",): (2.0, 4.0)}
+    >>> measure = Measure({name: dict(enumerate(items)) for name, items in values.items()})
+    >>> f"{kept_share(measure, ('half',), nothing=('none',), everything=('all',)):.0%}"
+    '50% (50% to 50%)'
     """
     import numpy as np
 

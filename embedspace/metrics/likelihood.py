@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
-    """Likelihood of one continuation of a prompt."""
+    """Likelihood of one continuation of a prompt.
+
+    >>> Score(logprob=-6.0, tokens=3).per_token
+    -2.0
+    """
 
     logprob: float
     """Sum of the tokens' log-probabilities, in nats."""

@@ -50,7 +50,13 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
 
 
 def hub_id(name: str | Path) -> str | None:
-    """The name as a hub id; None where it is a packaged name, a folder, or cannot be one."""
+    """The name as a hub id; None where it is a packaged name, a folder, or cannot be one.
+
+    >>> hub_id("meta-llama/Llama-3.2-1B-Instruct")
+    'meta-llama/Llama-3.2-1B-Instruct'
+    >>> hub_id("smollm2-135m-instruct") is None
+    True
+    """
     text = str(name)
     looks_local = isinstance(name, Path) or text.startswith((".", "/", "~"))
     if text in PACKAGED or looks_local or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):

@@ -65,6 +65,12 @@ def transformed_key(prompt: PromptEmbeds, step: Recipe, version: int = CACHE_FOR
 
     The prompt's own bytes are part of it, so that prompts with an incomplete recipe are still told apart.
 
+    >>> import torch
+    >>> prompt = PromptEmbeds(torch.ones(1, 1), torch.tensor([True]), "space", Recipe.of("example", {}))
+    >>> steps = [Recipe.of("compress", {"length": length}) for length in (1, 2)]
+    >>> transformed_key(prompt, steps[0]) == transformed_key(prompt, steps[1])
+    False
+
     Args:
         prompt: what goes in.
         step: the transformation and everything that decides its result besides the prompt.

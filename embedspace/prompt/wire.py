@@ -43,6 +43,11 @@ def preflight(
 ) -> None:
     """Check a prompt for what a server answers with an error or, worse, with an empty text.
 
+    >>> preflight(torch.tensor([[0.0], [float("nan")]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: 1 of 2 rows hold NaN or infinity (row 1); a server would answer with an empty text
+
     Args:
         prompt: a prompt, or vectors of shape [tokens, hidden].
         hidden_size: what the model needs, where known.

@@ -134,7 +134,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What an experiment found. Every number in it comes from records."""
+    """What an experiment found. Every number in it comes from records.
+
+    >>> section = Section("Agreement", "All answers agree.", "Each question was asked twice.")
+    >>> Report("Text against embeddings", "", [section]).sections[0].finding
+    'All answers agree.'
+    """
 
     title: str
     summary: str

@@ -15,7 +15,11 @@ from embedspace.runs.records import Tag
 
 @dataclass(frozen=True)
 class AnswerOf:
-    """Stands for the first answer to an earlier case of the same run."""
+    """Stands for the first answer to an earlier case of the same run.
+
+    >>> Case("moved", [1, 2], continuations={"plain answer": AnswerOf("plain")}).prefixed("style").continuations
+    {'plain answer': AnswerOf(key='style/plain')}
+    """
 
     key: str
 

@@ -126,6 +126,9 @@ def content_mask(text: str, spans: Sequence[Span], offsets: Sequence[Span]) -> l
     in it is the message's (``" hello"`` whose space is the template's); a token of white space only
     counts as text if all of it is (the ``"\\n\\n"`` that ends a header and begins a text is template).
 
+    >>> content_mask("<user> hi!", spans=[(7, 10)], offsets=[(0, 6), (6, 9), (9, 10)])
+    [False, True, True]
+
     Args:
         text: the rendered conversation.
         spans: where the messages' text stands in it.

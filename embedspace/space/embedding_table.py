@@ -59,6 +59,11 @@ class EmbeddingTable:
     """All rows of a vocabulary, memory-mapped from a safetensors file.
 
     Only the pages of rows that are read come into memory, and never the rest of the model.
+
+    >>> from embedspace import models
+    >>> table = EmbeddingTable.from_folder(models.resolve("smollm2-135m-instruct"))
+    >>> tuple(table.rows.shape), table.scale, tuple(table.lookup([0, 1]).shape)
+    ((49152, 576), 1.0, (2, 576))
     """
 
     rows: Float[Tensor, "vocabulary hidden"]

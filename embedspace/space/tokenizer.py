@@ -37,6 +37,11 @@ class Tokenizer:
     ``AutoTokenizer`` may change what ``tokenizer.json`` says, so its result is the pipeline that the model and a
     server use. Importing it takes seconds: the result is stored in the cache folder, under a hash of the
     tokenizer's files and the version of transformers, and loaded by the ``tokenizers`` library.
+
+    >>> from embedspace import models
+    >>> tokenizer = Tokenizer.from_folder(models.resolve("smollm2-135m-instruct"))
+    >>> tokenizer.decode(tokenizer.encode("bread and rice"))
+    'bread and rice'
     """
 
     pipeline: str
