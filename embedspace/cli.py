@@ -59,6 +59,11 @@ def _add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     verify = commands.add_parser("verify", help="check that text and its embeddings are the same thing")
     verify.set_defaults(run=_verify)
     verify.add_argument("model", help="packaged name, local folder or hub id")
+    verify.add_argument(
+        "--table",
+        metavar="TENSOR",
+        help="the embedding table's tensor, for an architecture that is not known",
+    )
     verify.add_argument("--server", metavar="URL", help="check this vLLM server as well")
     verify.add_argument("--json", metavar="FILE", type=Path, help="write the certificate as JSON")
 
@@ -138,7 +143,11 @@ def _verify(options: argparse.Namespace) -> int:
 
     # The key comes from the environment: an argument would stand in the process list.
     certificate = verify(
-        options.model, server=options.server, api_key=os.environ.get("VLLM_API_KEY"), progress=show
+        options.model,
+        table=options.table,
+        server=options.server,
+        api_key=os.environ.get("VLLM_API_KEY"),
+        progress=show,
     )
     table = Table("check", "result", "measured", title=f"{certificate.model}  {certificate.fingerprint}")
     for check in certificate.checks:

@@ -155,7 +155,8 @@ def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
         raise ValueError(
             f"the architecture {kind!r} of {source} is not known to take plain embedding rows; known are "
             f"{', '.join(sorted(LAYOUTS))}. If its layers receive the rows of one table unchanged, name it "
-            "with EmbeddingSpace.from_pretrained(..., table='name.of.the.tensor') and check with `embedspace verify`"
+            "with EmbeddingSpace.from_pretrained(..., table='name.of.the.tensor') and check with "
+            "`embedspace verify MODEL --table name.of.the.tensor`"
         )
     return LAYOUTS[kind]
 

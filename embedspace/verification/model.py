@@ -25,6 +25,7 @@ from embedspace.verification.server import check_server
 def verify(
     model: str,
     *,
+    table: str | None = None,
     server: str | None = None,
     api_key: str | None = None,
     progress: Callable[[Check], None] | None = None,
@@ -33,6 +34,7 @@ def verify(
 
     Args:
         model: packaged name, local folder or hub id.
+        table: name of the embedding table's tensor, for an architecture that is not known to take plain rows.
         server: address of a vLLM server to check as well.
         api_key: for that server.
         progress: called with each finished check.
@@ -40,7 +42,7 @@ def verify(
     Raises:
         ValueError: the model cannot be loaded.
     """
-    space = EmbeddingSpace.from_pretrained(model)
+    space = EmbeddingSpace.from_pretrained(model, table=table)
     checks = []
     for check in _all_checks(space, server, api_key):
         checks.append(check)

@@ -9,6 +9,7 @@ import torch
 from embedspace import EmbeddingSpace
 from embedspace.cli import main
 from embedspace.engines import Completion
+from embedspace.space.embedding_table import LAYOUTS
 from embedspace.verification import verify
 from embedspace.verification.certificate import compare_greedy
 from tests.checkpoints import make_tiny_checkpoint
@@ -84,6 +85,16 @@ def test_the_command_prints_a_table_writes_json_and_tells_by_its_exit_code(tmp_p
     assert certificate["passed"]
     assert certificate["fingerprint"] == EmbeddingSpace.from_pretrained(folder).fingerprint
     assert {"torch", "transformers", "python"} <= set(certificate["versions"])
+
+
+def test_an_architecture_that_is_not_known_is_verified_with_the_table_that_is_named(
+    tmp_path, capsys, monkeypatch
+):
+    folder = make_tiny_checkpoint(tmp_path, "qwen2")
+    monkeypatch.delitem(LAYOUTS, "qwen2")
+    assert main(["verify", str(folder)]) == 2
+    assert "--table" in capsys.readouterr().err
+    assert main(["verify", str(folder), "--table", "model.embed_tokens.weight"]) == 0
 
 
 def test_the_command_reports_a_model_that_is_not_there_in_one_line(capsys):
