@@ -1,7 +1,6 @@
 """Style vectors: directions in embedding space that change a prompt's style."""
 
-from embedspace.style.directions import Direction
-from embedspace.style.recipe import examples, mask_from_text
+from embedspace.style.directions import Direction, examples, mask_from_text
 from embedspace.style.vector import StyleVector
 
 __all__ = [

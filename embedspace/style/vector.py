@@ -23,8 +23,15 @@ from embedspace.prompt import (
     row_mask,
     tensor_digest,
 )
-from embedspace.style.directions import DIRECTIONS, Direction, example_rows, fit_direction
-from embedspace.style.recipe import Example, fit_recipe, mask_as_text
+from embedspace.style.directions import (
+    DIRECTIONS,
+    Direction,
+    Example,
+    example_rows,
+    fit_direction,
+    fit_recipe,
+    mask_as_text,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
