@@ -153,9 +153,9 @@ def test_an_earlier_run_and_its_continuation_are_one_run_to_diff(
 ) -> None:
     same = embedspace("diff", EARLIER / "run_finished", resumed / "run_finished")
     assert same == (0, "the runs are the same\n")
-    _, told = embedspace("diff", EARLIER / "run_finished", resumed / "run")
-    # Other versions, another commit, and answers that another processor rounds differently may be told.
-    assert not [line for line in told.splitlines() if "configuration" in line or " prompts " in line]
+    _, output = embedspace("diff", EARLIER / "run_finished", resumed / "run")
+    # Other versions, another commit, and answers that another processor rounds differently may be listed.
+    assert not [line for line in output.splitlines() if "configuration" in line or " prompts " in line]
 
 
 @pytest.mark.parametrize("index", range(21))
@@ -163,9 +163,9 @@ def test_a_recorded_prompt_is_replayed_bit_for_bit(
     index: int, embedspace: Callable[..., tuple[int, str]]
 ) -> None:
     path = EARLIER / "run_finished" / "records.jsonl"
-    status, told = embedspace("replay", path, "--index", str(index))
-    assert status == 0, told
-    assert "bit-identical" in told
+    status, output = embedspace("replay", path, "--index", str(index))
+    assert status == 0, output
+    assert "bit-identical" in output
 
 
 def test_prompts_of_every_kind_are_among_the_recorded_ones() -> None:
@@ -299,13 +299,13 @@ def test_unfinished_completions_of_a_corpus_are_gone_on_with(corpus: Path) -> No
     after = untouched(corpus / "generation", "*.json*")
     assert before.items() < after.items()
 
-    def told(folder: Path) -> list[tuple[str, int, bool]]:
+    def answers(folder: Path) -> list[tuple[str, int, bool]]:
         lines = [
             line for path in sorted(folder.glob("completions-*")) for line in path.read_text().splitlines()
         ]
         return [(each["number"], each["choice"], each["error"]) for each in map(json.loads, lines)]
 
-    assert told(corpus / "generation") == told(EARLIER / "generation_finished")
+    assert answers(corpus / "generation") == answers(EARLIER / "generation_finished")
 
 
 # The cache, and single files
@@ -372,8 +372,8 @@ def test_a_certificate_has_the_fields_and_checks_that_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedspace: Callable[..., tuple[int, str]]
 ) -> None:
     monkeypatch.chdir(copied(tmp_path))
-    status, told = embedspace("verify", "inputs/model", "--json", "certificate.json")
-    assert status == 0, told
+    status, output = embedspace("verify", "inputs/model", "--json", "certificate.json")
+    assert status == 0, output
     old, new = (json.loads((folder / "certificate.json").read_text()) for folder in (EARLIER, tmp_path))
     assert old.keys() == new.keys()
     assert [(check["name"], check["passed"], check["values"].keys()) for check in old["checks"]] == [

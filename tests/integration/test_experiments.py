@@ -57,9 +57,11 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 def final(out: Path) -> dict[tuple[str, int], tuple[str, tuple[int, ...], Any]]:
     """What the records say, without the times; a doubled record is an error."""
-    told = [((r["key"], r["choice"]), (r["text"], tuple(r["token_ids"]), r["recipe"])) for r in records(out)]
-    assert len(dict(told)) == len(told)
-    return dict(told)
+    reported = [
+        ((r["key"], r["choice"]), (r["text"], tuple(r["token_ids"]), r["recipe"])) for r in records(out)
+    ]
+    assert len(dict(reported)) == len(reported)
+    return dict(reported)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -38,12 +38,12 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def final(out: Path) -> dict[str, dict[tuple[str, int], tuple[str, tuple[int, ...]]]]:
     """What each job of a sweep recorded, by its folder, without the times; a doubled record is an error."""
-    told = {}
+    reported = {}
     for path in sorted(out.glob("*/records.jsonl")):
         lines = [((r["key"], r["choice"]), (r["text"], tuple(r["token_ids"]))) for r in records(path)]
-        told[path.parent.name] = dict(lines)
-        assert len(told[path.parent.name]) == len(lines)
-    return told
+        reported[path.parent.name] = dict(lines)
+        assert len(reported[path.parent.name]) == len(lines)
+    return reported
 
 
 @pytest.fixture(scope="module")

@@ -196,7 +196,7 @@ def test_a_training_begins_with_a_trained_projector(whole, ground, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "reported"),
     [
         ("projector.tokens=0", "tokens of a projector must be a whole number"),
         ("distill.batch_size=4096", "do not fill one batch of 4096"),
@@ -204,8 +204,8 @@ def test_a_training_begins_with_a_trained_projector(whole, ground, tmp_path):
         ("from=nowhere", "there is no projector 'nowhere'"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(ground, tmp_path, override, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_trained_is_refused(ground, tmp_path, override, reported):
+    with pytest.raises(ValueError, match=reported):
         trained_here(tmp_path / "run", settings(ground, override))
 
 

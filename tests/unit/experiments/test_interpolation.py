@@ -142,12 +142,12 @@ def test_the_splits_share_no_prompt_and_have_pairs_of_every_kind():
         )
         for split in ("development", "held_out")
     )
-    told = [
+    reported = [
         {pair[end] for pair in split.pairs for end in ("first", "second")}
         for split in (development, held_out)
     ]
     assert len(held_out.pairs) >= 12
     assert {pair["kind"] for pair in development.pairs} == {pair["kind"] for pair in held_out.pairs}
-    assert len(told[1]) == 2 * len(held_out.pairs)
+    assert len(reported[1]) == 2 * len(held_out.pairs)
     # Prompts of the demo and of development may be alike; what is reported on has been seen by neither.
-    assert not told[0] & told[1]
+    assert not reported[0] & reported[1]

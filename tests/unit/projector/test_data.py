@@ -141,7 +141,7 @@ def test_fields_are_found_at_any_depth_of_a_packaged_file():
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "reported"),
     [
         (lambda path: local("k", path / "none.txt"), "there is no file"),
         (lambda path: local("k", path / "t.docx"), r"is a \.docx; allowed are"),
@@ -151,13 +151,13 @@ def test_fields_are_found_at_any_depth_of_a_packaged_file():
         (lambda path: local("k", path / "two.zip"), "holds 2 files"),
     ],
 )
-def test_sources_that_are_not_there_say_what_to_do(tmp_path, call, told):
+def test_sources_that_are_not_there_say_what_to_do(tmp_path, call, reported):
     (tmp_path / "t.docx").write_text("")
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a.txt", "One.")
         archive.writestr("b.txt", "Two.")
     (tmp_path / "t.jsonl").write_text('{"text": "One."}\n')
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reported):
         call(tmp_path)
 
 

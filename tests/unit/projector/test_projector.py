@@ -271,7 +271,7 @@ def _nan(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "reported"),
     [
         ("model.safetensors", lambda path: path.unlink(), "has no model.safetensors"),
         (
@@ -297,9 +297,9 @@ def _nan(path):
     ],
 )
 def test_damaged_files_and_those_of_another_configuration_are_refused(
-    make, smollm2, tmp_path, name, change, told
+    make, smollm2, tmp_path, name, change, reported
 ):
     make().save_pretrained(tmp_path)
     _spoil(name, change)(tmp_path)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reported):
         Projector.from_pretrained(tmp_path, space=smollm2)

@@ -240,13 +240,13 @@ def test_a_training_on_vectors_that_are_not_finite_is_refused(tiny, tmp_path, st
 
 def test_a_stage_that_cannot_be_is_refused(tiny, smollm2):
     projector = projector_for(tiny)
-    for arguments, told in (
+    for arguments, reported in (
         ((projector, "both", tiny), "'reconstruct' or 'distill'"),
         ((projector, "distill", tiny), "give an engine of the projector's own space"),
         ((projector, "reconstruct", smollm2), "gives soft tokens for"),
         ((projector_for(tiny, "ridge"), "reconstruct", tiny), "closed form"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=reported):
             ProjectorTraining(*arguments)
 
 
@@ -256,7 +256,7 @@ def test_a_device_without_memory_left_is_told_with_what_to_lower(monkeypatch, tm
 
     monkeypatch.setattr(command, "train", train)
     monkeypatch.setattr(command, "folder_of", lambda config: tmp_path)
-    with pytest.raises(command.TrainingFailed) as told:
+    with pytest.raises(command.TrainingFailed) as reported:
         command.main.__wrapped__(OmegaConf.create({}))
     for word in (
         "distill.batch_size",
@@ -264,8 +264,8 @@ def test_a_device_without_memory_left_is_told_with_what_to_lower(monkeypatch, tm
         "data.max_tokens",
         "Tried to allocate 2 GiB",
     ):
-        assert word in str(told.value)
-    assert "\n" not in str(told.value)
+        assert word in str(reported.value)
+    assert "\n" not in str(reported.value)
 
 
 def test_a_training_that_began_from_another_records_both(tiny):
@@ -273,7 +273,11 @@ def test_a_training_that_began_from_another_records_both(tiny):
     data.sentences["train"] = [Sentence("the whale slept near the bridge", "made", "0")]
     projector = projector_for(tiny)
     values = {"seed": 1, "test": {"kinds": {}}}
-    first = command.told(projector, data, values)
+    first = command.training_record(projector, data, values)
     assert first == {"sentences": {"made": 1}, "left_out": {}, "config": {"seed": 1}}
     projector.describe(training=first)
-    assert command.told(projector, data, {"seed": 2}) == {**first, "config": {"seed": 2}, "before": first}
+    assert command.training_record(projector, data, {"seed": 2}) == {
+        **first,
+        "config": {"seed": 2},
+        "before": first,
+    }

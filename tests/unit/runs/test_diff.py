@@ -107,14 +107,14 @@ def test_many_differences_are_counted_and_a_few_shown(made):
     assert [each.name for each in found[-2:]] == [f"case {MAX_SHOWN - 1}", "and 3 more"]
 
 
-@pytest.mark.parametrize(("by", "told"), [(1e-5, False), (0.1, True)])
-def test_likelihoods_differ_beyond_the_last_digits(made, by, told):
+@pytest.mark.parametrize(("by", "reported"), [(1e-5, False), (0.1, True)])
+def test_likelihoods_differ_beyond_the_last_digits(made, by, reported):
     def moved(record):
         scores = {n: dataclasses.replace(s, logprob=s.logprob + by) for n, s in record.scores.items()}
         return dataclasses.replace(record, scores=scores)
 
     first, second = made("a", ["one"]), rewritten(made("b", ["one"]), moved)
-    assert bool(differences(first, second)) is told
+    assert bool(differences(first, second)) is reported
 
 
 def test_versions_commit_engine_and_model_are_compared(made):

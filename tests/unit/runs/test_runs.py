@@ -256,8 +256,8 @@ def test_a_run_stopped_anywhere_any_number_of_times_ends_with_the_same_records(
         except trouble:
             assert engine.closed
     asked(folder, cases, None, sampling)
-    told = [(record.key, record.choice, record.text) for record in final(folder)]
-    assert told == [
+    reported = [(record.key, record.choice, record.text) for record in final(folder)]
+    assert reported == [
         (f"case {number}", choice, f"{number + 1} {choice}")
         for number in range(6)
         for choice in range(sampling.n)
@@ -358,9 +358,9 @@ def test_progress_is_told_where_there_is_no_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked(tmp_path, numbered(3))
-    told = capsys.readouterr().err
-    assert "test: 0 of 3" in told
-    assert "test: 3 of 3" in told
+    reported = capsys.readouterr().err
+    assert "test: 0 of 3" in reported
+    assert "test: 3 of 3" in reported
 
 
 def test_a_timed_case_is_asked_alone_for_one_token_and_its_record_says_so(tmp_path: Path) -> None:
