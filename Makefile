@@ -30,7 +30,7 @@ demo: $(CORE) ## run the demo experiment in process and print where its report i
 test: $(TEST) ## run every test, those with a real vLLM server included
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-check: lint ## ruff, mypy and the fast tests
+check: lint ## ruff, mypy, the unit tests and the examples in docstrings
 	$(RUN) -m pytest tests/unit embedspace
 
 lint: $(TEST) ## ruff, mypy and the order of imports

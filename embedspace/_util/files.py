@@ -18,14 +18,21 @@ def atomic_path(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """A draft in the same folder for the block to write; it replaces ``path`` when the block ends without an error.
 
     A reader sees the old file or the new one, never a part, and several processes may write at once: the last wins.
-    With ``sync``, the bytes are on the disk before the file appears under its name.
+    With ``sync``, the bytes are on the disk before the file appears under its name. A file that is replaced keeps its
+    permissions, and a link its target.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():  # a device such as /dev/null is written to, not replaced
+        yield path
+        return
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:16]}.draft")
     try:
         yield draft
         if sync:
             with draft.open("rb+") as file:
                 os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, draft)
         draft.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -59,7 +66,7 @@ def atomic_folder(target: Path, marker: str, *, resume: bool = False) -> Iterato
             return
         for folder in [target] if resume else [target, draft]:
             shutil.rmtree(folder, ignore_errors=True)
-        draft.mkdir(exist_ok=True)
+        draft.mkdir(exist_ok=resume)
         yield draft
         draft.replace(target)
 

@@ -63,8 +63,9 @@ class RunFolder:
                 raise ValueError(
                     f"another process is writing the {self.noun} in {self.path}; wait for it to end or {self.elsewhere}"
                 ) from None
-            for draft in self.path.glob(f"{self.manifest}.*.draft"):  # of a process that was killed
-                draft.unlink()
+            for name in (self.manifest, *self.results):  # drafts of a process that was killed
+                for draft in self.path.glob(f"{name}.*.draft"):
+                    draft.unlink(missing_ok=True)
         return held
 
     def clear(self) -> None:
@@ -72,7 +73,7 @@ class RunFolder:
         with self.writable():
             for pattern in (self.manifest, *self.results):
                 for path in self.path.glob(pattern):
-                    if path.is_dir():
+                    if path.is_dir() and not path.is_symlink():
                         shutil.rmtree(path)
                     elif path.name != self.lock_file:
                         path.unlink(missing_ok=True)

@@ -46,8 +46,13 @@ def read_tensors(
     path: Path, *, advice: str, absent: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a file and its metadata; arguments and errors of :func:`open_tensors`."""
+    from safetensors import SafetensorError
+
     with open_tensors(path, advice=advice, absent=absent) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        try:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read: {error}; {advice}") from error
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from embedspace._util.progress import progress
 from embedspace._util.provenance import now, provenance
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Runner = Literal["local", "ray"]
+
+
+def require_runner(runner: Runner) -> None:
+    """Raise ``ValueError`` unless a runner is one of those that there are."""
+    if runner not in get_args(Runner):
+        raise ValueError(f"unknown runner {runner!r}; allowed are {', '.join(get_args(Runner))}")
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,11 @@ def make_corpus(
         fresh: remove the corpus that the folder holds.
 
     Raises:
-        ValueError: the folder holds another corpus (each change is named), another process writes it, or Ray is
-            missing.
+        ValueError: an unknown runner, the folder holds another corpus (each change is named), another process
+            writes it, or Ray is missing.
         OSError: it cannot be written, or a worker died; what was made before is kept.
     """
+    require_runner(runner)
     space = EmbeddingSpace.from_pretrained(spec.model)
     manifest: dict[str, Any] = {"settings": spec.settings(), "fingerprint": space.fingerprint, "sittings": []}
     folder = corpus_folder(spec.folder)

@@ -76,7 +76,8 @@ class Run:
         try:
             if fresh:
                 opened.clear()
-            old = read_manifest(opened.path)
+            with opened.writable():
+                old = read_manifest(opened.path)
             new: dict[str, Any] = {
                 "config": dict(config),
                 "fingerprint": fingerprint,

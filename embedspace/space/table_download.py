@@ -286,16 +286,18 @@ class _TableDownload:
             return False
         for manifest in self.draft.parent.glob(f"*/{MANIFEST}"):
             weights = manifest.with_name(WEIGHTS)
-            with suppress(OSError, ValueError, KeyError):  # a damaged folder is passed over
+            try:
                 kept = json.loads(manifest.read_text())
-                digest = kept["sha256"][WEIGHTS]
-                if kept["hub"]["part"] == table.source and digest == file_digest(weights):
-                    path.unlink(missing_ok=True)
-                    try:
-                        path.hardlink_to(weights)
-                    except OSError:  # not every file system has links
-                        shutil.copyfile(weights, path)
-                    return True
+                same = kept["hub"]["part"] == table.source and kept["sha256"][WEIGHTS] == file_digest(weights)
+            except (OSError, ValueError, KeyError):  # a damaged folder is skipped
+                continue
+            if same:
+                path.unlink(missing_ok=True)
+                try:
+                    path.hardlink_to(weights)
+                except OSError:  # not every file system has links
+                    shutil.copyfile(weights, path)
+                return True
         return False
 
     def _download_bytes(self, table: RemoteTensor, path: Path) -> None:

@@ -16,7 +16,7 @@ from embedspace._util.files import atomic_write
 from embedspace._util.progress import progress
 from embedspace._util.provenance import provenance
 from embedspace._util.run_folder import RunFolder
-from embedspace.corpus import Corpus, Runner, map_on_ray
+from embedspace.corpus import Corpus, Runner, map_on_ray, require_runner
 from embedspace.engines import Engine, Sampling
 from embedspace.errors import EngineError
 
@@ -46,10 +46,11 @@ class GenerateCorpus:
         """Answer every batch whose file is not there.
 
         Raises:
-            ValueError: no corpus, one of another model, a folder with completions under other settings, Ray that
-                is not installed, or prompts that failed (all others are there).
+            ValueError: an unknown runner, no corpus, one of another model, a folder with completions under other
+                settings, Ray that is not installed, or prompts that failed (all others are there).
             EngineError: the engine stopped working; what was answered is kept.
         """
+        require_runner(self.runner)
         corpus = Corpus(self.corpus, EmbeddingSpace.from_pretrained(self.model))
         folder = folder.absolute()
         claim = RunFolder(

@@ -37,10 +37,10 @@ are read as their original token.
 {table}
 The noise level is the norm of the noise, in units of the root mean square distance of the vocabulary's rows from
 their mean. Style shifts have the norm that is given (the vocabulary's rows have a norm of about 3.2). Tokens that are
-*not* recovered here are not safe: no attacker of this table sees more than one prompt of a sender, tries likely texts
-(the projector is public, so whoever guesses the text obtains exactly its soft tokens), or trains on pairs of texts
-and vectors, and each of these recovers more. Compression by leaving rows out hides the rows that it leaves out, and
-nothing else.
+*not* recovered here are not safe. No attacker of this table sees more than one prompt of a sender, none tries likely
+texts (the projector is public, so whoever guesses the text obtains exactly its soft tokens), and none trains on pairs
+of texts and vectors. Each of these recovers more. Compression by leaving rows out hides the rows that it leaves
+out, and nothing else.
 
 Made by `python experiments/run.py experiment=leakage`: {origin}.
 """

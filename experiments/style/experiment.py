@@ -125,6 +125,10 @@ class Style:
         for name, vector, alpha, by in sorted(
             self._moves(space), key=lambda move: not self._answers(move[0], move[2])
         ):
+            if (name, alpha) in prompts:
+                raise ValueError(
+                    f"the vector {name!r} has the strength {alpha:g} twice; give each strength once"
+                )
             prompts[name, alpha] = partial(self._moved, unshifted, vector, by)
         # What is answered comes first, so that an engine can batch it.
         for (name, alpha), prompt_of in prompts.items():

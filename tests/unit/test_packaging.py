@@ -81,6 +81,13 @@ def test_importing_the_package_loads_no_heavy_library(installed: Installed) -> N
     assert not {"torch", "transformers", "numpy", "openai", "sklearn", "matplotlib"} & set(loaded)
 
 
+def test_the_process_of_the_gateway_that_faces_callers_loads_no_torch() -> None:
+    code = (
+        "import sys, embedspace.gateway.server, embedspace.gateway.process; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_every_public_name_comes_from_the_wheel(installed: Installed) -> None:
     printed = installed.python(
         "import embedspace\n"

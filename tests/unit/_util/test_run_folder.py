@@ -43,6 +43,7 @@ def test_a_configuration_is_kept_and_damage_is_an_error(tmp_path: Path) -> None:
 
 def test_the_draft_of_a_killed_writer_is_removed_by_the_next(tmp_path: Path) -> None:
     (tmp_path / "run.json.0123.draft").write_text("{")
+    (tmp_path / "records.jsonl.0123.draft").write_text("{")
     with folder_at(tmp_path).lock():
         assert not list(tmp_path.glob("*.draft"))
 

@@ -59,6 +59,11 @@ def test_every_prompt_reads_back_as_the_space_embeds_its_text(
     assert made.size == sum(map(len, contents(tmp_path / "corpus").values()))
 
 
+def test_an_unknown_runner_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown runner 'rya'; allowed are local, ray"):
+        make_corpus(work(folder, tmp_path), runner="rya")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("what", ["embeddings", "token_ids"])
 def test_questions_and_conversations_read_back_as_embed_chat_makes_them(
     what: str, folder: Path, space: EmbeddingSpace, tmp_path: Path
