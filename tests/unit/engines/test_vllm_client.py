@@ -339,13 +339,19 @@ def test_a_server_that_does_not_answer_in_time_is_unreachable(fake: FakeVLLM, co
 
 
 def test_abandoning_the_completions_cancels_what_is_under_way(fake: FakeVLLM, connect: Connect) -> None:
+    under_way = threading.Event()
+
     def respond(request: Request) -> Reply:
         answer = reply({"choices": choices(request)})
-        return answer if marks(request) == [0] else Reply(body=answer.body, after=threading.Event())
+        if marks(request) == [0]:
+            return answer
+        under_way.set()
+        return Reply(body=answer.body, after=threading.Event())
 
     fake.respond = respond
     answers = connect(prompts_per_request=1).generate([embedded(mark) for mark in range(4)], GREEDY)
     assert next(answers).text == "0.0"
+    assert under_way.wait(MAX_WAIT)  # before that, the server may not have read a request that it could lose
     answers.close()  # type: ignore[attr-defined]
     assert fake.disconnected.wait(MAX_WAIT)
 
