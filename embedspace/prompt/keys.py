@@ -63,7 +63,7 @@ def cache_key(
 def transformed_key(prompt: PromptEmbeds, step: Recipe, version: int = CACHE_FORMAT) -> bytes:
     """Key (32 bytes) of the result of a transformation of a prompt.
 
-    The prompt's own bytes are part of it, so that prompts with an incomplete recipe are still told apart.
+    The prompt's own bytes are part of it, so that prompts with an incomplete recipe still get different keys.
 
     >>> import torch
     >>> prompt = PromptEmbeds(torch.ones(1, 1), torch.tensor([True]), "space", Recipe.of("example", {}))
