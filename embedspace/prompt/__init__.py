@@ -1,6 +1,7 @@
 """Prompts as rows of an embedding space: the value, how it was made, its forms on the wire. Knows no model."""
 
 from embedspace.prompt.keys import CACHE_FORMAT, PromptStore, cache_key, require_key, transformed_key
+from embedspace.prompt.parts import Part, RowSource, message_parts
 from embedspace.prompt.prompt_embeds import PromptEmbeds, require_content, require_finite, require_same_space
 from embedspace.prompt.recipe import Recipe, Value
 from embedspace.prompt.row_selection import Rows, add_to_rows, row_mask
@@ -14,9 +15,11 @@ from embedspace.prompt.wire import (
 
 __all__ = [
     "CACHE_FORMAT",
+    "Part",
     "PromptEmbeds",
     "PromptStore",
     "Recipe",
+    "RowSource",
     "Rows",
     "Value",
     "add_to_rows",
@@ -27,6 +30,7 @@ __all__ = [
     "encode_prompt_embeds",
     "evenly_spaced",
     "in_blocks",
+    "message_parts",
     "preflight",
     "require_content",
     "require_finite",

@@ -7,7 +7,7 @@ import base64
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,26 @@ def _repeat_step(replayer: Replayer, recipe: Recipe, steps: Mapping[str, Step]) 
 
 
 def _embed_chat(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
-    return replayer.space.embed_chat(json.loads(given["messages"]), given["add_generation_prompt"])
+    messages = json.loads(given["messages"])
+    rows = iter(inputs)
+    for message in messages:
+        if isinstance(message["content"], str):
+            continue
+        parts = message["content"] if isinstance(message["content"], list) else [message["content"]]
+        message["content"] = [
+            part if isinstance(part, str) else _recorded_rows(replayer, next(rows), part["rows"])
+            for part in parts
+        ]
+    made = replayer.space.embed_chat(messages, given["add_generation_prompt"])
+    # The recipe that is replayed: a content of rows alone is written without a list.
+    return replace(made, recipe=Recipe.of("embed_chat", given, *inputs))
+
+
+def _recorded_rows(replayer: Replayer, recipe: Recipe, digest: str) -> PromptEmbeds:
+    rows = replayer.prompt(recipe)
+    if tensor_digest(rows.vectors) != digest:
+        raise ValueError(f"the rows made from {recipe} are not the ones that stood in the conversation")
+    return rows
 
 
 def _to(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:

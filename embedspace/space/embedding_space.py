@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from embedspace.models import hub_id, local_folder
 from embedspace.prompt import PromptEmbeds, Recipe, cache_key
 from embedspace.space.conversation import (
     Conversation,
+    MarkedConversation,
     Span,
     chat_recipe,
     check_messages,
@@ -148,27 +150,34 @@ class EmbeddingSpace:
             ValueError: the text is empty.
         """
         ids = self.tokenize(_not_empty(text))
-        return self._prompt(ids, [True] * len(ids), text_recipe(text))
+        return self._prompt([(self.lookup(ids), [True] * len(ids))], text_recipe(text))
 
     def embed_chat(self, messages: Conversation, add_generation_prompt: bool = True) -> PromptEmbeds:
         """Embed a conversation through the model's chat template; rows of message text are content.
+
+        Rows may stand wherever text does: they are put in as they are, in the wider dtype of table and rows, and
+        the text around them is tokenised in stretches.
 
         >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
         >>> prompt = space.embed_chat([{"role": "user", "content": "Hello world"}])
         >>> len(prompt), int(prompt.content.sum())
         (32, 2)
+        >>> same = space.embed_chat([{"role": "user", "content": ["Hello", space.embed(" world")]}])
+        >>> bool((same.vectors == prompt.vectors).all())
+        True
 
         Args:
-            messages: ``{"role": ..., "content": ...}`` mappings with string contents.
+            messages: ``{"role": ..., "content": ...}`` mappings. A content is text, a PromptEmbeds (of :meth:`embed`,
+                of a projector, of an adapter), a SoftPrompt, or a list of text and those, which are joined as they
+                are.
             add_generation_prompt: end with the header after which the model answers.
 
         Raises:
             TypeError: messages of another form.
-            ValueError: no messages, no template, or a template that rewrites the messages' text.
+            ValueError: no messages, no template, a template that rewrites the messages' text, or rows of another
+                space or with a template of their own.
         """
-        text, spans, recipe = self._render(messages, add_generation_prompt)
-        ids, offsets = self.tokenizer.encode_with_offsets(text)
-        return self._prompt(ids, content_mask(text, spans, offsets), recipe)
+        return next(self._embed_batch([self._render(messages, add_generation_prompt)], None))
 
     def chat_ids(self, messages: Conversation, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of a conversation through the chat template: the ordinary way to prompt the model."""
@@ -191,7 +200,7 @@ class EmbeddingSpace:
         [1, 2]
 
         Args:
-            items: strings as for :meth:`embed`, lists of messages as for :meth:`embed_chat`.
+            items: strings as for :meth:`embed`, lists of messages (rows included) as for :meth:`embed_chat`.
             batch_size: how many are read and tokenised together; it bounds the memory.
             cache: stores the prompts on disk. Rows that it holds are not looked up again; texts are still
                 tokenised, since the token ids are part of a prompt's key.
@@ -201,7 +210,7 @@ class EmbeddingSpace:
         """
         numbered = enumerate(items)
         while batch := list(itertools.islice(numbered, batch_size)):
-            yield from self._embed_batch(batch, cache)
+            yield from self._embed_batch([self._render_item(*item) for item in batch], cache)
 
     def nearest(
         self, vectors: Float[Tensor, "n hidden"], k: int = 5
@@ -259,35 +268,52 @@ class EmbeddingSpace:
                 f"({self.fingerprint}); embed it with this space"
             )
 
-    def _render(self, messages: Conversation, add_generation_prompt: bool) -> tuple[str, list[Span], Recipe]:
-        check_messages(messages)
-        text, spans = self.tokenizer.render_with_spans(messages, add_generation_prompt=add_generation_prompt)
-        return text, spans, chat_recipe(messages, add_generation_prompt)
+    def _render(self, messages: Conversation, add_generation_prompt: bool) -> _Rendered:
+        marked = MarkedConversation.of(messages)
+        for rows in marked.rows.values():
+            self.require(rows)
+        text, spans = self.tokenizer.render_with_spans(
+            marked.messages, add_generation_prompt=add_generation_prompt
+        )
+        recipe = chat_recipe(marked.recipe_messages, add_generation_prompt, marked.recipe_inputs)
+        return _Rendered(marked.split(text, spans), recipe)
+
+    def _render_item(self, position: int, item: str | Conversation) -> _Rendered:
+        try:
+            if isinstance(item, str):
+                return _Rendered([(_not_empty(item), None)], text_recipe(item))
+            return self._render(item, add_generation_prompt=True)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"item {position}: {error}") from error
 
     def _embed_batch(
-        self, batch: Sequence[tuple[int, str | Conversation]], cache: PromptStore | None
+        self, rendered: Sequence[_Rendered], cache: PromptStore | None
     ) -> Iterator[PromptEmbeds]:
-        rendered: list[tuple[str, list[Span] | None, Recipe]] = []
-        for position, item in batch:
-            try:
-                if isinstance(item, str):
-                    rendered.append((_not_empty(item), None, text_recipe(item)))
-                else:
-                    rendered.append(self._render(item, add_generation_prompt=True))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"item {position}: {error}") from error
-        encoded = self.tokenizer.encode_batch([text for text, _, _ in rendered])
+        texts = [piece[0] for one in rendered for piece in one.pieces if not isinstance(piece, PromptEmbeds)]
+        unused = iter(self.tokenizer.encode_batch(texts))
+        encoded = [
+            [([], []) if isinstance(piece, PromptEmbeds) else next(unused) for piece in one.pieces]
+            for one in rendered
+        ]
 
         def embedded(number: int) -> PromptEmbeds:
-            (text, spans, recipe), (ids, offsets) = rendered[number], encoded[number]
-            content = [True] * len(ids) if spans is None else content_mask(text, spans, offsets)
-            return self._prompt(ids, content, recipe)
+            parts = []
+            for piece, (ids, offsets) in zip(rendered[number].pieces, encoded[number], strict=True):
+                if isinstance(piece, PromptEmbeds):
+                    parts.append((piece.vectors.cpu(), piece.content.tolist()))
+                else:
+                    text, spans = piece
+                    content = [True] * len(ids) if spans is None else content_mask(text, spans, offsets)
+                    parts.append((self.lookup(ids), content))
+            return self._prompt(parts, rendered[number].recipe)
 
         if cache is None:
-            yield from map(embedded, range(len(batch)))
+            yield from map(embedded, range(len(rendered)))
         else:
-            recipes = [recipe for _, _, recipe in rendered]
-            keys = [self._key(ids, recipe) for (ids, _), recipe in zip(encoded, recipes, strict=True)]
+            keys = [
+                self._key([token for ids, _ in own for token in ids], one.recipe)
+                for own, one in zip(encoded, rendered, strict=True)
+            ]
             yield from cache.get_or_make(keys, embedded)
 
     def _key(self, ids: Sequence[int], recipe: Recipe) -> bytes:
@@ -296,8 +322,24 @@ class EmbeddingSpace:
             space=self.fingerprint, template=template, token_ids=ids, recipe=recipe, dtype=self.dtype
         )
 
-    def _prompt(self, ids: Sequence[int], content: Sequence[bool], recipe: Recipe) -> PromptEmbeds:
-        return PromptEmbeds(self.lookup(ids), torch.tensor(content), self.fingerprint, recipe)
+    def _prompt(self, parts: Sequence[tuple[Tensor, Sequence[bool]]], recipe: Recipe) -> PromptEmbeds:
+        """Rows, and which of them are content, one part after another."""
+        if len(parts) == 1:
+            vectors = parts[0][0]
+        else:
+            wider = functools.reduce(torch.promote_types, (rows.dtype for rows, _ in parts))
+            vectors = torch.cat([rows.to(wider) for rows, _ in parts])
+        content = [mark for _, marks in parts for mark in marks]
+        return PromptEmbeds(vectors, torch.tensor(content), self.fingerprint, recipe)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rendered:
+    """What a prompt is embedded from."""
+
+    pieces: Sequence[tuple[str, list[Span] | None] | PromptEmbeds]
+    """Text with the spans of its content (None: all of it), and rows, in order."""
+    recipe: Recipe
 
 
 def _not_empty(text: str) -> str:

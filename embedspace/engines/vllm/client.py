@@ -21,7 +21,6 @@ from embedspace.engines.vllm.protocol import (
     ChatRequest,
     CompletionRequest,
     embedded_parts,
-    require_content_only,
 )
 from embedspace.engines.vllm.transport import Connection, ServerInfo
 from embedspace.errors import EngineError, EngineResponseError, PromptRefusedError, PromptRejectedError
@@ -163,8 +162,8 @@ class VLLMClient:
     ) -> Iterator[Completion]:
         """Completions of conversations that the server templates, as :meth:`generate`; one for each request.
 
-        A message's content is text, a PromptEmbeds made by ``space.embed``, or a list of those. vLLM joins the
-        parts of a list with line breaks where the model's template takes text alone, as most do.
+        A message's content is text, a PromptEmbeds made by ``space.embed``, a SoftPrompt, or a list of those. vLLM
+        joins the parts of a list with line breaks where the model's template takes text alone, as most do.
 
         Raises:
             TypeError: a content is something else.
@@ -239,7 +238,7 @@ class VLLMClient:
 
     def _chat_problem(self, info: ServerInfo, messages: Sequence[Message]) -> str | None:
         """Why a conversation cannot be sent, or None where it can."""
-        parts = embedded_parts(require_content_only(messages))
+        parts = embedded_parts(messages)
         try:
             for part in parts:
                 preflight(part, hidden_size=self._hidden_size, max_rows=_max_rows(info))

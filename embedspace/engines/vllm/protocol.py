@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedspace.engines.base import Completion, Prompt, Sampling
-from embedspace.prompt import PromptEmbeds, encode_checked_vectors, encode_prompt_embeds
+from embedspace.prompt import PromptEmbeds, encode_checked_vectors, encode_prompt_embeds, message_parts
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,10 @@ class ChatRequest:
         if self.sampling.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": self.sampling.logprobs}
         body["messages"] = [
-            {**message, "content": [_encode_part(part, self.dtype) for part in _parts(message)]}
+            {
+                **message,
+                "content": [_encode_part(part, self.dtype) for part in message_parts(message.get("content"))],
+            }
             for message in self.messages
         ]
         return body
@@ -104,24 +107,14 @@ def embedded_parts(messages: Sequence[Message]) -> list[PromptEmbeds]:
 
     Raises:
         TypeError: a content is not text, embeddings or a list of those.
-    """
-    return [part for message in messages for part in _parts(message) if isinstance(part, PromptEmbeds)]
-
-
-def require_content_only(messages: Sequence[Message]) -> Sequence[Message]:
-    """The conversation, if its embedded parts have content rows only.
-
-    Raises:
-        TypeError: a content is not text, embeddings or a list of those.
         ValueError: embeddings with template rows, around which the server would put its template once more.
     """
-    for part in embedded_parts(messages):
-        if not bool(part.content.all()):
-            raise ValueError(
-                f"a message's PromptEmbeds has {int((~part.content).sum())} template rows among its {len(part)}, "
-                "and the server would template it once more; pass space.embed(text), which makes content rows only"
-            )
-    return messages
+    return [
+        part
+        for message in messages
+        for part in message_parts(message.get("content"))
+        if isinstance(part, PromptEmbeds)
+    ]
 
 
 def _read_completions(
@@ -215,13 +208,3 @@ def _encode_part(part: str | PromptEmbeds, dtype: torch.dtype | None) -> Json:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     return {"type": "prompt_embeds", "data": _encode(part, dtype)}
-
-
-def _parts(message: Message) -> Sequence[str | PromptEmbeds]:
-    content = message.get("content")
-    parts = [content] if isinstance(content, str | PromptEmbeds) else content
-    if not isinstance(parts, Sequence) or not all(isinstance(part, str | PromptEmbeds) for part in parts):
-        raise TypeError(
-            f"a message's content must be a string, a PromptEmbeds or a list of those, got {content!r:.200}"
-        )
-    return parts
