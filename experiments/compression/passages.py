@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
-from experiments.compression.knowledge_base import Document, Split, documents, order_of, split_of, values_in
+from experiments.compression.items import Split
+from experiments.compression.knowledge_base import Document, documents, order_of, split_of, values_in
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -21,7 +21,8 @@ from embedspace.reporting import (
     unsigned,
 )
 from embedspace.runs import Record, by_tags
-from experiments.compression.metrics import LLMLINGUA, NONE, WHOLE, WITHOUT, Item, Measured
+from experiments.compression.items import Item
+from experiments.compression.metrics import LLMLINGUA, NONE, WHOLE, WITHOUT, Measured
 
 
 @dataclass(frozen=True)

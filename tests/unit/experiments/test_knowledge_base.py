@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.compression.knowledge_base import Split, items
+from experiments.compression.items import Split
+from experiments.compression.knowledge_base import items
 
 SPLITS: tuple[Split, ...] = ("development", "test")
 

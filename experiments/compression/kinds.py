@@ -1,0 +1,81 @@
+"""Texts by kind, each kind with items for development and sealed items for the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+from experiments.compression.functions import CODE, functions
+from experiments.compression.items import Item, Split, alternating
+from experiments.compression.knowledge_base import lines
+from experiments.compression.prose import prose
+from experiments.compression.records import RECORDS, records
+from experiments.compression.titles import GIST, titles
+from experiments.compression.written import written
+
+NUMBERS, WORDS, CONDITIONS = "facts that are numbers", "facts that are words", "conditions and negations"
+GERMAN, CHINESE, HINDI = "German", "Chinese", "Hindi"
+
+
+def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None) -> list[Item]:
+    """Items of each kind; the two splits have no document, pattern, source or domain in common.
+
+    Documents of the bank's knowledge base are for development only: reports were made on both of its halves before.
+
+    Args:
+        split: ``development`` for choosing, ``test`` for reports.
+        per_kind: how many of each kind; the first ones are of different clusters.
+        kinds: names of kinds; None for all of :data:`KINDS`.
+
+    Raises:
+        ValueError: an unknown kind, no items asked for, inspect-evals is not installed, or fewer items than asked for.
+    """
+    chosen = list(KINDS) if kinds is None else list(kinds)
+    if unknown := [kind for kind in chosen if kind not in KINDS]:
+        raise ValueError(f"{unknown[0]!r} is no kind of text; the kinds are {', '.join(map(repr, KINDS))}")
+    if per_kind < 1:
+        raise ValueError(f"per_kind is {per_kind}; give at least 1")
+    found: list[Item] = []
+    for kind in chosen:
+        own = list(islice(filter(_is_sound, KINDS[kind](split)), per_kind))
+        if len(own) < per_kind:
+            raise ValueError(
+                f"the split {split!r} has {len(own)} items of the kind {kind!r}, {per_kind} were asked for"
+            )
+        found += [{**item, "task": kind} for item in own]
+    return found
+
+
+def _is_sound(item: Item) -> bool:
+    """Whether the passage says what is right in one place, and the question does not."""
+    right = item.get("strings", ())
+    return all(item["text"].count(string) == 1 and string not in item["question"] for string in right)
+
+
+def _facts(answers: Literal["numbers", "words"], split: Split) -> Iterator[Item]:
+    """Two written passages, then one of real prose, and so on."""
+    own = written(split, answers, joined=True)
+    real = prose("english", answers) if split == "test" else lines(answers)
+    return alternating(own, own, real)
+
+
+def _chinese(split: Split) -> Iterator[Item]:
+    own = written(split, "chinese")
+    if split == "development":
+        return own
+    return alternating(own, own, alternating(prose("chinese", "numbers"), prose("chinese", "words")))
+
+
+KINDS: dict[str, Callable[[Split], Iterator[Item]]] = {
+    NUMBERS: partial(_facts, "numbers"),
+    WORDS: partial(_facts, "words"),
+    GIST: titles,
+    CONDITIONS: lambda split: written(split, "conditions", joined=True),
+    CODE: functions,
+    RECORDS: records,
+    GERMAN: lambda split: written(split, "german"),
+    CHINESE: _chinese,
+    HINDI: lambda split: written(split, "hindi"),
+}
