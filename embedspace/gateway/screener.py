@@ -114,9 +114,7 @@ class RequestScreener:
             # A number that is finite in float32 may not be in the model's dtype.
             preflight(vectors.to(self.space.dtype))
         except (TypeError, ValueError) as error:
-            raise RefusedError(
-                400, "invalid_payload", f"{param}: {_without_content(error)}", param=param
-            ) from None
+            raise RefusedError(400, "invalid_payload", f"{param}: {error}", param=param) from None
         return vectors
 
     def _embed(self, param: str, value: str | list[int], rows: int) -> Tensor:
@@ -205,11 +203,3 @@ def _screening_failed() -> RefusedError:
 
 def _finite(value: float) -> float:
     return value if math.isfinite(value) else 1e308
-
-
-def _without_content(error: Exception) -> str:
-    """The message of an error of :mod:`embedspace.prompt.wire`, without quotes from the payload."""
-    text = str(error)
-    if text.startswith("the payload names"):
-        return "the payload names something that is not part of one dense floating-point tensor"
-    return text.partition(":")[0] if text.startswith("the payload") else text

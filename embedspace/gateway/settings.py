@@ -46,6 +46,8 @@ class Limits:
     """From the end of the header to the end of the body."""
     screen_seconds: float = 20.0
     """Without an answer from a worker that has pending requests."""
+    cpu_seconds: float = 15.0
+    """Processor time of a worker for requests that it screens together, or for one alone."""
     upstream_seconds: float = 600.0
     """Without a byte from the upstream server."""
     write_seconds: float = 60.0

@@ -89,6 +89,7 @@ def main() -> None:
 def work(screener: RequestScreener, connection: socket.socket) -> NoReturn:
     """Answer requests until the gateway ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     _die_with_parent(signal.SIGKILL)
     restrict(screener.limits.worker_bytes)
     connection.sendall(Frame(0, {"pid": os.getpid()}).to_bytes())
@@ -101,8 +102,10 @@ def work(screener: RequestScreener, connection: socket.socket) -> NoReturn:
                 and select.select([connection], [], [], 0)[0]
             ):
                 jobs.append(Frame.receive(connection))
+            signal.setitimer(signal.ITIMER_PROF, screener.limits.cpu_seconds)  # SIGPROF ends the process
             for answer in screener.answers(jobs):
                 connection.sendall(answer.to_bytes())
+            signal.setitimer(signal.ITIMER_PROF, 0)
     except (EOFError, OSError):
         os._exit(0)
     finally:

@@ -5,35 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import pickletools
-import re
-import zipfile
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from embedspace.prompt.prompt_embeds import PromptEmbeds
 from embedspace.prompt.rows import describe_nonfinite_rows
+from embedspace.prompt.saved_tensor import read_saved_tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-R = TypeVar("R")
-
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-# What the pickle inside a saved dense tensor names, and nothing else.
-_ALLOWED_GLOBALS = {
-    "torch._utils _rebuild_tensor_v2",
-    "collections OrderedDict",
-    "torch FloatStorage",
-    "torch BFloat16Storage",
-    "torch HalfStorage",
-    "torch DoubleStorage",
-}
-_STORAGE = re.compile(r"[^/]+/data/\d+")
 # Beside its data, a saved tensor is a few small zip entries of about 2 KB in all.
 _OVERHEAD_BYTES = 8192
 
@@ -115,8 +100,9 @@ def decode_prompt_embeds(
 ) -> Float[Tensor, "tokens hidden"]:
     """Prompt embeddings from the base64 text of an untrusted sender.
 
-    The size is bounded before anything is decoded or allocated; the pickle inside is scanned and may name
-    nothing but a dense floating-point tensor; only then is it read, with ``weights_only=True``.
+    The size is bounded before anything is decoded or allocated. The file inside must be, byte for byte, what
+    ``torch.save`` writes for one dense floating-point tensor; nothing in it is unpickled or executed, and the time is
+    linear in its size.
 
     Args:
         text: what :func:`encode_prompt_embeds` returns.
@@ -124,9 +110,9 @@ def decode_prompt_embeds(
         max_bytes: largest size of the tensor data.
 
     Raises:
-        TypeError: not a string, or a tensor that is not floating point.
-        ValueError: too large, not base64, not a saved tensor, compressed, expanded or sparse storage,
-            not finite, or of another shape.
+        TypeError: not a string.
+        ValueError: too large, not base64, anything but one dense tensor as ``torch.save`` writes it (compressed,
+            sparse, a view, a parameter, torch's format before 1.6), not finite, or of another shape.
 
     >>> decode_prompt_embeds("not base64!")
     Traceback (most recent call last):
@@ -143,73 +129,12 @@ def decode_prompt_embeds(
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"the payload is not base64: {error}") from error
-    data_bytes = _check_archive(data, max_bytes)
-    try:
-        tensor = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises a dozen types on bytes it cannot read
-        raise ValueError(f"the payload is not a tensor saved by torch.save: {_short(error)}") from error
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        raise ValueError(f"the payload holds a {type(tensor).__name__}, not one dense tensor")
-    if tensor.untyped_storage().nbytes() != data_bytes:
-        # Some releases of torch believe the pickle's size and read on behind the file's bytes.
-        raise ValueError("the payload's description and its data have different sizes")
-    if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.itemsize or not tensor.is_contiguous():
-        raise ValueError(
-            f"the payload's tensor of shape {list(tensor.shape)} is a view of its storage (expanded, cut or "
-            "transposed); save a contiguous clone"
-        )
+    tensor = read_saved_tensor(data)
+    if tensor.nbytes > max_bytes:
+        raise ValueError(f"the payload has {tensor.nbytes} bytes of data; {max_bytes} are allowed")
     preflight(tensor, hidden_size=hidden_size)
     return tensor
 
 
-def _check_archive(data: bytes, max_bytes: int) -> int:
-    """Check the zip file of ``torch.save`` without unpacking or running anything; returns the size of its storage."""
-    archive = _unless_damaged(lambda: zipfile.ZipFile(io.BytesIO(data)))
-    entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError("the payload is compressed, which torch.save never does")
-    if sum(entry.file_size for entry in entries) > max_bytes + _OVERHEAD_BYTES:
-        raise ValueError(f"the payload declares more than {max_bytes} bytes")
-    # torch finds entries by their names in any case, and might take another one than was looked at.
-    if len({entry.filename.lower() for entry in entries}) != len(entries):
-        raise ValueError("the payload has two entries of one name")
-    storages = [entry.file_size for entry in entries if _STORAGE.fullmatch(entry.filename)]
-    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-    if len(pickles) != 1 or len(storages) != 1 or pickles[0].file_size > _OVERHEAD_BYTES:
-        raise ValueError("the payload is not one tensor saved by torch.save")
-    named = _named_globals(_unless_damaged(lambda: archive.read(pickles[0])))
-    if not named <= _ALLOWED_GLOBALS:
-        raise ValueError(
-            f"the payload names {sorted(named - _ALLOWED_GLOBALS)}; only a dense tensor of "
-            f"{_names(FLOATING)} is read"
-        )
-    return storages[0]
-
-
-def _unless_damaged(read: Callable[[], R]) -> R:
-    try:
-        return read()
-    except Exception as error:  # zipfile raises whatever the malformed bytes make it raise
-        raise ValueError(f"the payload is not a file of torch.save: {_short(error)}") from error
-
-
-def _named_globals(pickled: bytes) -> set[str]:
-    """All globals that a pickle names, found by reading its opcodes and not by running them."""
-    named = set()
-    try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "GLOBAL":
-                named.add(str(argument))
-            elif opcode.name in {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}:
-                named.add(opcode.name)
-    except Exception as error:  # pickletools raises what the malformed bytes make it raise
-        raise ValueError(f"the payload's description is damaged: {_short(error)}") from error
-    return named
-
-
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -93,6 +93,19 @@ def doubled_pickle(entries: dict[str, bytes]) -> None:
     entries["other/data.pkl"] = entries[name]
 
 
+def hash_bomb() -> bytes:
+    """A dictionary one of whose keys takes 2**40 steps to hash."""
+    key: object = ()
+    for _ in range(40):
+        key = (key, key)
+    pickled = b"\x80\x02}" + pickle.dumps(key, protocol=2)[2:-1] + b"K\x01s."
+
+    def change(entries: dict[str, bytes]) -> None:
+        entries[next(name for name in entries if name.endswith("/data.pkl"))] = pickled
+
+    return altered(change)
+
+
 def sparse(indices: list[list[int]]) -> torch.Tensor:
     return torch.sparse_coo_tensor(indices, [1.0], (2, HIDDEN), check_invariants=False)
 
@@ -179,6 +192,12 @@ PAYLOADS: dict[str, bytes | str] = {
     "no rows": saved(torch.zeros(0, HIDDEN)),
     "another hidden size": saved(torch.zeros(2, HIDDEN - 1)),
     "too many rows": saved(torch.zeros(129, HIDDEN)),
+    "a key that is hashed for hours": hash_bomb(),
+    "rows with the bit that negates them": saved(torch._neg_view(torch.ones(2, HIDDEN))),
+    "a buffer": saved(torch.nn.Buffer(torch.zeros(2, HIDDEN))),
+    "compressed by its writer": zipped(
+        {"archive/data.pkl": b"", "archive/data/0": b"\0" * 10**6}, zipfile.ZIP_DEFLATED
+    ),
     "a dictionary": saved({"prompt_embeds": torch.zeros(2, HIDDEN)}),
     "a parameter": saved(torch.nn.Parameter(torch.zeros(2, HIDDEN))),
     "truncated base64": base64.b64encode(GOOD).decode()[:-3],

@@ -126,7 +126,7 @@ def test_random_damage_is_answered_and_never_with_a_failure(
     pid = [worker.pid for worker in workers(gateway)]
     answers = [post(gateway.url, body) for body in damaged_bodies(good, 150)]
     answers += [post(gateway.url, {"prompt_embeds": payload}) for payload in damaged(150)]
-    assert {answer.status for answer in answers} == {200, 400}
+    assert {answer.status for answer in answers} <= {200, 400}
     assert sum(answer.status == 400 for answer in answers) > 150
     assert not any(answer.code == "screening_failed" for answer in answers if answer.status == 400)
     # What came through was a dense tensor again, written by the gateway.
