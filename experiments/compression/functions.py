@@ -7,9 +7,10 @@ import importlib.util
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from experiments.compression.items import Item, Split, number_of, picked, shuffled
+from experiments.compression.items import Item, Split, number_of, picked
 
 CODE = "code"
 _PACKAGES = ("click", "jinja2", "networkx", "omegaconf", "pycparser", "requests")
@@ -17,12 +18,14 @@ _PACKAGES = ("click", "jinja2", "networkx", "omegaconf", "pycparser", "requests"
 _CHARACTERS = range(260, 760)
 """Length of a function with its comments."""
 _ANSWER_CHARACTERS = range(4, 41)
+_GUESSED = ("None", "True", "False")
+"""Answers that need no passage."""
 
 
 def functions(split: Split) -> Iterator[Item]:
     """A question about one function of each file, then about a second one of each; files are clusters."""
     second: list[Item] = []
-    for path in shuffled(_files(split), "files"):
+    for path in sorted(_files(split), key=lambda path: number_of(_name(path))):
         try:
             source = path.read_text(encoding="utf-8")
             tree = ast.parse(source)
@@ -30,9 +33,10 @@ def functions(split: Split) -> Iterator[Item]:
             continue
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         nodes.sort(key=lambda node: number_of(node.name))
-        items = [item for node in nodes if (item := _item(source, node, path)) is not None]
-        yield from items[:1]
-        second += items[1:2]
+        lines = source.split("\n")
+        made = (item for node in nodes if (item := _item(lines, node, path)) is not None)
+        yield from islice(made, 1)
+        second += islice(made, 1)
     yield from second
 
 
@@ -45,26 +49,30 @@ def _files(split: Split) -> list[Path]:
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
-            found += [*Path(spec.origin).parent.rglob("*.py")]
-    return [path for path in found if "test" not in str(path)]
+            found += [path for path in Path(spec.origin).parent.rglob("*.py") if path.parent.name != "tests"]
+    return found
 
 
-def _item(source: str, node: ast.FunctionDef, path: Path) -> Item | None:
-    segment = ast.get_source_segment(source, node, padded=True)
-    if segment is None or len(text := textwrap.dedent(segment)) not in _CHARACTERS or not text.isascii():
+def _name(path: Path) -> str:
+    """The end of a path, which is the same wherever packages are installed."""
+    return "/".join(path.parts[-3:])
+
+
+def _item(lines: Sequence[str], node: ast.FunctionDef, path: Path) -> Item | None:
+    text = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+    if len(text) not in _CHARACTERS or not text.isascii():
         return None
     asked = [
         (question, beginning, answer)
         for question, beginning, answer in (*_assigned(node), *_defaults(node), *_returned(node), *_messages(node))
-        if len(answer) in _ANSWER_CHARACTERS and "\n" not in answer and text.count(answer) == 1
+        if len(answer) in _ANSWER_CHARACTERS and answer not in _GUESSED and text.count(answer) == 1
     ]  # fmt: skip
     if not asked:
         return None
     question, beginning, answer = picked(asked, f"{path.name}/{node.name}")
-    name = "/".join(path.parts[-2:])
     return Item(
         text=text, question=question, beginning=beginning, answer=f" {answer}", task=CODE,
-        cluster=f"{CODE}/{name}", strings=[answer],
+        cluster=f"{CODE}/{_name(path)}", strings=[answer],
     )  # fmt: skip
 
 
@@ -88,9 +96,10 @@ def _assigned(node: ast.FunctionDef) -> Asked:
 
 def _defaults(node: ast.FunctionDef) -> Asked:
     """Parameters with a default."""
-    named: Sequence[ast.arg] = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+    positional = [*node.args.posonlyargs, *node.args.args]
+    named = positional[len(positional) - len(node.args.defaults) :]
     for argument, value in zip(named, node.args.defaults, strict=True):
-        if ast.unparse(value) not in ("None", "True", "False", "''", "()"):
+        if ast.unparse(value) not in _GUESSED:
             question = f"Which value does the parameter `{argument.arg}` have unless it is given?"
             yield question, f"By default, {argument.arg} =", ast.unparse(value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Literal
@@ -20,7 +20,7 @@ GERMAN, CHINESE, HINDI = "German", "Chinese", "Hindi"
 
 
 def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None) -> list[Item]:
-    """Items of each kind; the two splits have no document, pattern, source or domain in common.
+    """Items of each kind; within a kind, the two splits have no document, pattern, source or domain in common.
 
     Documents of the bank's knowledge base are for development only: reports were made on both of its halves before.
 
@@ -39,7 +39,7 @@ def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None) -> li
         raise ValueError(f"per_kind is {per_kind}; give at least 1")
     found: list[Item] = []
     for kind in chosen:
-        own = list(islice(filter(_is_sound, KINDS[kind](split)), per_kind))
+        own = list(islice(_sound(KINDS[kind](split)), per_kind))
         if len(own) < per_kind:
             raise ValueError(
                 f"the split {split!r} has {len(own)} items of the kind {kind!r}, {per_kind} were asked for"
@@ -48,10 +48,17 @@ def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None) -> li
     return found
 
 
-def _is_sound(item: Item) -> bool:
-    """Whether the passage says what is right in one place, and the question does not."""
-    right = item.get("strings", ())
-    return all(item["text"].count(string) == 1 and string not in item["question"] for string in right)
+def _sound(made: Iterable[Item]) -> Iterator[Item]:
+    """Each item once, where the passage says what is right in one place and the question does not."""
+    seen: set[tuple[str, str]] = set()
+    for item in made:
+        right = item.get("strings", ())
+        said_once = all(
+            item["text"].count(string) == 1 and string not in item["question"] for string in right
+        )
+        if said_once and (key := (item["text"], item["question"])) not in seen:
+            seen.add(key)
+            yield item
 
 
 def _facts(answers: Literal["numbers", "words"], split: Split) -> Iterator[Item]:

@@ -16,19 +16,24 @@ from experiments.compression.knowledge_base import packaged
 
 Language = Literal["english", "chinese"]
 
-_SENTENCE = {
-    "english": re.compile(r"[A-Z][^\n]*?[a-z\d%)][.!?](?=\s+[A-Z\"]|\s*$)"),
-    "chinese": re.compile(r"[\u4e00-\u9fff][^\n。！？]*[。！？]"),
+_LINE = {"english": re.compile(r"[A-Z].*[a-z\d%)][.!?]"), "chinese": re.compile(r"[\u4e00-\u9fff].*[。！？]")}
+"""A line of whole sentences."""
+_SENTENCE_END = {
+    "english": re.compile(r"(?<=[a-z\d%)][.!?])\s+(?=[A-Z])"),
+    "chinese": re.compile(r"(?<=[。！？])(?=[\u4e00-\u9fff])"),
 }
 _CHARACTERS = {"english": range(320, 720), "chinese": range(70, 125)}
 """Length of a passage."""
-_NUMBER = re.compile(r"[$€£]?\d[\d,]*(?:\.\d+)?%?")
+_NUMBER = {
+    "english": re.compile(r"[$€£]?\b\d[\d,]*(?:\.\d+)?(?:%|\b(?!-))"),
+    "chinese": re.compile(r"(?<![\d.])\d[\d,.]+%?(?=[^\d.%])"),
+}
 _MIN_BEFORE = {"english": 20, "chinese": 6}
 """Characters of a sentence before what is asked for."""
 _MAX_BEFORE = {"english": 90, "chinese": 24}
 _WORD = {
     "english": re.compile(r"[A-Za-z]{6,}(?=[.!?]$)"),
-    "chinese": re.compile(r"[\u4e00-\u9fff]{2,4}(?=[。！？]$)"),
+    "chinese": re.compile(r"(?<=[的、，和与])[\u4e00-\u9fff]{2,6}(?=[。！？]$)"),
 }
 _QUESTION = {"english": 'How does the text go on after "{}"?', "chinese": "原文中“{}”后面是什么？"}
 
@@ -65,10 +70,12 @@ def _language_of(text: str) -> Language | None:
 
 
 def _passages(text: str, language: Language) -> Iterator[list[str]]:
-    """Neighbouring sentences of a line or of lines that follow each other, without the request's first sentences."""
+    """Sentences that follow each other in lines of whole sentences, without the request's first ones."""
     passage: list[str] = []
     seen: set[str] = set()
-    for sentence in _SENTENCE[language].findall(text)[3:]:
+    lines = [line.strip() for line in text.splitlines()]
+    whole = [line for line in lines if _LINE[language].fullmatch(line)]
+    for sentence in [part for line in whole for part in _SENTENCE_END[language].split(line)][3:]:
         if sentence in seen:
             continue
         seen.add(sentence)
@@ -87,7 +94,7 @@ def _item(
     text = space.join(sentences)
     found = []
     for sentence in sentences:
-        pattern = _NUMBER if answers == "numbers" else _WORD[language]
+        pattern = (_NUMBER if answers == "numbers" else _WORD)[language]
         for match in pattern.finditer(sentence):
             before = sentence[: match.start()]
             apart = not space or before.endswith(space)

@@ -15,7 +15,7 @@ from experiments.compression.items import Item, Split, alternating, shuffled
 from experiments.compression.knowledge_base import packaged, titled
 
 GIST = "gist"
-_MIN_CHARACTERS, _MAX_CHARACTERS = 220, 800
+_MIN_CHARACTERS, _MAX_CHARACTERS = 280, 800
 
 
 def titles(split: Split) -> Iterator[Item]:
@@ -57,13 +57,17 @@ def _plain(markdown: str) -> str:
 
 
 def _benchmarks() -> Iterator[Item]:
-    for path in shuffled(packaged("").glob("*/eval.yaml"), "benchmarks"):
-        described, readme = yaml.safe_load(path.read_text(encoding="utf-8")), path.with_name("README.md")
+    for name in shuffled((path.parent.name for path in packaged("").glob("*/eval.yaml")), "benchmarks"):
+        folder = packaged(name)
+        described, readme = (
+            yaml.safe_load((folder / "eval.yaml").read_text(encoding="utf-8")),
+            folder / "README.md",
+        )
         if readme.is_file():
             text = _plain(readme.read_text(encoding="utf-8").split("## Usage")[0])
             title = str(described["title"]).split(": ", 1)[-1]
             if len(title.split()) >= 3 and (
-                item := _item(text, "Give a title for the text.", title, f"benchmark {path.parent.name}")
+                item := _item(text, "Give a title for the text.", title, f"benchmark {name}")
             ):
                 yield item
 
@@ -75,17 +79,19 @@ def _packages() -> Iterator[Item]:
         summary, description = metadata["Summary"], metadata.get("Description") or metadata.get_payload()
         if summary and len(summary.split()) >= 4 and isinstance(description, str) and name != "embedspace":
             question = f"What is {name}, in one line?"
-            if item := _item(_plain(description), question, summary, f"package {name}"):
+            if item := _item(_plain(description.split("```")[0]), question, summary, f"package {name}"):
                 yield item
 
 
 def _modules() -> Iterator[Item]:
     folder = Path(os.__file__).parent
-    for path in shuffled(folder.glob("[a-z]*.py"), "modules"):
-        documentation = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    for name in shuffled((path.stem for path in folder.glob("[a-z]*.py")), "modules"):
+        documentation = (
+            ast.get_docstring(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))) or ""
+        )
         summary, _, text = documentation.partition("\n")
         text = re.split(r"\n.*(?:>>>|={3}|-{3})", text)[0]
         if len(summary.split()) >= 3 and (
-            item := _item(text, "Summarise the text in one line.", summary, f"module {path.stem}")
+            item := _item(text, "Summarise the text in one line.", summary, f"module {name}")
         ):
             yield item

@@ -41,7 +41,7 @@ def written(split: Split, kind: str, *, joined: bool = False) -> Iterator[Item]:
     turn = 0
     while True:
         for position, name in enumerate(names):
-            item = _item(documents[name], kind, name, turn)
+            item = _item(documents[name], split, kind, name, turn)
             if joined and turn % 2:
                 other = names[(position + turn) % len(names)]
                 beside = (
@@ -61,7 +61,7 @@ def _documents(split: Split, kind: str) -> dict[str, Document]:
     return found
 
 
-def _item(document: Document, kind: str, name: str, turn: int) -> Item:
+def _item(document: Document, split: Split, kind: str, name: str, turn: int) -> Item:
     text, values = _filled(document, f"{kind}/{name}/{turn}")
     questions = document["ask"]
     question, beginning, answer = (
@@ -74,7 +74,7 @@ def _item(document: Document, kind: str, name: str, turn: int) -> Item:
         beginning=beginning,
         answer=f"{space}{answer}",
         task=kind,
-        cluster=f"{kind}/{name}",
+        cluster=f"{split} {kind}/{name}",
         strings=[answer],
     )
 

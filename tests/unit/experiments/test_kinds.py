@@ -7,13 +7,13 @@ import pytest
 from experiments.compression.items import Split, cluster_of
 from experiments.compression.kinds import KINDS, items
 
-SPLITS: tuple[Split, ...] = ("development",)
+SPLITS: tuple[Split, ...] = ("development", "test")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_passage_says_the_answer_once_and_the_question_does_not(split: Split, kind: str) -> None:
-    for item in items(split, 24, [kind]):
+    for item in items(split, {"development": 24, "test": 100}[split], [kind]):
         for string in item.get("strings", []):
             assert item["answer"].strip() == string
             assert item["text"].count(string) == 1
@@ -26,6 +26,14 @@ def test_fewer_items_are_the_first_of_more_and_of_different_clusters(kind: str) 
     found = items("development", 12, [kind])
     assert found[:5] == items("development", 5, [kind])
     assert len({cluster_of(item) for item in found[:5]}) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_splits_share_no_text_and_no_cluster(kind: str) -> None:
+    development, test = items("development", 24, [kind]), items("test", 100, [kind])
+    assert not {item["text"] for item in development} & {item["text"] for item in test}
+    assert {cluster_of(item) for item in test}.isdisjoint(map(cluster_of, development))
+    assert len({(item["text"], item["question"]) for item in test}) == 100
 
 
 @pytest.mark.parametrize(
