@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 import time
@@ -12,19 +11,17 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import httpx2
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from embedspace.gateway.api_keys import Keys
 from embedspace.gateway.audit import AuditLog, Counters
-from embedspace.gateway.intake import Capacity, admit, drain, read_body
+from embedspace.gateway.intake import Capacity, admit, read_body
+from embedspace.gateway.peers import network
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.request import CHAT, COMPLETIONS
 from embedspace.gateway.settings import Settings
@@ -34,14 +31,14 @@ from embedspace.gateway.worker_pool import WorkerPool
 FORWARDED = ("/v1/models", "/version")
 """Addresses that are forwarded unchanged, for GET."""
 
-Action = Literal["health", "metrics", "forward", "generate"]
+Action = Literal["health", "metrics", "forward", "generate", "unknown", "other_method"]
 
 _log = logging.getLogger("embedspace.gateway")
 
 
 @dataclass(frozen=True)
 class GatewayApp:
-    """The parts of one gateway."""
+    """The parts of one gateway, and the ASGI application that they are."""
 
     settings: Settings
     keys: Keys
@@ -51,48 +48,32 @@ class GatewayApp:
     counters: Counters
     capacity: Capacity
 
-    def routes(self) -> Starlette:
-        """The ASGI application."""
-        routes = [
-            Route("/health", _Endpoint(self, "health"), methods=["GET"]),
-            Route("/metrics", _Endpoint(self, "metrics"), methods=["GET"]),
-        ]
-        for path in (*FORWARDED, *self.settings.allow):
-            routes.append(Route(path, _Endpoint(self, "forward"), methods=["GET"]))
-        for path in (COMPLETIONS, CHAT):
-            routes.append(Route(path, _Endpoint(self, "generate"), methods=["POST"]))
-        app = Starlette(routes=routes, exception_handlers={HTTPException: self._not_routed})
-        app.router.redirect_slashes = False
-        return app
-
-    async def _not_routed(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        code = "method_not_allowed" if error.status_code == 405 else "path_not_allowed"
-        self.counters.requests.labels("other", code).inc()
-        refusal = RefusedError(error.status_code, code, "this gateway does not allow that address or method")
-        await drain(request)
-        return Response(refusal.body(), refusal.status, {**refusal.headers(), "connection": "close"})
-
-
-@dataclass(frozen=True)
-class _Endpoint:
-    """An ASGI endpoint that answers requests with one action."""
-
-    app: GatewayApp
-    action: Action
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _RequestHandler(self.app, Request(scope, receive), send).answer(self.action)
+        """Answer one request. Addresses are compared as they were sent, without decoding anything in them."""
+        path = scope["raw_path"].decode("latin-1")
+        action = self._actions.get(path)
+        if action is None:
+            path, action = "other", "unknown"
+        elif scope["method"] not in (("POST",) if action == "generate" else ("GET", "HEAD")):
+            path, action = "other", "other_method"
+        await _RequestHandler(self, Request(scope, receive), send, path).answer(action)
+
+    @cached_property
+    def _actions(self) -> dict[str, Action]:
+        actions: dict[str, Action] = {"/health": "health", "/metrics": "metrics"}
+        for path in (*FORWARDED, *self.settings.allow):
+            actions[path] = "forward"
+        return actions | {COMPLETIONS: "generate", CHAT: "generate"}
 
 
 class _RequestHandler:
     """Answers one request, whatever happens to it."""
 
-    def __init__(self, app: GatewayApp, request: Request, send: Send) -> None:
+    def __init__(self, app: GatewayApp, request: Request, send: Send, path: str) -> None:
         self._app = app
         self._request = request
         self._send = send
-        self._path = str(request.scope["path"])
+        self._path = path
         self._id = uuid.uuid4().hex
         self._key: int | None = None
         self._started = False
@@ -106,14 +87,17 @@ class _RequestHandler:
             if action == "health":
                 await self._health()
                 return
+            if action == "unknown":
+                raise RefusedError(404, "path_not_allowed", "this gateway does not allow that address")
+            if action == "other_method":
+                raise RefusedError(405, "method_not_allowed", "this gateway does not allow that method there")
             self._key = admit(self._request, app.keys)
             match action:
                 case "metrics":
                     headers = {"content-type": "text/plain; version=0.0.4"}
                     await self._respond(200, headers, app.counters.exposition())
                 case "forward":
-                    self._body_received = await drain(self._request)
-                    with app.capacity.slot():
+                    with app.capacity.slot(self._caller):
                         await app.upstream.ensure(app.workers.filter_info)
                         await self._until_disconnect(self._forward("GET"))
                 case "generate":
@@ -132,26 +116,36 @@ class _RequestHandler:
         finally:
             app.counters.requests.labels(self._path, self._outcome).inc()
 
+    @property
+    def _caller(self) -> str:
+        """Whom limits for one caller count: the owner of a key, or an address."""
+        if self._key is not None:
+            return f"key {self._key}"
+        client = self._request.client
+        return network(client.host) if client else ""
+
     async def _generate(self) -> None:
-        app = self._app
-        app.capacity.require_slot()
+        app, caller = self._app, self._caller
+        app.capacity.require_slot(caller)
         await app.upstream.ensure(app.workers.filter_info)
-        with app.capacity.reserved_bytes() as reservation:
-            # Handed over once, so that each body is in memory no longer than it is needed.
-            received = OneShotBody(await read_body(self._request, app.settings.limits, reservation))
+        with app.capacity.reserved_bytes(caller) as reservation:
+            body = await read_body(self._request, app.settings.limits, reservation)
             self._body_received = True
-            with app.capacity.slot():
-                screened = OneShotBody(await self._screened(received.take()), reservation.release)
+            with app.capacity.slot(caller):
+                # Handed over once, so that each body is in memory no longer than it is needed.
+                received, digest = OneShotBody(body.content), body.sha256
+                del body
+                screened = OneShotBody(await self._screened(received, digest), reservation.release)
                 reservation.resize(screened.size)
                 await self._until_disconnect(self._forward("POST", screened))
 
-    async def _screened(self, body: bytes) -> bytes:
+    async def _screened(self, body: OneShotBody, digest: str) -> bytes:
         """The body for the server; the audit log has the decision, whichever it is."""
         app = self._app
-        digest = hashlib.sha256(body).hexdigest()
         began = time.perf_counter()
         try:
-            screened = await app.workers.screen(self._path, body, app.upstream.max_rows(None))
+            rows = app.upstream.max_rows(None)
+            screened = await app.workers.screen(self._path, body.take(), rows, self._caller)
             refusal = screened.fields.pop("refusal", None)
             if refusal is None:
                 self._require_rows(screened.fields)
@@ -241,7 +235,7 @@ class _RequestHandler:
         if self._started:
             return
         headers = refusal.headers()
-        if not self._body_received and not await drain(self._request):
+        if not self._body_received:  # the rest of it is not read
             headers["connection"] = "close"
         await self._respond(refusal.status, headers, refusal.body())
 

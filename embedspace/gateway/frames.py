@@ -21,10 +21,14 @@ class Frame:
     fields: dict[str, Any]
     body: bytes = b""
 
+    def head(self) -> bytes:
+        """What is sent before the body."""
+        fields = json.dumps(self.fields).encode()
+        return _HEAD.pack(self.number, len(fields), len(self.body)) + fields
+
     def to_bytes(self) -> bytes:
         """As sent over a socket."""
-        fields = json.dumps(self.fields).encode()
-        return _HEAD.pack(self.number, len(fields), len(self.body)) + fields + self.body
+        return self.head() + self.body
 
     @classmethod
     async def read(cls, reader: asyncio.StreamReader, max_bytes: int) -> Frame:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedspace.gateway.api_keys import Keys
+from embedspace.gateway.peers import share
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.settings import Limits
 
@@ -16,32 +20,31 @@ if TYPE_CHECKING:  # the command line reads keys where neither package is instal
 
     from embedspace.gateway.audit import Counters
 
-MAX_HEADER_BYTES = 16 * 1024
-"""Largest request before its body."""
-
-_DRAIN_SECONDS = 1.0
-
 
 class Capacity:
-    """Counts requests under way and bytes of bodies, and refuses what exceeds the limits with 429."""
+    """Counts requests under way and bytes of bodies, and refuses what exceeds the limits with 429.
+
+    One caller can have three quarters of each, so that there is always room for others.
+    """
 
     def __init__(self, limits: Limits, counters: Counters) -> None:
         self._limits = limits
         self._counters = counters
-        self._under_way = 0
-        self._bytes = 0
+        self._under_way: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
 
-    def require_slot(self) -> None:
+    def require_slot(self, caller: str) -> None:
         """Refuse at once a request that would find no free slot after its body was read.
 
         Raises:
             RefusedError: too many requests are under way.
         """
-        if self._under_way >= self._limits.concurrent:
+        limit = self._limits.concurrent
+        if self._under_way.total() >= limit or self._under_way[caller] >= share(limit):
             raise _busy("too_many_requests", "this gateway has reached its limit of concurrent requests")
 
     @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
+    def slot(self, caller: str) -> Iterator[None]:
         """A slot for one request, until the last byte of its answer.
 
         A request whose body is still arriving holds none, so slow senders block nobody.
@@ -49,37 +52,47 @@ class Capacity:
         Raises:
             RefusedError: as :meth:`require_slot`.
         """
-        self.require_slot()
-        self._under_way += 1
-        self._counters.under_way.set(self._under_way)
+        self.require_slot(caller)
+        self._count(self._under_way, caller, 1)
         try:
             yield
         finally:
-            self._under_way -= 1
-            self._counters.under_way.set(self._under_way)
+            self._count(self._under_way, caller, -1)
 
     @contextlib.contextmanager
-    def reserved_bytes(self) -> Iterator[ByteReservation]:
+    def reserved_bytes(self, caller: str) -> Iterator[ByteReservation]:
         """The bytes that one request holds, until it ends or releases them."""
-        reservation = ByteReservation(self)
+        reservation = ByteReservation(self, caller)
         try:
             yield reservation
         finally:
             reservation.release()
 
-    def _change(self, count: int) -> None:
-        if count > 0 and self._bytes + count > self._limits.held_bytes:
+    def _change(self, caller: str, count: int) -> None:
+        limits = self._limits
+        # A body of the largest size must always fit, also where few are held together.
+        most = max(share(limits.held_bytes), limits.body_bytes)
+        if count > 0 and (
+            self._bytes.total() + count > limits.held_bytes or self._bytes[caller] + count > most
+        ):
             raise _busy("too_much_data", "this gateway has reached its limit of data under way")
-        self._bytes += count
-        self._counters.held_bytes.set(self._bytes)
+        self._count(self._bytes, caller, count)
+
+    def _count(self, counts: Counter[str], caller: str, change: int) -> None:
+        counts[caller] += change
+        if not counts[caller]:
+            del counts[caller]
+        self._counters.under_way.set(self._under_way.total())
+        self._counters.held_bytes.set(self._bytes.total())
 
 
 class ByteReservation:
     """Bytes that one request holds: of its body as received, then as sent to the server."""
 
-    def __init__(self, capacity: Capacity) -> None:
+    def __init__(self, capacity: Capacity, caller: str) -> None:
         self._capacity = capacity
-        self._count = 0
+        self._caller = caller
+        self._held = 0
 
     def add(self, count: int) -> None:
         """Reserve more bytes.
@@ -87,12 +100,12 @@ class ByteReservation:
         Raises:
             RefusedError: all requests together would hold too many.
         """
-        self._capacity._change(count)
-        self._count += count
+        self._capacity._change(self._caller, count)
+        self._held += count
 
     def resize(self, count: int) -> None:
         """Reserve this many in total; raises as :meth:`add`."""
-        self.add(count - self._count)
+        self.add(count - self._held)
 
     def release(self) -> None:
         """Reserve nothing any more."""
@@ -106,13 +119,9 @@ def admit(request: Request, keys: Keys) -> int | None:
         the number of the caller's key, where keys are required.
 
     Raises:
-        RefusedError: too large, a header twice that must occur once, or no valid key.
+        RefusedError: a header twice that must occur once, or no valid key.
     """
     headers = request.headers
-    if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
-        raise RefusedError(431, "header_too_large", f"a header can have at most {MAX_HEADER_BYTES} bytes")
-    if "transfer-encoding" in headers and "content-length" in headers:
-        raise RefusedError(400, "ambiguous_length", "a request must have one length, and this one has two")
     if len(headers.getlist("host")) != 1 or len(headers.getlist("content-type")) > 1:
         raise RefusedError(
             400, "ambiguous_header", "a header that must occur once occurs twice or not at all"
@@ -125,8 +134,16 @@ def admit(request: Request, keys: Keys) -> int | None:
     return number
 
 
-async def read_body(request: Request, limits: Limits, reservation: ByteReservation) -> bytes:
-    """The body of a request, as received.
+@dataclass(frozen=True)
+class Body:
+    """A request's body as received."""
+
+    content: bytes
+    sha256: str
+
+
+async def read_body(request: Request, limits: Limits, reservation: ByteReservation) -> Body:
+    """The body of a request.
 
     Raises:
         RefusedError: another type, compressed, too large, too slow, or too much together with all others.
@@ -143,7 +160,7 @@ async def read_body(request: Request, limits: Limits, reservation: ByteReservati
     if int(headers.get("content-length", "0")) > limits.body_bytes:
         raise too_large
     chunks: list[bytes] = []
-    size = 0
+    size, digest = 0, hashlib.sha256()
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
@@ -152,25 +169,12 @@ async def read_body(request: Request, limits: Limits, reservation: ByteReservati
                     raise too_large
                 reservation.add(len(chunk))
                 chunks.append(chunk)
+                digest.update(chunk)
     except TimeoutError:
         raise RefusedError(
             408, "body_too_slow", f"the body did not arrive within {limits.body_seconds:g} s"
         ) from None
-    return b"".join(chunks)
-
-
-async def drain(request: Request) -> bool:
-    """Receive and discard the rest of a request for a moment; whether all of it arrived.
-
-    If a connection is closed while its caller still sends, it is reset, and the answer may be lost.
-    """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return True
-    return False
+    return Body(b"".join(chunks), digest.hexdigest())
 
 
 def _busy(code: str, message: str) -> RefusedError:

@@ -45,9 +45,21 @@ _RESERVED_VARIABLES = frozenset(_RESERVED.split())
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _MESSAGE = "role content name tool_calls tool_call_id function_call refusal reasoning reasoning_content"
 _MESSAGE_FIELDS = frozenset(_MESSAGE.split())
+# Fields that are screened by themselves, and the name of the model, which must be one that the server serves.
+_PROMPT = "prompt prompt_embeds suffix messages tools documents chat_template_kwargs model"
+_PROMPT_FIELDS = frozenset(_PROMPT.split())
+# Values of the protocol, which say nothing to a model.
+_WORDS = """
+    auto none required default flex priority low medium high minimal text json_object json_schema type function name
+    include_usage continuous_usage_stats
+"""
+_PROTOCOL_WORDS = frozenset(_WORDS.split())
 # The only fields of a part beside "type": for a part with a "uuid", or without a "type", the server may read other
 # fields than those of its type.
 _PARTS = {"text": "text", "refusal": "refusal", "prompt_embeds": "data"}
+
+
+_MAX_DIGITS = 400
 
 
 @dataclass(frozen=True)
@@ -66,12 +78,17 @@ class Piece:
     """Key or index of the payload in its container."""
 
 
-def parse(data: bytes, depth: int) -> dict[str, Any]:
+def parse(data: bytes, limits: Limits) -> dict[str, Any]:
     """The object that a request's body holds.
 
     Raises:
-        RefusedError: not UTF-8, not JSON, not an object, a field twice, NaN or infinity, or nested too deeply.
+        RefusedError: not UTF-8, not JSON, not an object, a field twice, NaN or infinity, too many values, or nested too
+            deeply.
     """
+    depth = limits.depth
+    # Before it is parsed, which takes time and memory for each.
+    values = sum(data.count(sign) for sign in (b",", b"[", b"{"))
+    _require_at_most(limits.values, values, "values", "too_many_values", None, "; send several requests")
     try:
         body = json.loads(
             data.decode("utf-8"),
@@ -119,7 +136,8 @@ def pieces(path: str, body: dict[str, Any], limits: Limits) -> list[Piece]:
         _require_at_most(limits.parts, len(found), "texts and parts", "too_many_parts", "messages")
     count = sum(piece.embedded or path == COMPLETIONS for piece in found)
     _require_at_most(limits.prompts, count, "prompts", "too_many_prompts", None, "; send several requests")
-    return found
+    rest = [value for name, value in body.items() if name not in _PROMPT_FIELDS]
+    return [*found, *_joined_strings("request", rest, _PROTOCOL_WORDS)]
 
 
 def _completion_pieces(body: dict[str, Any]) -> Iterator[Piece]:
@@ -193,8 +211,10 @@ def _message_pieces(param: str, message: Any) -> Iterator[Piece]:
                 yield _part(f"{param}.content[{number}]", part)
         case _:
             raise _invalid_field(f"{param}.content", "a string or a list of parts")
-    for name in sorted(_MESSAGE_FIELDS - {"role", "content", "tool_call_id"}):
-        yield from _joined_strings(f"{param}.{name}", message.get(name))
+    # Whatever else a message has may be printed by a template: names, calls of tools and their arguments, ids.
+    yield from _joined_strings(
+        param, [message[name] for name in sorted(message) if name not in ("role", "content")]
+    )
 
 
 def _part(param: str, part: Any) -> Piece:
@@ -211,14 +231,15 @@ def _part(param: str, part: Any) -> Piece:
     return Piece(param, part[field], kind == "prompt_embeds", part, field)
 
 
-def _joined_strings(param: str, value: Any) -> Iterator[Piece]:
+def _joined_strings(param: str, value: Any, ignored: frozenset[str] = frozenset()) -> Iterator[Piece]:
     """All strings in a nested value, field names included, as one text."""
     found: list[str] = []
     pending = [value]
     while pending:
         match pending.pop():
             case str() as text:
-                found.append(text)
+                if text not in ignored:
+                    found.append(text)
             case list() as items:
                 pending.extend(reversed(items))
             case dict() as fields:
@@ -251,6 +272,8 @@ def _refuse_constant(name: str) -> None:
 
 
 def _finite(text: str) -> float:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError("too long")
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("out of range")

@@ -11,18 +11,17 @@ import resource
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from embedspace.errors import EngineError
 from embedspace.gateway.api_keys import Keys
 from embedspace.gateway.app import GatewayApp
 from embedspace.gateway.audit import AuditLog, Counters
-from embedspace.gateway.intake import MAX_HEADER_BYTES, Capacity
-from embedspace.gateway.refusal import RefusedError
+from embedspace.gateway.intake import Capacity
+from embedspace.gateway.peers import Peer, Peers
+from embedspace.gateway.protocol import BoundedProtocol
 from embedspace.gateway.settings import LOOPBACK, Limits, Settings
 from embedspace.gateway.upstream import Upstream
 from embedspace.gateway.worker_pool import WorkerPool
@@ -31,7 +30,8 @@ _IDLE_SECONDS = 15
 _SHUTDOWN_SECONDS = 10
 _FILES_PER_CONNECTION = 3
 """Descriptors for one caller: its connection, the one to the server, and a margin."""
-_NOT_HTTP = RefusedError(400, "invalid_http", "the request is not valid HTTP/1.1")
+_ACCEPTED_AT_ONCE = 16
+"""Connections that are accepted before others are served."""
 
 
 def serve(settings: Settings) -> None:
@@ -70,8 +70,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 async def _run(app: GatewayApp, listener: socket.socket) -> None:
     config = uvicorn.Config(
-        app.routes(),
-        http=bounded_protocol(app.settings.limits),
+        app,
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -79,7 +79,6 @@ async def _run(app: GatewayApp, listener: socket.socket) -> None:
         log_level="error",
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
@@ -100,7 +99,59 @@ async def _run(app: GatewayApp, listener: socket.socket) -> None:
     server = uvicorn.Server(config)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"gateway at {address} (process {os.getpid()}) before {app.upstream.url}", flush=True)
-    await server.serve(sockets=[listener])
+    with _accepting(listener, server, app.settings.limits):
+        await server.serve(sockets=[])
+
+
+@contextlib.contextmanager
+def _accepting(listener: socket.socket, server: uvicorn.Server, limits: Limits) -> Iterator[None]:
+    """Accept connections for a server, a few at a time, and within the limits for all addresses and for each."""
+    loop, peers = asyncio.get_running_loop(), Peers(limits.connections)
+    opening: set[asyncio.Task[None]] = set()
+
+    def open_connection(connection: socket.socket, peer: Peer) -> None:
+        with peer.charged():
+            protocol = BoundedProtocol(
+                peer=peer,
+                peers=peers,
+                limits=limits,
+                config=server.config,
+                server_state=server.server_state,
+                app_state={},
+            )
+            task = loop.create_task(connect(connection, protocol, peer))
+            opening.add(task)
+            task.add_done_callback(opening.discard)
+
+    async def connect(connection: socket.socket, protocol: BoundedProtocol, peer: Peer) -> None:
+        try:
+            await loop.connect_accepted_socket(lambda: protocol, connection)
+        except OSError:  # it is closed already
+            connection.close()
+        finally:
+            peer.opening -= 1
+
+    def accept() -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connection, address = listener.accept()
+            except OSError:  # none is left, or the caller of one has gone
+                return
+            peer = None if server.should_exit else peers.admit(address[0])
+            if peer is None:
+                connection.close()
+                continue
+            connection.setblocking(False)
+            peer.opening += 1
+            peer.when_it_has_time(partial(open_connection, connection, peer))
+
+    listener.setblocking(False)
+    loop.add_reader(listener, accept)
+    try:
+        yield
+    finally:
+        loop.remove_reader(listener)
+        peers.close()
 
 
 def _with_model(settings: Settings, models: dict[str, int | None]) -> Settings:
@@ -138,53 +189,3 @@ def _listener(settings: Settings) -> Iterator[socket.socket]:
                 "or 0 for any free one"
             ) from None
         yield listener
-
-
-def bounded_protocol(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol with a timeout for headers and a limit on connections."""
-
-    class BoundedProtocol(H11Protocol):
-        _deadline: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.abort()
-            else:
-                self._start_deadline()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._cancel_deadline()
-            elif self._deadline is None:
-                self._start_deadline()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._cancel_deadline()
-            super().connection_lost(exc)
-
-        def send_400_response(self, msg: str) -> None:
-            # If an answer is already under way, an error response cannot be sent any more.
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                body = _NOT_HTTP.body()
-                fields = {**_NOT_HTTP.headers(), "content-length": str(len(body)), "connection": "close"}
-                for event in (
-                    h11.Response(
-                        status_code=_NOT_HTTP.status, headers=list(fields.items()), reason=b"Bad Request"
-                    ),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
-
-        def _start_deadline(self) -> None:
-            self._deadline = self.loop.call_later(limits.header_seconds, self.transport.abort)
-
-        def _cancel_deadline(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-    return BoundedProtocol

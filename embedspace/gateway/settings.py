@@ -25,11 +25,11 @@ class Limits:
     body_bytes: int = 32 * MIB
     """Of one request, before decoding."""
     held_bytes: int = 256 * MIB
-    """Of all requests together, from a body's first byte until it was sent to the server."""
+    """Of all requests together, from a body's first byte until it was sent on; three quarters for one caller."""
     concurrent: int = 128
-    """Concurrent requests, each from its body's last byte to its answer's last."""
+    """Concurrent requests, each from its body's last byte to its answer's last; three quarters for one caller."""
     connections: int = 1024
-    """Open connections, idle ones included."""
+    """Open connections. Idle ones make room for new ones; one address has at most three quarters."""
     prompts: int = 64
     """Embedded prompts, or prompts of a completions request, in one request."""
     messages: int = 512
@@ -38,6 +38,10 @@ class Limits:
     """Texts and content parts of one conversation, in all its messages."""
     rows: int = 1_000_000
     """Of one embedded prompt; the server's context length applies where it is less."""
+    request_rows: int = 32_768
+    """Of all prompts of one request together, tokens of screened text included."""
+    values: int = 100_000
+    """Of the JSON of one request; commas and brackets in its texts count as well."""
     depth: int = 32
     """Levels of nested JSON."""
     header_seconds: float = 10.0

@@ -23,12 +23,10 @@ _PROBE_TOKENS = 8
 _PROBE_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.5
-# Headers of an answer that concern one connection, or that the gateway sets itself.
-_CONNECTION_HEADERS = """
-    connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade
-    date server x-request-id set-cookie
-"""
-_DROPPED_HEADERS = frozenset(_CONNECTION_HEADERS.split())
+# Headers of an answer that are passed on. Others may concern one connection, or tell about the server.
+_PASSED_HEADERS = frozenset(
+    ["content-type", "content-length", "content-encoding", "cache-control", "retry-after"]
+)
 _log = logging.getLogger("embedspace.gateway")
 
 
@@ -285,11 +283,10 @@ class Upstream:
 
 def response_headers(headers: httpx2.Headers) -> list[tuple[bytes, bytes]]:
     """The headers of an answer that are passed on to the caller."""
-    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
     return [
-        (name.lower(), value)
+        (lowered, value)
         for name, value in headers.raw
-        if (plain := name.lower().decode("latin-1")) not in _DROPPED_HEADERS and plain not in named
+        if (lowered := name.lower()).decode("latin-1") in _PASSED_HEADERS
     ]
 
 

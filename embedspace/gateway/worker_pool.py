@@ -5,74 +5,84 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import signal
-import socket
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from embedspace.errors import EngineError
+from embedspace.gateway.filter_process import MAX_OTHER_BYTES, FilterError, FilterProcess
 from embedspace.gateway.frames import Frame
 from embedspace.gateway.refusal import RefusedError
 from embedspace.gateway.settings import Settings
+from embedspace.gateway.worker import MAX_BATCH_BYTES, MAX_BATCH_JOBS
 
-_SECRETS = ("KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL", "AUTH")
-_MAX_OTHER_BYTES = 64 * 2**20
-_LOAD_SECONDS = 600.0
-_FORK_SECONDS = 30.0
+_WATCH_SECONDS = 0.1
+_SLOW_SECONDS = 0.5
+"""After which a worker's requests give way to others."""
+_SLOW_PRIORITY = 10
+_MAX_SLOW = 2
+"""Workers that have given way; one for each caller."""
 
 
-class FilterError(EngineError):
-    """The filter could not be loaded: its file, its space, or too little memory."""
+@dataclass(eq=False)
+class _Job:
+    """A request that waits for a worker, or is with one."""
+
+    frame: Frame
+    caller: str
+    answer: asyncio.Future[Frame]
+    alone: bool = False
+    """Whether it shared a worker that was lost, and gets the next one for itself."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
-    """One fork, with its pending requests."""
+    """One fork, with the requests that it has; all of them are one caller's."""
 
     pid: int
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    pending: dict[int, asyncio.Future[Frame]] = field(default_factory=dict)
+    caller: str | None = None
+    pending: dict[int, _Job] = field(default_factory=dict)
+    began: float = 0.0
+    """When it got its present requests."""
     active: float = 0.0
-    """When it last answered, or was last idle."""
-
-
-class _WorkerLostError(Exception):
-    """The worker died or was killed before it answered."""
-
-    def __init__(self, alone: bool) -> None:
-        super().__init__()
-        self.alone = alone
-        """Whether it had no other request, so that this one is the cause."""
+    """When it last answered, or got requests."""
+    slow: bool = False
+    """Whether its requests take long: it has a low priority, another one is in its place, and it ends with them."""
 
 
 class WorkerPool:
     """Screens requests in worker processes.
 
-    A worker takes several requests at a time. If it dies or hangs, each of them is retried once in a separate fork: the
-    one that kills its worker again is refused, and the others are not affected.
+    A worker takes several requests of one caller at a time, and callers take turns. There is one worker more than a
+    caller can have, so that no caller's requests are all that others wait for. Requests that take long go on at a low
+    priority beside the others. If a worker dies or hangs, each of its requests is tried once more with a worker for
+    itself: the one that kills its worker again is refused, and the others are not affected.
     """
 
     def __init__(self, settings: Settings, on_worker_lost: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
         self._on_worker_lost = on_worker_lost
         self._numbers = itertools.count(1)
-        self._loader: asyncio.subprocess.Process | None = None
-        self._control: socket.socket | None = None
-        self._workers: list[_Worker | None] = [None] * settings.workers
-        self._starting = asyncio.Lock()
+        self._process = FilterProcess(settings)
+        self._workers: set[_Worker] = set()
+        self._queues: dict[str, deque[_Job]] = {}
+        """Of each caller; the caller whose turn is next comes first."""
+        self._filling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.filter_info: dict[str, Any] = {}
+
+    @property
+    def filter_info(self) -> Mapping[str, Any]:
         """Of the loaded filter: model, fingerprint, hidden size, and probes for the server."""
+        return self._process.filter_info
 
     @property
     def ready(self) -> bool:
         """Whether a worker is running."""
-        return any(self._workers)
+        return bool(self._workers)
 
     async def start(self) -> None:
         """Load the filter and fork the workers.
@@ -80,200 +90,185 @@ class WorkerPool:
         Raises:
             FilterError: it cannot be loaded.
         """
-        await self._load()
-        self._workers = [await self._fork() for _ in self._workers]
+        await self._process.load()
+        await self._fill()
 
-    async def screen(self, path: str, body: bytes, rows: int | None) -> Frame:
+    async def screen(self, path: str, body: bytes, rows: int | None, caller: str) -> Frame:
         """Screen one request: fields, and the body for the server unless ``refusal`` is among the fields.
 
         Args:
             path: address of the request.
             body: as received.
             rows: the server's context length.
+            caller: whom it is from.
 
         Raises:
             RefusedError: the request's worker died or hung, or none can be started.
         """
-        job = Frame(next(self._numbers), {"path": path, "rows": rows}, body)
+        frame = Frame(next(self._numbers), {"path": path, "rows": rows}, body)
+        job = _Job(frame, caller, asyncio.get_running_loop().create_future())
+        del frame, body
+        self._queues.setdefault(caller, deque()).append(job)
+        self._dispatch()
         try:
-            return await self._submit(await self._least_busy(), job)
-        except _WorkerLostError as loss:
-            if not loss.alone:
-                return await self._retry(job)
-        raise _screening_failed()
+            return await job.answer
+        finally:
+            if job in (queue := self._queues.get(caller, deque())):
+                queue.remove(job)
 
     async def close(self) -> None:
         """End all processes and wait for them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for worker in filter(None, self._workers):
+        for worker in self._workers:
             worker.writer.close()
-        self._workers = [None] * len(self._workers)
-        await self._unload()
+        self._workers.clear()
+        await self._process.end()
 
-    async def _retry(self, job: Frame) -> Frame:
-        """In a separate fork."""
-        async with self._starting:
-            worker = await self._fork_or_refuse()
+    def _dispatch(self) -> None:
+        """Give waiting requests to workers that have none, and start workers that are missing."""
+        for caller in list(self._queues):
+            if not self._queues[caller]:
+                del self._queues[caller]
+        if self._queues and len(self._fast()) <= self._settings.workers:
+            self._start_filling()
+        for worker in self._fast():
+            if not worker.pending and (caller := self._next_caller()) is not None:
+                self._assign(worker, caller)
+
+    def _fast(self) -> list[_Worker]:
+        return [worker for worker in self._workers if not worker.slow]
+
+    def _next_caller(self) -> str | None:
+        """The first caller that has requests and may have another worker."""
+        busy = Counter(worker.caller for worker in self._fast() if worker.pending)
+        for caller, queue in self._queues.items():
+            if queue and busy[caller] < self._settings.workers:
+                return caller
+        return None
+
+    def _assign(self, worker: _Worker, caller: str) -> None:
+        """A few of the caller's requests, or one that has a worker for itself; the caller's next turn is the last."""
+        queue = self._queues.pop(caller)
+        worker.caller, size = caller, 0
+        worker.began = worker.active = asyncio.get_running_loop().time()
+        while queue and len(worker.pending) < MAX_BATCH_JOBS and size < MAX_BATCH_BYTES:
+            if queue[0].alone and worker.pending:
+                break
+            job = queue.popleft()
+            worker.pending[job.frame.number] = job
+            size += len(job.frame.body)
+            worker.writer.write(job.frame.head())
+            worker.writer.write(job.frame.body)
+            if job.alone:
+                break
+        if queue:
+            self._queues[caller] = queue
+
+    def _start_filling(self) -> None:
+        if self._filling is None or self._filling.done():
+            self._filling = self._start(self._fill_or_refuse())
+
+    async def _fill_or_refuse(self) -> None:
+        """Fork the workers that are missing; without any, the requests that wait are refused."""
         try:
-            return await self._submit(worker, job)
-        except _WorkerLostError:
-            raise _screening_failed() from None
-        finally:
-            worker.writer.close()
-
-    async def _submit(self, worker: _Worker, job: Frame) -> Frame:
-        loop = asyncio.get_running_loop()
-        if not worker.pending:
-            worker.active = loop.time()
-        if worker.writer.is_closing():
-            raise _WorkerLostError(alone=False)
-        answer: asyncio.Future[Frame] = loop.create_future()
-        worker.pending[job.number] = answer
-        try:
-            worker.writer.write(job.to_bytes())
-            return await answer
-        finally:
-            worker.pending.pop(job.number, None)
-
-    async def _least_busy(self) -> _Worker:
-        if None in self._workers:
-            async with self._starting:
-                for place, worker in enumerate(self._workers):
-                    if worker is None:
-                        self._workers[place] = await self._fork_or_refuse()
-        alive = [worker for worker in self._workers if worker is not None]
-        return min(alive, key=lambda worker: len(worker.pending)) if alive else await self._fork_or_refuse()
-
-    async def _fork_or_refuse(self) -> _Worker:
-        try:
-            return await self._fork()
+            await self._fill()
         except (FilterError, OSError, EOFError, TimeoutError):
-            raise RefusedError(
-                503,
-                "screening_unavailable",
-                "screening is unavailable at the moment; try again",
-                retry_after=5,
-            ) from None
+            if self._workers:
+                return
+            for queue in self._queues.values():
+                for job in queue:
+                    if not job.answer.done():
+                        job.answer.set_exception(_screening_unavailable())
+                queue.clear()
 
-    async def _load(self) -> None:
-        """Start the process that loads the filter, replacing an earlier one."""
-        await self._unload()
-        settings = self._settings
-        ours, theirs = socket.socketpair()
-        # Processes that decode untrusted input must not have secrets.
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not any(each in name.upper() for each in _SECRETS)
-        } | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        with theirs:
-            self._loader = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "embedspace.gateway.worker",
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.PIPE,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        request = {
-            "model": settings.model,
-            "filter": settings.filter,
-            "screen_text": settings.screen_text,
-            "limits": asdict(settings.limits),
-        }
-        assert self._loader.stdin is not None
-        self._loader.stdin.write(json.dumps(request).encode())
-        self._loader.stdin.close()
-        self._control = ours
-        reader, writer = await asyncio.open_connection(sock=ours.dup())
-        try:
-            async with asyncio.timeout(_LOAD_SECONDS):
-                filter_info = (await Frame.read(reader, _MAX_OTHER_BYTES)).fields
-        except (OSError, EOFError, TimeoutError, ValueError):
-            filter_info = {"error": "its process ended; its output is above"}
-        finally:
-            writer.close()
-        if "error" in filter_info:
-            await self._unload()
-            raise FilterError(f"the filter {settings.filter!r} cannot be loaded: {filter_info['error']}")
-        self.filter_info = filter_info
+    async def _fill(self) -> None:
+        while len(self._fast()) <= self._settings.workers:
+            await self._fork()
+            self._dispatch()
 
-    async def _unload(self) -> None:
-        if self._control is not None:
-            self._control.close()
-        loader, self._loader, self._control = self._loader, None, None
-        if loader is not None:
-            with contextlib.suppress(ProcessLookupError):
-                loader.kill()
-            await loader.wait()
+    async def _fork(self) -> None:
+        worker = _Worker(*await self._process.fork())
+        self._workers.add(worker)
+        self._start(self._listen(worker))
+        self._start(self._watch(worker))
 
-    async def _fork(self) -> _Worker:
-        if self._loader is None or self._control is None or self._loader.returncode is not None:
-            await self._load()
-        assert self._control is not None
-        ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
-        reader, writer = await asyncio.open_connection(sock=ours)
-        try:
-            async with asyncio.timeout(_FORK_SECONDS):
-                started = await Frame.read(reader, _MAX_OTHER_BYTES)
-        except BaseException:
-            writer.close()
-            raise
-        worker = _Worker(started.fields["pid"], reader, writer)
-        for work in (self._listen(worker), self._watch(worker)):
-            task = asyncio.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return worker
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _listen(self, worker: _Worker) -> None:
         """Deliver a worker's answers until it ends."""
         # A body may grow when it is serialised again: "1e9" becomes 1000000000.0.
-        max_bytes = 8 * self._settings.limits.body_bytes + _MAX_OTHER_BYTES
+        max_bytes = 8 * self._settings.limits.body_bytes + MAX_OTHER_BYTES
         try:
-            while True:
+            while worker.pending or not worker.slow:
                 frame = await Frame.read(worker.reader, max_bytes)
                 worker.active = asyncio.get_running_loop().time()
-                answer = worker.pending.pop(frame.number, None)
-                if answer is not None and not answer.done():
-                    answer.set_result(frame)
+                job = worker.pending.pop(frame.number, None)
+                if job is not None and not job.answer.done():
+                    job.answer.set_result(frame)
+                del frame, job
+                if not worker.pending:
+                    self._dispatch()
         except (EOFError, OSError, ValueError):
             pass
         finally:
             self._drop(worker)
 
     def _drop(self, worker: _Worker) -> None:
-        if worker in self._workers:
-            self._workers[self._workers.index(worker)] = None
-        lost, worker.pending = worker.pending, {}
+        """Forget a worker that has ended, and try its requests again if another one of them may be the cause."""
+        self._workers.discard(worker)
+        worker.writer.close()
+        lost, worker.pending = list(worker.pending.values()), {}
         if lost:
             self._on_worker_lost()
-        for answer in lost.values():
-            if not answer.done():
-                answer.set_exception(_WorkerLostError(alone=len(lost) == 1))
-        worker.writer.close()
+        for job in lost:
+            if job.answer.done():
+                continue
+            if len(lost) == 1:
+                job.answer.set_exception(_screening_failed())
+            else:
+                job.alone = True
+                self._queues.setdefault(job.caller, deque()).appendleft(job)
+        self._dispatch()
 
     async def _watch(self, worker: _Worker) -> None:
-        """Kill a worker that has pending requests and does not answer."""
+        """Give way to others where a worker takes long, and kill it where it does not answer."""
         allowed = self._settings.limits.screen_seconds
         loop = asyncio.get_running_loop()
         while not worker.writer.is_closing():
-            silent = loop.time() - worker.active if worker.pending else 0.0
-            if silent >= allowed:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if not worker.pending:
+                continue
+            if loop.time() - worker.active >= allowed:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
                 return
-            await asyncio.sleep(max(allowed - silent, 0.05))
+            if loop.time() - worker.began >= _SLOW_SECONDS and not worker.slow:
+                self._give_way(worker)
+
+    def _give_way(self, worker: _Worker) -> None:
+        """Lower a worker's priority and start another one in its place, if there are few of these."""
+        slow = [other.caller for other in self._workers if other.slow]
+        if len(slow) >= _MAX_SLOW or worker.caller in slow:
+            return
+        worker.slow = True
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, worker.pid, _SLOW_PRIORITY)
+        self._start_filling()
 
 
 def _screening_failed() -> RefusedError:
     return RefusedError(
         400, "screening_failed", "the request could not be screened within its limits and was refused"
+    )
+
+
+def _screening_unavailable() -> RefusedError:
+    return RefusedError(
+        503, "screening_unavailable", "screening is unavailable at the moment; try again", retry_after=5
     )

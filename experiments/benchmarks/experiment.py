@@ -14,6 +14,7 @@ from experiments.benchmarks.cold_start import cold_start
 from experiments.benchmarks.compressed import compressed
 from experiments.benchmarks.corpus import corpus
 from experiments.benchmarks.gateway import gateway, gateway_alone
+from experiments.benchmarks.gateway_attacked import gateway_attacked
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.prefix import prefix
 from experiments.benchmarks.projector import projector
@@ -119,6 +120,9 @@ PARTS: Mapping[str, Part] = {
     "gateway": Part("The gateway in front of vLLM", lambda b: gateway(b.model, b.filter, b.rounds)),
     "gateway_alone": Part(
         "The gateway alone", lambda b: gateway_alone(b.model, b.filter, b.rounds, b.gateway_requests)
+    ),
+    "gateway_attacked": Part(
+        "The gateway under attack", lambda b: gateway_attacked(b.model, b.filter, rounds=2)
     ),
 }
 """Name -> part, in the page's order."""

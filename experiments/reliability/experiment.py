@@ -13,6 +13,7 @@ from embedspace._util.progress import progress
 from embedspace._util.provenance import describe_origin, provenance
 from experiments.reliability.cache import cache_rows
 from experiments.reliability.faults import fault_rows
+from experiments.reliability.gateway_fuzz import gateway_rows
 from experiments.reliability.kills import kill_rows
 from experiments.reliability.memory import memory_rows
 from experiments.reliability.rows import Row
@@ -37,6 +38,8 @@ class Soak:
     """Copies of a cache's file, each damaged at one place."""
     streamed: int
     """Prompts through ``embed_many`` and ``generate`` while memory is watched."""
+    fuzzed: int
+    """Damaged payloads and bodies of the gateway; a tenth as many requests."""
     most_growth_mb: float
     """Growth of the resident memory that still counts as flat."""
     page: str
@@ -77,6 +80,7 @@ PARTS: Mapping[str, Callable[[Soak, Path], Iterator[Row]]] = {
     "faults": lambda soak, folder: fault_rows(folder / "faults", soak.prompts, soak.faults),
     "kills": lambda soak, folder: kill_rows(folder / "kills", soak.model, soak.kills, soak.questions),
     "cache": lambda soak, folder: cache_rows(folder / "cache", soak.cache_kills, soak.damaged_files),
+    "gateway": lambda soak, _: gateway_rows(soak.model, soak.fuzzed),
 }
 """Name -> what is done, given the settings and a folder for its files."""
 
@@ -99,7 +103,8 @@ def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
         "of a small HTTP server that answers each prompt with a digest of it, since a real model's server cannot "
         "be made to fail on demand; the experiment that is killed is a real one and uses the same server. Cache "
         "entries are compared bit for bit with the same prompts built again: a damaged file may lose entries or "
-        "be refused, but must never return a wrong one. "
+        "be refused, but must never return a wrong one. For the gateway, hypothesis chooses the damage: a payload must "
+        "be refused or read as torch reads it, and what screens a body must find every text in it. "
         f"Made by `make soak` ({', '.join(soak.measured)}) with `{soak.model}`, Python {origin['python']} and openai "
         f"{origin['packages']['openai']}: {describe_origin(origin)}. "
         "The individual counts are in `runs/`, in `counts.jsonl`.\n\n"

@@ -59,6 +59,7 @@ def open_gateway(setup: Setup, model_server: ModelServer, audit: Path) -> Iterat
         body_bytes=8 * 2**20,
         held_bytes=10 * 2**20,
         worker_bytes=200 * 2**20,
+        values=50_000_000,
     )
     arguments = [*setup.arguments, "--audit", str(audit), "--allow", "/tokenizer_info"]
     with Gateway(model_server.url, setup.filter, arguments=arguments, limits=limits) as gateway:

@@ -46,7 +46,7 @@ def test_what_is_lost_duplicated_or_wrong_is_counted(found: list[tuple[str, str]
 
 
 def small(page: Path) -> Soak:
-    return Soak("a-model", 20, 1, 1, 2, 1, 1, 100, 30, str(page), ["faults", "memory"])
+    return Soak("a-model", 20, 1, 1, 2, 1, 1, 100, 10, 30, str(page), ["faults", "memory"])
 
 
 def test_the_page_says_what_was_counted_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

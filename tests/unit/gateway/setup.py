@@ -147,11 +147,13 @@ class Answer:
         return str(json.loads(self.body)["error"]["code"])
 
 
-def post(url: str, content: object, path: str = "/v1/completions", **headers: str) -> Answer:
-    """A well-formed request, with a body that need not be."""
+def post(
+    url: str, content: object, path: str = "/v1/completions", *, source: str = "127.0.0.1", **headers: str
+) -> Answer:
+    """A well-formed request, with a body that need not be, from an address of this machine."""
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     head = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-    return raw(url, [request_head("POST", path, head) + body])
+    return raw(url, [request_head("POST", path, head) + body], source=source)
 
 
 def get(url: str, path: str, **headers: str) -> Answer:
@@ -164,14 +166,14 @@ def request_head(method: str, path: str, headers: dict[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def connected(url: str, seconds: float = PATIENCE) -> socket.socket:
+def connected(url: str, seconds: float = PATIENCE, *, source: str = "127.0.0.1") -> socket.socket:
     parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port), timeout=seconds)
+    return socket.create_connection((parts.hostname, parts.port), timeout=seconds, source_address=(source, 0))
 
 
-def raw(url: str, pieces: Iterable[bytes], seconds: float = PATIENCE) -> Answer:
+def raw(url: str, pieces: Iterable[bytes], seconds: float = PATIENCE, *, source: str = "127.0.0.1") -> Answer:
     """Bytes as they stand, and whatever is answered to them."""
-    with connected(url, seconds) as connection:
+    with connected(url, seconds, source=source) as connection:
         with contextlib.suppress(OSError):  # refused before all was sent
             for piece in pieces:
                 connection.sendall(piece)
@@ -183,16 +185,16 @@ def raw(url: str, pieces: Iterable[bytes], seconds: float = PATIENCE) -> Answer:
             return Answer(0, {}, b"")
 
 
-def only_worker(gateway: Gateway, setup: Setup) -> psutil.Process:
-    """The worker of a gateway that has one, once it stands by."""
-    for _ in range(1000):
-        assert post(gateway.url, {"prompt_embeds": setup.payload(BENIGN)}).status == 200
-        if len(found := workers(gateway)) == 1:
-            return found[0]
-    raise AssertionError("a gateway has more workers than it was told")
-
-
 def workers(gateway: Gateway) -> list[psutil.Process]:
-    """The processes that screen: forks of the one that has the filter loaded."""
+    """The processes that screen: forks of the one that has the filter loaded, the first one first."""
     (loader,) = psutil.Process(gateway.pid).children()
-    return loader.children()
+    return sorted(loader.children(), key=lambda worker: worker.pid)
+
+
+def suspended_workers(gateway: Gateway) -> list[psutil.Process]:
+    """Both workers of a gateway, which do nothing until they are killed."""
+    wait_for(lambda: len(workers(gateway)) == 2)
+    found = workers(gateway)
+    for worker in found:
+        worker.suspend()
+    return found

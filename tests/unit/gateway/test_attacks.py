@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -112,11 +113,75 @@ def test_nonsense_behind_a_good_request_ends_the_connection_and_nothing_else(
     server.requests.clear()
 
 
-def test_a_hundred_idle_connections_do_not_keep_others_out(gateway: Gateway) -> None:
-    idle = [connected(gateway.url) for _ in range(100)]
-    assert post(gateway.url, {"prompt_embeds": "AAAA"}).status == 400
+def test_idle_connections_keep_nobody_out(gateway: Gateway) -> None:
+    """More than there may be, of one address and of several."""
+    idle = [connected(gateway.url, source=f"127.0.0.{1 + n % 3}") for n in range(100)]
+    for source in ("127.0.0.1", "127.0.0.2", "127.0.0.9"):
+        assert post(gateway.url, {"prompt_embeds": "AAAA"}, source=source).status == 400
     for connection in idle:
         connection.close()
+
+
+def test_connections_with_unfinished_requests_leave_room_for_other_addresses(gateway: Gateway) -> None:
+    open_ones = []
+    for _ in range(100):
+        connection = connected(gateway.url, source="127.0.0.2")
+        with contextlib.suppress(OSError):
+            connection.sendall(plain("Content-Length: 1000", body=b"{"))
+        open_ones.append(connection)
+    assert post(gateway.url, {"prompt_embeds": "AAAA"}).status == 400
+    for connection in open_ones:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code"),
+    [
+        ("two ways to say its length", 400, "ambiguous_length"),
+        ("chunks of one byte", 400, "too_many_chunks"),
+        ("HTTP/2.0 on one line", 400, "invalid_http"),
+        ("HTTP/1.0 in chunks", 400, "invalid_http"),
+        ("two hundred headers", 431, "header_too_large"),
+        ("a body of a GET", 400, "invalid_http"),
+        ("%0a behind a path", 404, "path_not_allowed"),
+    ],
+)
+def test_a_refusal_of_the_header_closes_the_connection(
+    name: str, status: int, code: str, gateway: Gateway
+) -> None:
+    """Whatever was sent behind it is not taken for another request."""
+    with connected(gateway.url) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(REQUESTS[name] + plain("Content-Length: 16"))
+        answer = connection.makefile("rb").read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(body)["error"]["code"] == code
+
+
+def test_a_body_in_ordinary_chunks_is_read(gateway: Gateway, setup: Setup, server: ModelServer) -> None:
+    body = json.dumps({"prompt_embeds": setup.payload(BENIGN), "model": MODEL}).encode()
+    for size in (len(body), 2000, 1024):
+        pieces = [body[start : start + size] for start in range(0, len(body), size)]
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+        answer = raw(gateway.url, [plain("Transfer-Encoding: chunked", body=chunks)])
+        assert answer.status == 200, answer
+    server.requests.clear()
+
+
+def test_requests_one_behind_the_other_are_answered_in_order(gateway: Gateway) -> None:
+    paths = ["/health", "/version", "/health"]
+    requests = [plain(method="GET", path=path, body=b"") for path in paths]
+    requests[-1] = plain("Connection: close", method="GET", path="/health", body=b"")
+    with connected(gateway.url) as connection:
+        connection.sendall(b"".join(requests))
+        answers = connection.makefile("rb").read().split(b"HTTP/1.1 ")[1:]
+    assert [(answer[:3], b"0.0-fake" in answer) for answer in answers] == [
+        (b"200", False),
+        (b"200", True),
+        (b"200", False),
+    ]
 
 
 def test_random_damage_is_answered_and_never_with_a_failure(

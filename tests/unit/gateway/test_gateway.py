@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from embedspace.engines import VLLMClient
 from embedspace.gateway import Gateway
 from embedspace.gateway.audit import AuditLog
-from tests.fake_vllm import MODEL, Reply, events
+from tests.fake_vllm import MODEL, Reply, Request, events
 from tests.unit.gateway.setup import (
     ATTACK,
     BENIGN,
@@ -109,6 +110,8 @@ def test_text_is_screened_wherever_it_stands(
         ("/v1/chat/completions", user([{"type": "text", "text": ATTACK}])),
         ("/v1/chat/completions", user([ATTACK])),
         ("/v1/chat/completions", user(BENIGN, tool_calls=call)),
+        ("/v1/chat/completions", user(BENIGN, tool_call_id=ATTACK)),
+        ("/v1/chat/completions", {**user(BENIGN), "metadata": {"note": ATTACK}}),
         ("/v1/chat/completions", {**user(BENIGN), "tools": [tool]}),
         ("/v1/chat/completions", {**user(BENIGN), "documents": [{"text": ATTACK}]}),
     ]
@@ -180,6 +183,27 @@ def test_a_caller_without_a_key_is_let_in_nowhere_but_to_the_health_page(strict_
         "GET", "/v1/models", {"Authorization": f"Bearer {KEYS[0]}\r\nAuthorization: Bearer x"}
     )
     assert raw(strict_gateway.url, [doubled]).status == 401
+
+
+def test_a_caller_without_a_key_is_refused_before_its_body_is_read(strict_gateway: Gateway) -> None:
+    head = request_head(
+        "POST", "/v1/completions", {"Content-Type": "application/json", "Content-Length": "30000000"}
+    )
+    answer = raw(strict_gateway.url, [head])
+    assert (answer.status, answer.code, answer.headers["connection"]) == (401, "invalid_api_key", "close")
+
+
+def test_headers_of_the_server_that_tell_about_it_are_not_passed_on(
+    open_gateway: Gateway, server: ModelServer, setup: Setup
+) -> None:
+    def respond(request: Request) -> Reply:
+        known = server.answer(request)
+        return dataclasses.replace(known, headers={**known.headers, "X-Internal": "10.0.0.7", "Via": "proxy"})
+
+    server.respond = respond
+    answer = post(open_gateway.url, {"prompt_embeds": setup.payload(BENIGN)})
+    assert answer.status == 200
+    assert answer.headers.keys() <= {"content-type", "content-length", "x-request-id", "date"}
 
 
 def test_the_audit_log_has_decisions_and_neither_prompts_nor_keys(

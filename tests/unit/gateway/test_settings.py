@@ -12,10 +12,10 @@ import pytest
 from embedspace.errors import EngineError
 from embedspace.gateway import Limits, Settings
 from embedspace.gateway.api_keys import KEYS_VARIABLE, Keys, read_keys
+from embedspace.gateway.filter_process import FilterError
 from embedspace.gateway.process import add_arguments
 from embedspace.gateway.server import serve
 from embedspace.gateway.upstream import FilterMismatchError
-from embedspace.gateway.worker_pool import FilterError
 
 KEYS = ("first-secret-key", "second-secret-key")
 

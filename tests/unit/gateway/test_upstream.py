@@ -17,9 +17,10 @@ import pytest
 from embedspace import encode_prompt_embeds
 from embedspace.errors import EngineUnreachableError, PromptEmbedsDisabledError, ServerStartError
 from embedspace.gateway import Gateway, Settings
+from embedspace.gateway.filter_process import FilterError
 from embedspace.gateway.server import serve
 from embedspace.gateway.upstream import FilterMismatchError, Upstream
-from embedspace.gateway.worker_pool import FilterError, WorkerPool
+from embedspace.gateway.worker_pool import WorkerPool
 from embedspace.verification.prompts import PARITY_PROMPTS
 from tests.fake_vllm import MODEL, FakeVLLM, Reply, Request, events, refusal, reply
 from tests.unit.gateway.setup import BENIGN, ModelServer, Setup, get, held_up, post, wait_for
