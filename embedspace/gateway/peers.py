@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-_LEAST_BUSY, _MOST_BUSY = 0.2, 0.6
+_LEAST_BUSY, _MOST_BUSY = 0.2, 0.8
 """Of the loop's time for all addresses, where there is more than one: the rest keeps answers fast. It is lowered while
 the loop is late, as it is where the gateway gets less than a processor."""
 _LATE_SECONDS = 0.01

@@ -19,7 +19,7 @@ from embedspace.gateway.settings import Settings
 from embedspace.gateway.worker import MAX_BATCH_BYTES, MAX_BATCH_JOBS
 
 _WATCH_SECONDS = 0.1
-_SLOW_SECONDS = 0.5
+_SLOW_SECONDS = 1.0
 """After which a worker's requests give way to others."""
 _SLOW_PRIORITY = 10
 _MAX_SLOW = 2
@@ -71,6 +71,7 @@ class WorkerPool:
         self._workers: set[_Worker] = set()
         self._queues: dict[str, deque[_Job]] = {}
         """Of each caller; the caller whose turn is next comes first."""
+        self._closed = False
         self._filling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,6 +119,7 @@ class WorkerPool:
 
     async def close(self) -> None:
         """End all processes and wait for them."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -167,7 +169,7 @@ class WorkerPool:
             self._queues[caller] = queue
 
     def _start_filling(self) -> None:
-        if self._filling is None or self._filling.done():
+        if not self._closed and (self._filling is None or self._filling.done()):
             self._filling = self._start(self._fill_or_refuse())
 
     async def _fill_or_refuse(self) -> None:
@@ -252,9 +254,10 @@ class WorkerPool:
                 self._give_way(worker)
 
     def _give_way(self, worker: _Worker) -> None:
-        """Lower a worker's priority and start another one in its place, if there are few of these."""
+        """Lower a worker's priority for other callers and start another one in its place, if there are few of these."""
         slow = [other.caller for other in self._workers if other.slow]
-        if len(slow) >= _MAX_SLOW or worker.caller in slow:
+        active = {*self._queues, *(other.caller for other in self._workers if other.pending)}
+        if len(slow) >= _MAX_SLOW or worker.caller in slow or active == {worker.caller}:
             return
         worker.slow = True
         with contextlib.suppress(OSError):
