@@ -30,3 +30,19 @@ def smollm2():
     from embedspace import EmbeddingSpace
 
     return EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def qwen():
+    """A space with Qwen2.5's tokenizer and random rows."""
+    from tests.gguf_tokenizers import qwen_space
+
+    return qwen_space()
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """A space with Gemma 3's tokenizer and random rows; made in 20 seconds."""
+    from tests.gguf_tokenizers import gemma_space
+
+    return gemma_space()

@@ -1,12 +1,11 @@
 """Compression: a prompt in fewer content rows."""
 
-from embedspace.compression.methods import Method, compress
+from embedspace.compression.methods import SALIENCE_VERSION, Method, compress
 from embedspace.compression.pooling import averaged
-from embedspace.compression.token_information import token_texts
 
 __all__ = [
+    "SALIENCE_VERSION",
     "Method",
     "averaged",
     "compress",
-    "token_texts",
 ]

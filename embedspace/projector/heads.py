@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from embedspace.space import token_texts
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
@@ -210,11 +212,9 @@ def content_words(space: EmbeddingSpace, texts: Sequence[str], min_texts: int = 
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     counts = Counter(token for text in texts for token in set(space.tokenize(f" {text}")))
-    anchor = space.tokenize("a")
-    before = len(space.tokenizer.decode(anchor))
+    frequent = sorted(token for token, count in counts.items() if count >= min_texts)
     words = []
-    for token in sorted(token for token, count in counts.items() if count >= min_texts):
-        text = space.tokenizer.decode([*anchor, token])[before:]
+    for token, text in zip(frequent, token_texts(space, frequent), strict=True):
         word = text.strip()
         if text[:1] == " " and len(word) > 1 and word.isalpha() and word.lower() not in ENGLISH_STOP_WORDS:
             words.append(token)

@@ -4,7 +4,7 @@ from embedspace.prompt.keys import CACHE_FORMAT, PromptStore, cache_key, require
 from embedspace.prompt.parts import Part, RowSource, message_parts
 from embedspace.prompt.prompt_embeds import PromptEmbeds, require_content, require_finite, require_same_space
 from embedspace.prompt.recipe import Recipe, Value
-from embedspace.prompt.row_selection import Rows, add_to_rows, row_mask
+from embedspace.prompt.row_selection import Rows, add_to_rows, mask_as_text, mask_from_text, row_mask
 from embedspace.prompt.rows import describe_nonfinite_rows, evenly_spaced, in_blocks, tensor_digest
 from embedspace.prompt.wire import (
     decode_prompt_embeds,
@@ -30,6 +30,8 @@ __all__ = [
     "encode_prompt_embeds",
     "evenly_spaced",
     "in_blocks",
+    "mask_as_text",
+    "mask_from_text",
     "message_parts",
     "preflight",
     "require_content",

@@ -57,6 +57,28 @@ def add_to_rows(
     return prompt.vectors.to(vector) + row_mask(prompt, rows).to(vector)[:, None] * vector
 
 
+_MASK = "mask:"
+
+
+def mask_as_text(mask: Bool[Tensor, " tokens"]) -> str:
+    """A row mask as a recipe records it.
+
+    >>> mask_as_text(torch.tensor([True, False]))
+    'mask:10'
+    """
+    return _MASK + "".join(str(int(marked)) for marked in mask.tolist())
+
+
+def mask_from_text(text: str) -> Bool[Tensor, " tokens"] | None:
+    """The inverse of :func:`mask_as_text`; None for the name of a row selection.
+
+    >>> mask_from_text("mask:10")
+    tensor([ True, False])
+    >>> mask_from_text("content")
+    """
+    return torch.tensor([bit == "1" for bit in text[len(_MASK) :]]) if text.startswith(_MASK) else None
+
+
 def _last(prompt: PromptEmbeds) -> Tensor:
     mask = torch.zeros_like(prompt.content)
     mask[prompt.content.nonzero()[-1:, 0]] = True

@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedspace.compression import compress
+from embedspace.compression import SALIENCE_VERSION, compress
 from embedspace.engines import Prompt
 from embedspace.interpolation import blend, interpolate
 from embedspace.metrics import mean_rows, random_rows, shuffle_rows, zero_padded
-from embedspace.prompt import PromptEmbeds, Recipe, tensor_digest
+from embedspace.prompt import PromptEmbeds, Recipe, mask_from_text, tensor_digest
 from embedspace.runs.cases import prompt_sha256
 from embedspace.runs.records import Record, read_records
 from embedspace.runs.run import MANIFEST, read_manifest
 from embedspace.space import EmbeddingSpace
-from embedspace.style import StyleVector, examples, mask_from_text
+from embedspace.style import StyleVector, examples
 
 Parameters = Mapping[str, Any]
 """Parameters of a step."""
@@ -215,8 +215,22 @@ def _compress(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -
     if "engine" in given:
         described = dict(ast.literal_eval(given["engine"]))
         engine = TransformersEngine(described["model"], dtype=described["dtype"], device=described["device"])
-    later = [name for name in ("information", "words", "opening", "fold") if name in given]
-    options = _options(given, "length", "method", "match_norm", *later)
+    options = _options(given, "length", "method", "match_norm")
+    if given["method"] == "salience":
+        if given.get("version") != SALIENCE_VERSION:
+            raise ValueError(
+                f"the prompt was compressed by version {given.get('version', 1)} of the salience rule, and this is "
+                f"version {SALIENCE_VERSION}, which keeps other rows; replay it with the embedspace that made it"
+            )
+        options |= _options(given, "information", "opening")
+        if "ratio" in given:
+            options["ratio"] = given["ratio"]
+            del options["length"]
+        if "matched" in given:
+            options["query"] = given["query"] if "query" in given else replayer.prompt(inputs[1])
+    for name in ("only", "keep"):
+        if name in given:
+            options[name] = mask_from_text(given[name])
     return compress(replayer.prompt(inputs[0]), space=replayer.space, engine=engine, **options)
 
 

@@ -18,6 +18,7 @@ from embedspace.space.nearest_rows import (
     token_ids,
 )
 from embedspace.space.shared_prefix import PrefixedPrompts
+from embedspace.space.token_texts import RowText, token_bytes, token_texts
 from embedspace.space.tokenizer import Tokenizer
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "EmbeddingTable",
     "Message",
     "PrefixedPrompts",
+    "RowText",
     "TokenMatches",
     "Tokenizer",
     "chat_recipe",
@@ -36,5 +38,7 @@ __all__ = [
     "nearest_tokens",
     "resolve_space",
     "text_recipe",
+    "token_bytes",
     "token_ids",
+    "token_texts",
 ]

@@ -96,6 +96,10 @@ class Tokenizer:
         )
         return [encoding.ids for encoding in encodings]
 
+    def token_name(self, token: int) -> str:
+        """A token as the vocabulary spells it, e.g. with the byte-level alphabet; empty where there is none."""
+        return self._backend.id_to_token(token) or ""
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Text of token ids."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))

@@ -1,11 +1,10 @@
 """Style vectors: directions in embedding space that change a prompt's style."""
 
-from embedspace.style.directions import Direction, examples, mask_from_text
+from embedspace.style.directions import Direction, examples
 from embedspace.style.vector import StyleVector
 
 __all__ = [
     "Direction",
     "StyleVector",
     "examples",
-    "mask_from_text",
 ]

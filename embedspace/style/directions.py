@@ -11,7 +11,7 @@ import torch
 from embedspace.prompt import PromptEmbeds, Recipe, require_content, require_finite
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
     from torch import Tensor
 
     from embedspace.space import EmbeddingSpace
@@ -129,8 +129,6 @@ def _key(row: Tensor) -> bytes:
 
 Example = str | PromptEmbeds
 
-_MASK = "mask:"
-
 
 def fit_recipe(method: str, positive: Sequence[Example], negative: Sequence[Example]) -> Recipe:
     """The recipe of a fitted vector: texts as they are, embedded prompts by their own recipes.
@@ -179,25 +177,6 @@ def examples(
             )
         sides.append([rebuild(next(inputs)) if text is None else str(text) for text in texts])
     return sides[0], sides[1]
-
-
-def mask_as_text(mask: Bool[Tensor, " tokens"]) -> str:
-    """A row mask as a recipe records it.
-
-    >>> mask_as_text(torch.tensor([True, False]))
-    'mask:10'
-    """
-    return _MASK + "".join(str(int(marked)) for marked in mask.tolist())
-
-
-def mask_from_text(text: str) -> Bool[Tensor, " tokens"] | None:
-    """The inverse of :func:`mask_as_text`; None for the name of a row selection.
-
-    >>> mask_from_text("mask:10")
-    tensor([ True, False])
-    >>> mask_from_text("content")
-    """
-    return torch.tensor([bit == "1" for bit in text[len(_MASK) :]]) if text.startswith(_MASK) else None
 
 
 def _sortable(example: Example) -> tuple[bool, str, Recipe | None]:

@@ -19,6 +19,7 @@ from embedspace.prompt import (
     Rows,
     Value,
     in_blocks,
+    mask_as_text,
     require_finite,
     row_mask,
     tensor_digest,
@@ -30,7 +31,6 @@ from embedspace.style.directions import (
     example_rows,
     fit_direction,
     fit_recipe,
-    mask_as_text,
 )
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from embedspace import EmbeddingSpace, PromptEmbeds
-from embedspace.compression import token_texts
 from embedspace.metrics import Interval, mean_interval
-from embedspace.space import token_ids
+from embedspace.space import token_ids, token_texts
 from experiments.leakage.readers import Reading
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 
 from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, StyleVector, compress, interpolate
 from embedspace.cli import main
+from embedspace.compression import SALIENCE_VERSION
 from embedspace.distillation import Optimisation
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.interpolation import blend
@@ -74,7 +76,14 @@ WAYS = {
         [s.embed("one two"), s.embed("three"), s.embed("four five")], [0.5, 0.2, 0.3], match_norm=True, space=s
     ),
     "compress": lambda s: compress(s.embed("one two three four five six"), ratio=2),
-    "compress by salience": lambda s: compress(chat(s, "one two three four"), length=5, opening=0.7, fold=0.2, space=s),
+    "compress by salience": lambda s: compress(chat(s, "one two three four"), length=12, opening=0.7, space=s),
+    "compress a message": lambda s: compress(chat(s, "one two three four"), ratio=2, only=-1, space=s),
+    "compress rows by averaging": lambda s: compress(
+        chat(s, "one two three four"), ratio=2, only="two three", method="average", space=s
+    ),
+    "keep": lambda s: compress(
+        chat(s, "one two three four five six"), ratio=1.5, keep=["two", re.compile("s[a-z]+")], space=s
+    ),
     "compress by floor": lambda s: compress(s.embed("one two three four"), ratio=2, method="floor_average"),
     "merge": lambda s: compress(s.embed("one two three four"), ratio=2, method="merge", space=s),
     "shuffle_rows": lambda s: shuffle_rows(s.embed("one two three four"), 5),
@@ -103,6 +112,70 @@ def test_compression_by_surprisal_asks_the_same_model_again(tmp_path):
     )
     again = Replayer(engine.space, {}).prompt(through_json(made.recipe))
     assert prompt_sha256(again) == prompt_sha256(made)
+
+
+def test_compression_by_attention_asks_the_same_model_again(tmp_path):
+    engine = TransformersEngine(make_tiny_checkpoint(tmp_path, layers=1))
+    made = compress(
+        engine.space.embed("one two three four five"), ratio=2, engine=engine, information="attention"
+    )
+    again = Replayer(engine.space, {}).prompt(through_json(made.recipe))
+    assert prompt_sha256(again) == prompt_sha256(made)
+    assert again.recipe == made.recipe
+
+
+def test_a_ratio_beyond_the_shortest_word_can_be_replayed(tiny):
+    made = compress(tiny.embed("incomprehensibilities"), ratio=50, space=tiny)
+    again = Replayer(tiny, {}).prompt(through_json(made.recipe))
+    assert prompt_sha256(again) == prompt_sha256(made)
+    assert again.recipe == made.recipe
+
+
+DOCUMENT = (
+    "The museum opens at nine. A ticket costs 14 euros. The director is Paula Adams. Dogs must wait outside."
+)
+QUESTION = "How much is a ticket today?"
+QUERIES = {
+    "a text": lambda s: compress(s.embed(DOCUMENT), 3, query=QUESTION),
+    "a text that does not match": lambda s: compress(s.embed(DOCUMENT), 3, query="Zxqv wqjk?"),
+    "rows": lambda s: compress(s.embed(DOCUMENT), 3, query=s.embed(QUESTION)),
+    "rows of a chat": lambda s: compress(s.embed(DOCUMENT), 3, query=chat(s, QUESTION)),
+    "a text of the prompt": lambda s: compress(chat(s, f"{DOCUMENT}\n\n{QUESTION}"), 3, query=QUESTION),
+    "for one message": lambda s: compress(
+        PromptEmbeds.concat([chat(s, DOCUMENT), chat(s, DOCUMENT)]), 3, query=QUESTION, only=1
+    ),
+    "with words to keep": lambda s: compress(chat(s, DOCUMENT), 3, query=QUESTION, keep="Dogs", only=-1),
+    "twice": lambda s: compress(compress(chat(s, DOCUMENT), 2, keep="Dogs"), 2, query=QUESTION, keep="Dogs"),
+}
+
+
+@pytest.mark.parametrize("way", QUERIES)
+def test_compression_for_a_question_is_made_again(smollm2, way):
+    made = QUERIES[way](smollm2)
+    again = Replayer(smollm2, {}).prompt(through_json(made.recipe))
+    assert prompt_sha256(again) == prompt_sha256(made)
+    assert torch.equal(again.content, made.content)
+    assert again.recipe == made.recipe
+
+
+@pytest.mark.parametrize(("version", "named"), [(None, "version 1"), (1, "version 1"), (99, "version 99")])
+def test_compression_by_another_version_of_the_rule_is_refused(smollm2, version, named):
+    made = compress(smollm2.embed(DOCUMENT), 3)
+    given = dict(made.recipe.parameters)
+    assert given.pop("version") == SALIENCE_VERSION
+    old = Recipe.of(
+        "compress", given | ({} if version is None else {"version": version}), *made.recipe.inputs
+    )
+    with pytest.raises(
+        ValueError, match=rf"by {named} of the salience rule.*replay it with the embedspace that made"
+    ):
+        Replayer(smollm2, {}).prompt(old)
+
+
+def test_compression_by_a_rule_without_a_version_needs_none(smollm2):
+    made = compress(smollm2.embed(DOCUMENT), 3, method="merge")
+    assert "version" not in dict(made.recipe.parameters)
+    assert prompt_sha256(Replayer(smollm2, {}).prompt(made.recipe)) == prompt_sha256(made)
 
 
 def steps_of(recipe):
