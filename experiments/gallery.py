@@ -62,8 +62,11 @@ EXHIBITS: Mapping[str, Exhibit] = {
         {"interpolation_likelihood": 0, "interpolation_turn": 1, "interpolation_distance": 3},
     ),
     "compression": Exhibit(
-        ["experiment=compression", "data/passages=knowledge_base", "experiment.answered_ratios=[]"],
-        {"compression_recall": 0, "compression_words": 1, "compression_gist": 2},
+        ["experiment=compression", "data/passages=kinds", "sampling.max_tokens=24"],
+        # Each kind of text has a figure of shares and one of answers.
+        {f"compression_{kind}": 2 * number for number, kind in enumerate(
+            ("numbers", "words", "gist", "conditions", "code", "records", "german", "chinese", "hindi")
+        )},
     ),
 }  # fmt: skip
 

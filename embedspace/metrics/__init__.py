@@ -1,5 +1,6 @@
 """Metrics: paired measures with intervals, likelihoods, judges of texts, transitions, and control prompts."""
 
+from embedspace.metrics.clusters import ratio_interval
 from embedspace.metrics.controls import mean_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.metrics.intervals import (
     CONFIDENCE,
@@ -32,6 +33,7 @@ __all__ = [
     "mean_interval",
     "mean_rows",
     "random_rows",
+    "ratio_interval",
     "share_interval",
     "shuffle_rows",
     "zero_padded",

@@ -1,21 +1,24 @@
-"""Compression: how much of a passage's likelihood gain is left when its rows are compressed?"""
+"""Compression: how much of a passage's likelihood gain is left when its rows are compressed, and is it all its own?"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from embedspace import EmbeddingSpace, PromptEmbeds, compress
-from embedspace.engines import Prompt, TransformersEngine
+from embedspace import EmbeddingSpace, PromptEmbeds
+from embedspace.engines import Prompt
 from embedspace.reporting import Report
 from embedspace.runs import Case, Record, Tag
 from experiments.compression.items import Item, task_of
 from experiments.compression.llmlingua import installed, shortened
-from experiments.compression.metrics import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH, Measured
+from experiments.compression.metrics import FULL, LLMLINGUA, NONE, RIGHT, SAME_LENGTH, Measured, inventions
+from experiments.compression.overview import Goal, Overview
 from experiments.compression.report import CompressionReport
+from experiments.compression.ways import Asked, Way, passage_rows, passage_text
+
+_SHOWN_INVENTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -25,144 +28,157 @@ class Compression:
     items: Sequence[Item]
     source: str
     """Where the items come from, for the report."""
-    ways: Mapping[str, Mapping[str, Any] | None]
-    """Name of a method -> options of ``compress`` besides the ratio; None leaves the method out. The first is the one
-    in question."""
+    ways: Mapping[str, Way | None]
+    """Name of a method -> how it shortens; None leaves the method out. The first is the one in question."""
     controls: Sequence[str]
-    """Names of the methods that any other should beat at equal length."""
-    peer: str | None
-    """Name of the method that the first is compared with item by item."""
+    """Names of the methods that any other should beat at equal length; figures show them in grey."""
+    drawn: Sequence[str]
+    """Names of the other methods that figures show, six at most."""
+    rivals: Mapping[str, Sequence[str]]
+    """Name of a method -> those that it must not be below: for each kind of text and ratio it is compared with the best
+    of them, item by item, and is not below it if the interval of the difference reaches 0."""
+    goals: Sequence[Goal]
+    """Shares of the gain that were set as targets before the run."""
     ratios: Sequence[float]
+    fewer_ratios: Mapping[str, Sequence[float]]
+    """Name of a method -> the only ratios at which it is asked, to save time."""
     llmlingua: bool
     """Whether LLMLingua's own package shortens the text too, and the first method compresses to the number of rows that
     it reaches."""
     answered_ratios: Sequence[float]
     """Ratios at which the model answers; at the others only the right answer's likelihood is computed."""
+    answered_items: int | None = None
+    """Of each kind, the first so many are answered; None for all."""
 
     @property
-    def chosen(self) -> dict[str, dict[str, Any]]:
+    def chosen(self) -> dict[str, Way]:
         """The methods that are not left out."""
-        return {method: dict(options) for method, options in self.ways.items() if options is not None}
-
-    def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
-        """The whole passage, none, and every method at every ratio."""
-        yield from self._cases(NONE, 0.0, partial(_prompt, space, with_text=False))
-        yield from self._cases(FULL, 1.0, partial(_prompt, space))
-        conditions = [(method, ratio) for method in self.chosen for ratio in self.ratios]
-        # What is answered comes first, so that an engine can batch it.
-        for method, ratio in sorted(conditions, key=lambda condition: not self._answers(*condition)):
-            yield from self._cases(method, ratio, partial(_compressed, space, self.chosen[method], ratio))
-        if self.llmlingua:
-            yield from self._llmlingua(space)
-
-    def analyse(self, records: Sequence[Record]) -> Report:
-        """For each task, what each method keeps of the passage's gain."""
-        title = "Compression of a passage"
-        tasks = list(dict.fromkeys(map(task_of, self.items)))
-        sections = []
-        for task in tasks:
-            own = [record for record in records if task_of(self.items[int(record.tags["passage"])]) == task]
-            same_length = self.own if self.llmlingua else None
-            report = CompressionReport(
-                f"{title}: {task}" if len(tasks) > 1 else title,
-                Measured.of(own, self.items, same_length),
-                own,
-                self.items,
-                sum(task_of(item) == task for item in self.items),
-                self.source,
-                list(self.chosen),
-                self.controls,
-                self.peer,
-                self.ratios,
-                self.answered_ratios,
-                same_length,
-            )
-            sections.append(report.section())
-        return Report(title, "", sections)
+        return {method: way for method, way in self.ways.items() if way is not None}
 
     @property
     def own(self) -> str:
         """Name of the first method at the number of rows that the package keeps."""
         return f"{next(iter(self.chosen))} {SAME_LENGTH}"
 
-    def _llmlingua(self, space: EmbeddingSpace) -> Iterator[Case]:
-        """The package's texts, and the first method at the number of rows that each has.
+    def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
+        """For each item the whole passage, none, and every method at every ratio.
+
+        What is answered comes first, so that an engine can batch it. All that is asked about a passage stands together,
+        so that what is computed of a passage once (its information, its sentences' vectors) is still at hand.
 
         Raises:
-            ValueError: the package is not installed.
+            ValueError: the package LLMLingua is asked for and not installed.
         """
-        if not installed():
+        if self.llmlingua and not installed():
             raise ValueError(
-                "experiment.llmlingua=true needs a package that is not installed: "
-                "pip install 'embedspace[llmlingua]'"
+                "experiment.llmlingua=true needs a package that is not installed: pip install 'embedspace[llmlingua]'"
             )
-        first = next(iter(self.chosen.values()))
-        for ratio in self.ratios:
-            yield from self._cases(LLMLINGUA, ratio, partial(_llmlingua_prompt, space, ratio))
-            yield from self._cases(self.own, ratio, partial(_of_same_length, space, first, ratio))
+        answered = self._answered()
+        for answers in (True, False):
+            for number, item in enumerate(self.items):
+                asked = Asked(space, item)
+                for method, ratio, prompt_of in self._conditions(asked):
+                    place = number in answered and (method in (FULL, NONE) or ratio in self.answered_ratios)
+                    if place == answers:
+                        yield self._case(method, ratio, number, asked, prompt_of, answers)
 
-    def _cases(self, method: str, ratio: float, prompt_of: Callable[[Item], PromptEmbeds]) -> Iterator[Case]:
+    def analyse(self, records: Sequence[Record]) -> Report:
+        """For each task, what each method keeps of the passage's gain; over all tasks, where goals are reached."""
+        title = "Compression of a passage"
+        tasks = list(dict.fromkeys(map(task_of, self.items)))
+        same_length = self.own if self.llmlingua else None
+        reports = []
+        for task in tasks:
+            own = [record for record in records if task_of(self.items[int(record.tags["passage"])]) == task]
+            reports.append(
+                CompressionReport(
+                    f"{title}: {task}" if len(tasks) > 1 else title,
+                    Measured.of(own, self.items, same_length),
+                    own,
+                    self.items,
+                    sum(task_of(item) == task for item in self.items),
+                    self.source,
+                    list(self.chosen),
+                    self.controls,
+                    self.drawn,
+                    self.rivals,
+                    self.ratios,
+                    self.answered_ratios,
+                    same_length,
+                )
+            )
+        sections = [report.section() for report in reports]
+        if len(tasks) > 1:
+            measured = {task: report.measured for task, report in zip(tasks, reports, strict=True)}
+            overview = Overview(
+                measured, list(self.chosen), self.ratios, self.rivals, self.goals, self.answered_ratios
+            )
+            sections.insert(0, overview.section())
+        return Report(title, "", sections)
+
+    def _answered(self) -> frozenset[int]:
+        """Numbers of the items that are answered."""
+        if not self.answered_ratios:
+            return frozenset()
+        seen: Counter[str] = Counter()
+        found = set()
         for number, item in enumerate(self.items):
-            yield Case(
-                f"{method}/ratio={ratio:g}/p{number:03d}",
-                partial(prompt_of, item),
-                {"method": method, "ratio": ratio, "passage": number},
-                {RIGHT: item["answer"]},
-                self._answers(method, ratio),
-                measured=_rows_tag,
-            )
+            if self.answered_items is None or seen[task_of(item)] < self.answered_items:
+                found.add(number)
+            seen[task_of(item)] += 1
+        return frozenset(found)
 
-    def _answers(self, method: str, ratio: float) -> bool:
-        return bool(self.answered_ratios) and (method in (FULL, NONE) or ratio in self.answered_ratios)
+    def _conditions(self, asked: Asked) -> Iterator[tuple[str, float, Callable[[], PromptEmbeds]]]:
+        """Method, ratio and how the prompt is made; the first method beside LLMLingua's package keeps as many rows."""
+        yield NONE, 0.0, partial(asked.with_text, None)
+        yield FULL, 1.0, partial(asked.with_text, asked.item["text"])
+        for method, way in self.chosen.items():
+            for ratio in self._ratios(method):
+                yield method, ratio, partial(way, asked, ratio)
+        if self.llmlingua:
+            first = next(iter(self.chosen.values()))
+            for ratio in self.ratios:
+                yield LLMLINGUA, ratio, partial(_llmlingua, asked, ratio)
+                yield self.own, ratio, partial(_of_same_length, first, asked, ratio)
 
+    def _ratios(self, method: str) -> list[float]:
+        return [ratio for ratio in self.ratios if ratio in self.fewer_ratios.get(method, self.ratios)]
 
-def _compressed(
-    space: EmbeddingSpace,
-    options: Mapping[str, Any],
-    ratio: float | None,
-    item: Item,
-    length: int | None = None,
-) -> PromptEmbeds:
-    """The prompt with its passage compressed by one method's options; the model is loaded where they need it."""
-    needs_model = options.get("information") == "surprisal"
-    model: dict[str, Any] = {"engine": _engine(space.folder)} if needs_model else {"space": space}
-    return compress(_prompt(space, item), ratio, length=length, **model, **options)
-
-
-@cache
-def _engine(folder: Path) -> TransformersEngine:
-    return TransformersEngine(folder)
-
-
-def _prompt(space: EmbeddingSpace, item: Item, *, with_text: bool = True) -> PromptEmbeds:
-    """Passage, question and the answer's beginning, where only the passage's rows count as content."""
-    messages = [{"role": "user", "content": item["question"]}]
-    if with_text:
-        messages.insert(0, {"role": "system", "content": item["text"]})
-    prompt = space.embed_chat(messages)
-    if item.get("beginning"):
-        prompt = PromptEmbeds.concat([prompt, space.embed(item["beginning"])])
-    return prompt.only_run(0) if with_text else prompt
+    def _case(
+        self,
+        method: str,
+        ratio: float,
+        number: int,
+        asked: Asked,
+        prompt_of: Callable[[], PromptEmbeds],
+        answers: bool,
+    ) -> Case:
+        return Case(
+            f"{method}/ratio={ratio:g}/p{number:03d}",
+            prompt_of,
+            {"method": method, "ratio": ratio, "passage": number},
+            {RIGHT: asked.item["answer"]},
+            answers,
+            measured=None if method == NONE else partial(_tags, asked),
+        )
 
 
-def _llmlingua_prompt(space: EmbeddingSpace, ratio: float, item: Item) -> PromptEmbeds:
+def _llmlingua(asked: Asked, ratio: float) -> PromptEmbeds:
     """The prompt with what LLMLingua leaves of the text; were that nothing, with its first word."""
-    text = shortened(space.folder, item["text"], ratio).strip() or item["text"].split()[0]
-    return _prompt(space, {**item, "text": text})
+    text = asked.item["text"]
+    return asked.with_text(shortened(asked.space.folder, text, ratio).strip() or text.split()[0])
 
 
-def _of_same_length(
-    space: EmbeddingSpace, options: Mapping[str, Any], ratio: float, item: Item
-) -> PromptEmbeds:
+def _of_same_length(way: Way, asked: Asked, ratio: float) -> PromptEmbeds:
     """The prompt compressed to as many rows as LLMLingua leaves of it, and no more than it has."""
-    length = min(_rows(_prompt(space, item)), _rows(_llmlingua_prompt(space, ratio, item)))
-    return _compressed(space, options, None, item, length)
+    rows = passage_rows(asked.prompt)
+    length = min(rows, passage_rows(_llmlingua(asked, ratio)))
+    # A ratio that leaves so many rows whatever is lost in a division.
+    return way(asked, rows / (length - 1e-6))
 
 
-def _rows_tag(prompt: Prompt) -> dict[str, Tag]:
+def _tags(asked: Asked, prompt: Prompt) -> dict[str, Tag]:
+    """Rows of the passage, and the first words and numbers in them that the passage does not have."""
     assert isinstance(prompt, PromptEmbeds)
-    return {"rows": _rows(prompt)}
-
-
-def _rows(prompt: PromptEmbeds) -> int:
-    return int(prompt.content.sum())
+    invented = inventions(passage_text(asked.space, prompt), asked.item["text"])
+    return {"rows": passage_rows(prompt), "invented": " | ".join(invented[:_SHOWN_INVENTIONS])}

@@ -1,4 +1,4 @@
-"""The report of one task of the compression experiment: shares kept, comparisons, figures and answers side by side."""
+"""The report of one kind of text: shares kept, right answers, comparisons, figures and answers side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from embedspace.metrics import Condition, Interval
+from embedspace.metrics import Condition, Interval, Measure
 from embedspace.reporting import (
     Answer,
     Cell,
@@ -23,6 +23,7 @@ from embedspace.reporting import (
 from embedspace.runs import Record, by_tags
 from experiments.compression.items import Item
 from experiments.compression.metrics import LLMLINGUA, NONE, WHOLE, WITHOUT, Measured
+from experiments.compression.overview import rivalries, rivals_table
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class CompressionReport:
     methods: Sequence[str]
     """Names; the first is the one in question."""
     controls: Sequence[str]
-    peer: str | None
-    """Name of the method that the first is compared with item by item."""
+    drawn: Sequence[str]
+    """Names of the other methods in the figures."""
+    rivals: Mapping[str, Sequence[str]]
+    """Name of a method -> those that it must not be below."""
     ratios: Sequence[float]
     answered_ratios: Sequence[float]
     same_length: str | None
@@ -54,11 +57,12 @@ class CompressionReport:
             self.title,
             self._finding(),
             f"{self.count} questions are asked about a passage that the model reads as embeddings ({self.source}). The "
-            "passage's rows are compressed; the rows of the question and of the template stay. A passage's gain is how "
-            "much likelier it makes the right answer, in nats per token; a method keeps a share of that gain. Below 0, "
-            "the model does worse than without any passage." + self._about_llmlingua(),
+            "passage is a system message and its rows are compressed; the rows of the question, of the template and of "
+            "the answer's first words, which are given, stay. A passage's gain is how much likelier it makes the right "
+            "answer, in nats per token; a method keeps a share of that gain. Below 0, the model does worse than "
+            "without any passage." + self._about_llmlingua(),
             figures=self._figures(),
-            tables=[self._table(), *self._comparison_tables()],
+            tables=[table for table in (self._table(), *self._comparison_tables()) if table.rows],
             comparisons=self._comparisons(),
         )
 
@@ -85,36 +89,47 @@ class CompressionReport:
 
     def _figures(self) -> list[Figure]:
         one = Interval(1.0, 1.0, 1.0, 0)
+        measured, controls = self.measured, [*self.controls, LLMLINGUA]
+        drawn = {
+            method: own
+            for method, own in self._conditions.items()
+            if method in (*self.drawn, *controls, self.same_length)
+        }
         shares = {
             method: {1.0: one}
-            | {ratio: kept for place, ratio in own.items() if (kept := self.measured.kept(place)) is not None}
-            for method, own in self._conditions.items()
+            | {ratio: kept for place, ratio in own.items() if (kept := measured.kept(place)) is not None}
+            for method, own in drawn.items()
         }
-        similarities = {
-            method: self.measured.similarity.curve(
-                {1.0: WHOLE, **{ratio: place for place, ratio in own.items()}}
-            )
-            for method, own in self._conditions.items()
-        }
-        without = self.measured.similarity.mean(WITHOUT)
-        shown: tuple[tuple[dict[str, dict[float, Interval]], str, str, dict[str, Interval]], ...] = (
+        shown: list[tuple[Mapping[str, Mapping[float, Interval]], str, str, dict[str, Interval]]] = [
             (shares, "share of the passage's gain kept", "Share of the passage's likelihood gain for the right answer "
              "that is kept", {}),
-            (similarities, "similarity in meaning", "Cosine similarity (of sentence vectors) of the answer given to "
-             "the right one; dotted: the question without any passage", {"no passage": without} if without else {}),
-        )  # fmt: skip
+        ]  # fmt: skip
+        for measure, label, caption in (
+            (measured.right, "share of right answers", "Share of answers that contain the right string"),
+            (measured.similarity, "similarity in meaning",
+             "Cosine similarity (of sentence vectors) of the answer given to the right one"),
+        ):  # fmt: skip
+            curves = {method: self._curve(measure, {1.0: WHOLE, **{ratio: place for place, ratio in own.items()}})
+                      for method, own in drawn.items()}  # fmt: skip
+            without = measured.mean(measure, WITHOUT)
+            dotted = f"{caption}; dotted: the question without any passage"
+            shown.append((curves, label, dotted, {"no passage": without} if without else {}))
         return [
             line_figure(
                 lines,
                 x_label="compression ratio",
                 y_label=label,
-                caption=f"{caption}. Bands are 95% intervals over questions.",
+                caption=f"{caption}. Bands are 95% intervals over clusters of questions.",
                 log_x=True,
                 levels=levels,
             )
             for curves, label, caption, levels in shown
-            if (lines := lines_of(curves, [*self.controls, LLMLINGUA]))
+            if (lines := lines_of(curves, controls))
         ]
+
+    def _curve(self, measure: Measure, places: Mapping[float, Condition]) -> dict[float, Interval]:
+        means = {ratio: self.measured.mean(measure, place) for ratio, place in sorted(places.items())}
+        return {ratio: mean for ratio, mean in means.items() if mean is not None}
 
     def _finding(self) -> str:
         full, without = self.measured.likelihood.mean(WHOLE), self.measured.likelihood.mean(WITHOUT)
@@ -136,59 +151,73 @@ class CompressionReport:
         )
 
     def _finding_of_answers(self) -> str:
-        similarity = self.measured.similarity
-        full, without = similarity.mean(WHOLE), similarity.mean(WITHOUT)
-        if full is None or without is None:
-            return "Too few answers were recorded to compare lengths of a passage."
-        means = [
-            f"{method} {unsigned(mean.estimate)}"
-            for method in self.methods
-            if (mean := similarity.mean((method, self.ratios[0]))) is not None
-        ]
-        return (
-            f"The answers' cosine similarity to the right one is {unsigned(full.estimate)} with the whole passage and "
-            f"{unsigned(without.estimate)} without it ({without.items} questions)."
-            + (f" At a compression ratio of {self.ratios[0]:g}: {', '.join(means)}." if means else "")
-        )
+        for measure, name in (
+            (self.measured.right, "The share of answers that contain the right string"),
+            (self.measured.similarity, "The answers' cosine similarity to the right one"),
+        ):
+            full, without = measure.mean(WHOLE), measure.mean(WITHOUT)
+            if full is None or without is None:
+                continue
+            means = [
+                f"{method} {unsigned(mean.estimate)}"
+                for method in self.methods
+                if (mean := measure.mean((method, self.ratios[0]))) is not None
+            ]
+            return (
+                f"{name} is {unsigned(full.estimate)} with the whole passage and {unsigned(without.estimate)} without "
+                f"it ({without.items} questions)."
+                + (f" At a compression ratio of {self.ratios[0]:g}: {', '.join(means)}." if means else "")
+            )
+        return "Too few answers were recorded to compare lengths of a passage."
 
     def _table(self) -> Table:
         places: dict[Condition, float] = {WHOLE: 1.0}
         for own in self._conditions.values():
             places |= own
+        measured = self.measured
+        measures = (measured.likelihood, measured.right, measured.similarity, measured.invented)
         rows: list[list[Cell]] = []
         for place, ratio in {**places, WITHOUT: 0.0}.items():
-            measured = self.measured
-            means = measured.kept(place), measured.likelihood.mean(place), measured.similarity.mean(place)
+            means = [measured.kept(place), *(measured.mean(measure, place) for measure in measures)]
             if any(means):
-                rows.append([place[0], f"{ratio:.3g}" if place[0] != NONE else "", *means])
+                kept = measured.rows.mean(place)
+                rows.append(
+                    [
+                        place[0],
+                        f"{ratio:.3g}" if place[0] != NONE else "",
+                        f"{kept.estimate:.1f}" if kept else "",
+                        *means,
+                    ]
+                )
         return Table(
             (
                 "Passage",
                 "Compression ratio",
+                "Rows",
                 "Share kept",
                 "Log-likelihood, nats per token",
+                "Right answers",
                 "Similarity to the right answer",
+                "Inventions",
             ),
             rows,
-            "Means over questions; 95% bootstrap intervals in small print.",
-        )
+            "Means over questions; 95% bootstrap intervals over clusters in small print. Rows are those left of the "
+            "passage: whole words may fill fewer than a ratio allows. Right answers contain the right string; "
+            "inventions are shortened passages with a word or number that the passage does not have.",
+        ).filled()
 
     def _comparison_tables(self) -> list[Table]:
-        """The first method against others on the same questions."""
-        first = self.methods[0]
-        against: dict[str, dict[float, tuple[Condition, Condition]]] = {}
-        if self.peer in self.methods:
-            against[f"{first} against {self.peer}"] = {
-                ratio: ((self.peer, ratio), (first, ratio)) for ratio in self.ratios
-            }
+        """Methods against their rivals on the same questions."""
+        tables = [rivals_table(list(rivalries(self.measured, self.rivals, self.ratios)))]
         if self.same_length is not None:
-            against[f"{first} against the {LLMLINGUA}, at the length that it reaches"] = {
+            pairs = {
                 ratio: (place, (self.same_length, place[1]))
                 for place, ratio in self.measured.reached.items()
                 if place[0] == LLMLINGUA
             }
-        tables = [self._comparison_table(title, pairs) for title, pairs in against.items()]
-        return [table for table in tables if table.rows]
+            title = f"{self.methods[0]} against the {LLMLINGUA}, at the length that it reaches"
+            tables.append(self._comparison_table(title, pairs))
+        return tables
 
     def _comparison_table(self, title: str, pairs: Mapping[float, tuple[Condition, Condition]]) -> Table:
         rows: list[list[Cell]] = [

@@ -1,0 +1,53 @@
+"""Estimates whose items come in clusters: several questions about one document, several fillings of one pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from embedspace.metrics.intervals import CONFIDENCE, Interval
+
+
+def ratio_interval(
+    values: Sequence[float],
+    weights: Sequence[float] | None,
+    clusters: Sequence[Hashable],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Sum of the values over the sum of the weights, with a percentile bootstrap interval over clusters.
+
+    Items of a cluster are drawn together, since they are not independent (Field and Welsh 2007). Without weights the
+    estimate is the mean. The interval's ``items`` are the clusters.
+
+    >>> f"{ratio_interval([1.0, 1.0, 0.0, 0.0], None, ['a', 'a', 'b', 'b']):.1f}"
+    '0.5 (0.0 to 1.0)'
+
+    Args:
+        values: one for each item.
+        weights: one for each item; None for weights of 1.
+        clusters: what each item belongs to.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no items, or not as many values, weights and clusters.
+    """
+    import numpy as np
+
+    own = [1.0] * len(values) if weights is None else weights
+    if not len(values) == len(own) == len(clusters) or not len(values):
+        raise ValueError(
+            f"a ratio needs a value, a weight and a cluster for each of its items, got {len(values)}, {len(own)} and "
+            f"{len(clusters)}"
+        )
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    place = [numbers[cluster] for cluster in clusters]
+    sums = np.stack([np.bincount(place, each, minlength=len(numbers)) for each in (values, own)])
+    estimate = float(sums[0].sum() / sums[1].sum())
+    if len(numbers) < 2:
+        return Interval(estimate, estimate, estimate, len(numbers))
+    draws = np.random.default_rng(seed).integers(len(numbers), size=(resamples, len(numbers)))
+    drawn = sums[:, draws].sum(axis=2)
+    low, high = np.quantile(drawn[0] / drawn[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(estimate, float(low), float(high), len(numbers))

@@ -1,0 +1,203 @@
+"""The overview of all kinds of text: shares kept, goals, comparisons with the best of the simple ways, inventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from embedspace.metrics import Condition, Interval, Measure, ratio_interval
+from embedspace.reporting import Cell, Section, Table
+from experiments.compression.metrics import WITHOUT, Measured
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Shares of the gain that a method was to keep."""
+
+    way: str
+    shares: Mapping[float, float]
+    """Compression ratio -> share."""
+    kinds: Sequence[str] | None = None
+    """Of text; None for all."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A method against the best of those that it must not be below, at one ratio."""
+
+    method: str
+    ratio: float
+    best: str
+    """Name of the one with the highest mean likelihood at this ratio; chosen on the same items, which favours it."""
+    difference: Interval
+    """The method minus the best of the others, in nats per token."""
+
+    @property
+    def is_not_below(self) -> bool:
+        """Whether the interval of the difference includes or exceeds 0."""
+        return self.difference.high >= 0
+
+
+def rivalries(
+    measured: Measured, rivals: Mapping[str, Sequence[str]], ratios: Sequence[float]
+) -> Iterator[Rival]:
+    """Each method against the best of its rivals, at each ratio at which both were measured."""
+    for method, others in rivals.items():
+        for ratio in ratios:
+            best = measured.best([(other, ratio) for other in others])
+            difference = measured.change(best, (method, ratio)) if best else None
+            if best and difference:
+                yield Rival(method, ratio, str(best[0]), difference)
+
+
+def rivals_table(found: Sequence[Rival]) -> Table:
+    """One row for each comparison."""
+    rows: list[list[Cell]] = [
+        [
+            each.method,
+            f"{each.ratio:g}",
+            each.best,
+            each.difference,
+            "not below" if each.is_not_below else "below",
+        ]
+        for each in found
+    ]
+    return Table(
+        ("Method", "Compression ratio", "Best of its rivals", "Nats per token more", "Verdict"),
+        rows,
+        "Mean difference of the right answer's log-likelihood, item by item, from the best of the ways that the method "
+        "must not be below, with its 95% interval. A method is not below it if the interval includes or exceeds 0.",
+    )
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What is said of all kinds together."""
+
+    measured: Mapping[str, Measured]
+    """Kind of text -> its measures."""
+    methods: Sequence[str]
+    ratios: Sequence[float]
+    rivals: Mapping[str, Sequence[str]]
+    goals: Sequence[Goal]
+    answered_ratios: Sequence[float]
+
+    def section(self) -> Section:
+        """Finding and tables; tables in which nothing was measured are left out."""
+        tables = [
+            *(self._shares(ratio) for ratio in self.ratios),
+            *(self._answers(ratio) for ratio in self.answered_ratios),
+            self._goal_table(),
+            self._inventions(),
+        ]
+        return Section(
+            "All kinds of text",
+            self._finding(),
+            "Shares of a passage's likelihood gain that are left, for each kind of text; each kind has a section of "
+            "its own below, with the comparisons on which the verdicts rest. Intervals are of a bootstrap over "
+            "clusters: the documents, patterns or records that items were made from.",
+            tables=[table for table in tables if table.rows],
+        )
+
+    def _finding(self) -> str:
+        said = [sentence for method in self.rivals if (sentence := self._finding_of(method))]
+        if goals := self._goals():
+            reached = sum(share.estimate >= wanted for *_, wanted, share in goals)
+            said.append(f"{reached} of {len(goals)} goals are reached")
+        return ". ".join(said) + "." if said else "Too little was recorded to compare ways."
+
+    def _finding_of(self, method: str) -> str | None:
+        """Where a method is below the best of its rivals; None where they were not compared."""
+        compared = {
+            kind: list(rivalries(measured, {method: self.rivals[method]}, self.ratios))
+            for kind, measured in self.measured.items()
+        }
+        if not any(compared.values()):
+            return None
+        below = [
+            f"{kind} ({', '.join(f'{each.ratio:g}x {each.best}' for each in lost)})"
+            for kind, found in compared.items()
+            if (lost := [each for each in found if not each.is_not_below])
+        ]
+        name = method[:1].upper() + method[1:]
+        if not below:
+            return f"{name} is on no kind of text below the best of its rivals"
+        return f"{name} is below the best of its rivals on {'; '.join(below)}"
+
+    def _shares(self, ratio: float) -> Table:
+        rows: list[list[Cell]] = [
+            [kind, *(measured.kept((method, ratio)) for method in self.methods)]
+            for kind, measured in self.measured.items()
+        ]
+        return Table(
+            ("Kind of text", *self.methods),
+            [row for row in rows if any(row[1:])],
+            f"Share of the gain kept at a compression ratio of {ratio:g}.",
+        ).filled()
+
+    def _answers(self, ratio: float) -> Table:
+        places: dict[str, Condition] = {method: (method, ratio) for method in self.methods}
+        places = {"whole passage": ("full", 1.0), **places, "no passage": WITHOUT}
+        rows: list[list[Cell]] = [
+            [kind, *(measured.mean(measured.right, place) for place in places.values())]
+            for kind, measured in self.measured.items()
+        ]
+        return Table(
+            ("Kind of text", *places),
+            [row for row in rows if any(row[1:])],
+            f"Share of the model's answers that contain the right string, at a compression ratio of {ratio:g}. The "
+            "first words of the answer are given to the model; it answers greedily.",
+        ).filled()
+
+    def _goals(self) -> list[tuple[Goal, str, float, float, Interval]]:
+        return [
+            (goal, kind, ratio, wanted, share)
+            for goal in self.goals
+            for kind, measured in self.measured.items()
+            if goal.kinds is None or kind in goal.kinds
+            for ratio, wanted in goal.shares.items()
+            if (share := measured.kept((goal.way, ratio))) is not None
+        ]
+
+    def _goal_table(self) -> Table:
+        rows: list[list[Cell]] = [
+            [goal.way, kind, f"{ratio:g}", wanted, share, _verdict(share, wanted)]
+            for goal, kind, ratio, wanted, share in self._goals()
+        ]
+        return Table(
+            ("Method", "Kind of text", "Compression ratio", "Goal", "Share kept", "Verdict"),
+            rows,
+            "Goals that were set before the run. Within its interval: the share is below the goal, and its interval "
+            "reaches it.",
+        )
+
+    def _inventions(self) -> Table:
+        rows: list[list[Cell]] = []
+        for method in self.methods:
+            cells = [
+                _pooled(measured, measured.invented, method, self.ratios)
+                for measured in self.measured.values()
+            ]
+            if any(cell is not None for cell in cells):
+                rows.append([method, *cells])
+        return Table(
+            ("Method", *self.measured),
+            rows,
+            "Share of shortened passages, all ratios together, with a word or number that the passage does not have.",
+        ).filled()
+
+
+def _pooled(measured: Measured, measure: Measure, method: str, ratios: Sequence[float]) -> Interval | None:
+    """Mean over the items of all ratios."""
+    found = [
+        (value, measured.clusters[item])
+        for ratio in ratios
+        for item, value in measure.values.get((method, ratio), {}).items()
+    ]
+    return ratio_interval([value for value, _ in found], None, [own for _, own in found]) if found else None
+
+
+def _verdict(share: Interval, wanted: float) -> str:
+    if share.estimate >= wanted:
+        return "reached"
+    return "missed, within its interval" if share.high >= wanted else "missed"
