@@ -63,7 +63,8 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._peer.connections[self] = None
-        super().connection_made(_Transport(transport, self))
+        wrapped: Any = _Transport(transport, self)
+        super().connection_made(wrapped)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -102,7 +103,8 @@ class BoundedProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         # If an answer is already under way, an error response cannot be sent any more.
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            refusal = self.conn.refusal
+            connection: Any = self.conn
+            refusal = connection.refusal
             body = refusal.body()
             fields = {**refusal.headers(), "content-length": str(len(body)), "connection": "close"}
             for event in (
@@ -138,7 +140,8 @@ class BoundedProtocol(H11Protocol):
     @property
     def _transport(self) -> asyncio.Transport:
         """The socket's own."""
-        transport: asyncio.Transport = self.transport.inner
+        wrapped: Any = self.transport
+        transport: asyncio.Transport = wrapped.inner
         return transport
 
     def _process(self) -> None:

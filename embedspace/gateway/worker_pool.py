@@ -130,9 +130,8 @@ class WorkerPool:
 
     def _dispatch(self) -> None:
         """Give waiting requests to workers that have none, and start workers that are missing."""
-        for caller in list(self._queues):
-            if not self._queues[caller]:
-                del self._queues[caller]
+        for idle in [caller for caller, queue in self._queues.items() if not queue]:
+            del self._queues[idle]
         if self._queues and len(self._fast()) <= self._settings.workers:
             self._start_filling()
         for worker in self._fast():

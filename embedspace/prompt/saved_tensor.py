@@ -252,7 +252,7 @@ class _PickleReader:
 
     def sizes(self, memo: bytes) -> tuple[int, ...]:
         """A pair of numbers. Other counts are read for the sake of the message about them."""
-        sizes = []
+        sizes: list[int] = []
         while len(sizes) < 3 and self._pickled[self._place : self._place + 1] in (b"K", b"M", b"J", b"\x8a"):
             sizes.append(self.number())
         if len(sizes) != 2:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -75,7 +76,7 @@ def _benchmarks() -> Iterator[Item]:
 def _packages() -> Iterator[Item]:
     found = {str(each.metadata["Name"]).lower(): each for each in distributions()}
     for name in shuffled(found, "packages"):
-        metadata = found[name].metadata
+        metadata: Any = found[name].metadata
         summary, description = metadata["Summary"], metadata.get("Description") or metadata.get_payload()
         if summary and len(summary.split()) >= 4 and isinstance(description, str) and name != "embedspace":
             question = f"What is {name}, in one line?"

@@ -52,7 +52,7 @@ class Asked:
 def passage_rows(prompt: PromptEmbeds) -> int:
     """Rows that a prompt has of its passage."""
     run = prompt.content_runs[PASSAGE]
-    return run.stop - run.start
+    return int(run.stop - run.start)
 
 
 def passage_text(space: EmbeddingSpace, prompt: PromptEmbeds) -> str:
@@ -130,8 +130,8 @@ class Rarity:
                 kept |= rows.keys()
         kept = kept or {*min(words, key=len)}
         pieces = [own[sorted(kept)], *(asked.prompt.vectors[run] for run in runs[PASSAGE + 1 :])]
-        rows = " ".join(map(str, sorted(kept)))
-        return asked.prompt.with_runs(pieces, Recipe.of("rarest_words", {"rows": rows}, asked.prompt.recipe))
+        recipe = Recipe.of("rarest_words", {"rows": " ".join(map(str, sorted(kept)))}, asked.prompt.recipe)
+        return asked.prompt.with_runs(pieces, recipe)
 
 
 def _words(space: EmbeddingSpace, ids: list[int]) -> list[dict[int, float]]:
