@@ -12,6 +12,7 @@ from embedspace._version import __version__
 if TYPE_CHECKING:
     from embedspace.cache import EmbeddingCache
     from embedspace.compression import compress
+    from embedspace.distillation import SoftPrompt
     from embedspace.interpolation import interpolate
     from embedspace.projector import Projector
     from embedspace.prompt import PromptEmbeds, Recipe, decode_prompt_embeds, encode_prompt_embeds
@@ -26,6 +27,7 @@ _HOMES = {
     "PromptEmbeds": "embedspace.prompt",
     "Recipe": "embedspace.prompt",
     "SafetyFilter": "embedspace.safety",
+    "SoftPrompt": "embedspace.distillation",
     "StyleVector": "embedspace.style",
     "Verdict": "embedspace.safety",
     "compress": "embedspace.compression",
@@ -41,6 +43,7 @@ __all__ = [
     "PromptEmbeds",
     "Recipe",
     "SafetyFilter",
+    "SoftPrompt",
     "StyleVector",
     "Verdict",
     "__version__",

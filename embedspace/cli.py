@@ -86,8 +86,18 @@ def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     replay.add_argument("--model", help="default: the one that run.json names")
     replay.add_argument(
         "--vector", metavar="FILE", action="append", default=[],
-        help="a style vector that StyleVector.save wrote",
+        help="a style vector that StyleVector.save wrote, or the folder of a SoftPrompt",
     )  # fmt: skip
+
+    distill = commands.add_parser("distill", help="learn a style vector from an instruction (takes minutes)")
+    distill.set_defaults(run=_distill)
+    distill.add_argument(
+        "style", help="an instruction such as 'Answer like a pirate.', or the name of a packaged vector"
+    )
+    distill.add_argument("--out", type=Path, required=True, help="file to write")
+    distill.add_argument(
+        "--model", default="smollm2-135m-instruct", help="packaged name, local folder or hub id"
+    )
 
     diff = commands.add_parser("diff", help="what differs between two runs")
     diff.set_defaults(run=_diff)
@@ -217,6 +227,23 @@ def _replay(options: argparse.Namespace) -> int:
     print(f"recorded {done.record.prompt_sha256}  {done.record.rows} rows")
     print(f"replayed {done.digest}  {len(done.prompt)} rows: {verdict}")
     return 0 if done.identical else 1
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from embedspace.engines import TransformersEngine
+    from embedspace.style import StyleVector, packaged_recipe
+
+    recipe = packaged_recipe(options.style)
+    instruction, examples = (options.style, ()) if recipe is None else recipe
+    vector = StyleVector.distill(TransformersEngine(options.model), instruction, examples=examples)
+    vector.save(options.out)
+    learnt = dict(vector.recipe.parameters)
+    print(
+        f"divergence on held-out questions: {learnt['divergence_without']:.2f} without the vector, "
+        f"{learnt['divergence']:.2f} with it (nats per token)"
+    )
+    print(f"written to {options.out}")
+    return 0
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from embedspace.distillation.answers import Placement, added_to, answer_logits
 from embedspace.distillation.settings import Optimisation
 from embedspace.engines.batching import padded
-from embedspace.prompt import PromptEmbeds, Rows, add_to_rows, row_mask, tensor_digest
+from embedspace.prompt import PromptEmbeds, Rows, tensor_digest
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -45,12 +46,12 @@ class AnswerPair:
 
 @dataclass(frozen=True, eq=False)
 class TeacherSequence:
-    """One prompt, and the teacher's next-token distributions along its greedy answer."""
+    """One prompt, and the teacher's next-token distributions along its answer."""
 
     prompt: PromptEmbeds
-    """The student's prompt, whose rows the style vector moves."""
+    """The student's prompt, in which the parameters are placed."""
     answer: Int[Tensor, " tokens"]
-    """The teacher's greedy answer."""
+    """The teacher's answer."""
     candidates: Int[Tensor, "tokens candidates"]
     """The teacher's likeliest tokens at each position of the answer."""
     logprobs: Float[Tensor, "tokens candidates"]
@@ -111,7 +112,7 @@ def distillation_objective(
     parts = _split(sequences, settings)
     return Objective(
         lambda rng: parts,
-        lambda cases, vector: teacher_divergence(settings.engine, cases, vector, settings.rows),
+        lambda cases, vector: teacher_divergence(settings.engine, cases, vector, added_to(settings.rows)),
     )
 
 
@@ -142,35 +143,11 @@ def answer_nll(
     rows: Rows = "content",
 ) -> Float[Tensor, " cases"]:
     """Mean negative log-likelihood per token of each answer after its prompt, whose rows the vector moves."""
-    length = max(len(prompt) + len(answer) for prompt, answer in cases)
-    embeddings = _padded_inputs(engine, cases, vector, rows, length)
-    targets = torch.full((len(cases), length), -100)
-    for case, (prompt, answer) in enumerate(cases):
-        targets[case, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    first = min(len(prompt) for prompt, _ in cases) - 1
-    # As positions, not as a count: a count makes a view, whose product with the vocabulary copies the whole table.
-    kept = torch.arange(first, length, device=engine.device)
-    logits = engine.model(inputs_embeds=embeddings, logits_to_keep=kept, use_cache=False).logits
-    wanted = targets[:, first + 1 :].to(vector.device)
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), wanted, reduction="none")
-    return losses.sum(dim=1) / (wanted >= 0).sum(dim=1)
-
-
-def _padded_inputs(
-    engine: TransformersEngine,
-    cases: Sequence[tuple[PromptEmbeds, list[int]]],
-    vector: Tensor,
-    rows: Rows,
-    length: int,
-) -> Float[Tensor, "cases length hidden"]:
-    """Moved prompts with their answers; padding comes last, where causal attention does not look."""
-    inputs = []
-    for prompt, answer in cases:
-        row = add_to_rows(prompt, vector, rows)
-        if answer:
-            row = torch.cat([row, engine.space.lookup(answer).to(vector)])
-        inputs.append(F.pad(row, (0, 0, 0, length - len(row))))
-    return torch.stack(inputs).to(engine.dtype)
+    answers = [torch.tensor(answer) for _, answer in cases]
+    logits = answer_logits(engine, [prompt for prompt, _ in cases], answers, vector, added_to(rows))
+    return torch.stack(
+        [F.cross_entropy(own, answer.to(own.device)) for own, answer in zip(logits, answers, strict=True)]
+    )
 
 
 def end_tokens(engine: TransformersEngine) -> list[int]:
@@ -216,61 +193,26 @@ def teacher_sequences(
 def teacher_divergence(
     engine: TransformersEngine,
     sequences: Sequence[TeacherSequence],
-    vector: Float[Tensor, " hidden"],
-    rows: Rows = "content",
+    parameters: Tensor,
+    place: Placement,
 ) -> Float[Tensor, " sequences"]:
-    """Mean Kullback-Leibler divergence, in nats per token, from the teacher to the model after the moved prompts."""
-    length = max(len(each.prompt) + len(each.answer) for each in sequences) - 1
-    cases = [(each.prompt, each.answer[:-1].tolist()) for each in sequences]
-    inputs = _padded_inputs(engine, cases, vector, rows, length)
-    # Leading rows that all prompts share (the head of the chat template) are not moved and take no gradient.
-    shared = _shared_rows(sequences, rows)
-    logits = _continued_logits(engine, inputs, shared, min(len(each.prompt) for each in sequences) - 1)
-    first = length - logits.shape[1]
+    """Mean Kullback-Leibler divergence, in nats per token, from the teacher to the model after the students' prompts.
+
+    Args:
+        engine: the student.
+        sequences: the teacher, and the student's prompts.
+        parameters: what is learnt, e.g. a vector or rows.
+        place: puts them into a prompt.
+    """
+    logits = answer_logits(
+        engine, [each.prompt for each in sequences], [each.answer for each in sequences], parameters, place
+    )
     divergences = []
     for each, own in zip(sequences, logits, strict=True):
-        begin = len(each.prompt) - 1 - first
-        student = own[begin : begin + len(each.answer)].float().log_softmax(dim=-1)
-        teacher = each.logprobs.to(student)
-        student = student.gather(1, each.candidates.to(student.device))
+        teacher = each.logprobs.to(own)
+        student = own.log_softmax(dim=-1).gather(1, each.candidates.to(own.device))
         divergences.append((teacher.exp() * (teacher - student)).sum(dim=1).mean())
     return torch.stack(divergences)
-
-
-def _shared_rows(sequences: Sequence[TeacherSequence], rows: Rows) -> int:
-    """Number of leading rows that no vector moves and that are the same in all prompts."""
-    count = min(int(row_mask(each.prompt, rows).int().argmax()) for each in sequences)
-    head = sequences[0].prompt.vectors[:count]
-    for each in sequences[1:]:
-        same = (each.prompt.vectors[:count] == head).all(dim=1)
-        count = int(same.int().cumprod(0).sum())
-        head = head[:count]
-    return count
-
-
-def _continued_logits(engine: TransformersEngine, rows: Tensor, shared: int, first: int) -> Tensor:
-    """Logits [prompts, rows from ``first`` on, vocabulary]; the shared rows are computed once."""
-    from transformers import DynamicCache
-
-    cache = None
-    if shared:
-        cache = DynamicCache(config=engine.model.config)
-        with torch.no_grad():
-            engine.model(
-                inputs_embeds=rows[:1, :shared].detach().to(engine.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        cache.batch_repeat_interleave(len(rows))
-    kept = torch.arange(first - shared, rows.shape[1] - shared, device=engine.device)
-    logits: Tensor = engine.model(
-        inputs_embeds=rows[:, shared:].to(engine.device),
-        past_key_values=cache,
-        use_cache=cache is not None,
-        logits_to_keep=kept,
-    ).logits
-    return logits
 
 
 @torch.no_grad()

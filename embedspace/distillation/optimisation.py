@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from embedspace._util.progress import progress
+from embedspace.distillation.descent import Minimum, Schedule, minimise
 from embedspace.distillation.objectives import Objective, distillation_objective, supervised_objective
 from embedspace.distillation.settings import Optimisation
 from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, require_finite, row_mask
@@ -39,12 +41,15 @@ def optimise(
     norm = settings.norm if settings.norm is not None else 0.375 * float(space.norms.mean())
     make_objective = distillation_objective if settings.answers == "distilled" else supervised_objective
     objective = make_objective(positive, negative, settings)
-    best = (math.inf, torch.zeros(space.hidden_size))
-    with progress("optimised style vector", settings.restarts * settings.epochs) as advance:
+    training, held_out = objective.draw(random.Random(0))
+    best: Minimum | None = None
+    total = settings.restarts * settings.epochs * (len(training) + len(held_out))
+    with progress("optimised style vector", total) as advance:
         for restart in range(settings.restarts):
-            run = _run_adam(settings, objective, norm, random.Random(f"{settings.seed} {restart}"), advance)
-            best = min(best, run, key=lambda result: result[0])
-    vector = best[1]
+            run = _run(settings, objective, norm, random.Random(f"{settings.seed} {restart}"), advance)
+            best = run if best is None or run.loss < best.loss else best
+    assert best is not None
+    vector = best.parameters
     if not bool(vector.any()):
         raise ValueError(
             "no vector lowers the loss on the held-out prompts; give more prompts, answers that differ more, or a "
@@ -53,53 +58,34 @@ def optimise(
     return vector, _recipe(positive, negative, settings, norm)
 
 
-def _run_adam(
+def _run(
     settings: Optimisation,
     objective: Objective,
     norm: float,
     rng: random.Random,
     advance: Callable[[], None],
-) -> tuple[float, Tensor]:
-    """One run: the lowest mean loss on the held-out cases, and the vector that reached it."""
-    engine = settings.engine
+) -> Minimum:
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
-    start = torch.randn(engine.space.hidden_size, generator=generator)
-    vector = (0.01 * norm * start / start.norm()).to(engine.device).requires_grad_()
+    start = torch.randn(settings.engine.space.hidden_size, generator=generator)
+    start = (0.01 * norm * start / start.norm()).to(settings.engine.device)
     # Adam moves each coordinate by about the rate, so the whole vector by the rate times sqrt(hidden).
-    rate = settings.learning_rate * norm / math.sqrt(len(vector))
-    optimiser = torch.optim.Adam([vector], lr=rate)
-    _, held_out = objective.draw(random.Random(0))
-    best = _mean_loss(settings, objective, held_out, torch.zeros_like(vector)), torch.zeros(len(vector))
-    waited = 0
-    for epoch in range(settings.epochs):
-        training = list(objective.draw(rng)[0])
-        rng.shuffle(training)
-        for batch in _batches(training, settings.batch_size):
-            optimiser.zero_grad()
-            with torch.enable_grad():
-                objective.losses(batch, vector).mean().backward()
-            optimiser.step()
-            with torch.no_grad():
-                vector *= min(1.0, norm / max(float(vector.norm()), 1e-12))
-        loss = _mean_loss(settings, objective, held_out, vector)
-        waited = 0 if loss < best[0] else waited + 1
-        best = min(best, (loss, vector.detach().cpu().float().clone()), key=lambda result: result[0])
-        advance()
-        if waited == settings.patience:
-            for _ in range(settings.epochs - epoch - 1):
-                advance()
-            break
-    return best
+    rate = settings.learning_rate * norm / math.sqrt(len(start))
+    schedule = Schedule(settings.epochs, settings.batch_size, rate, False, settings.patience)
+    return minimise(
+        start,
+        torch.zeros_like(start),
+        objective.draw,
+        objective.losses,
+        partial(bounded, norm=norm),
+        schedule,
+        rng,
+        advance,
+    )
 
 
-@torch.no_grad()
-def _mean_loss(settings: Optimisation, objective: Objective, cases: Sequence[Any], vector: Tensor) -> float:
-    losses = [objective.losses(batch, vector) for batch in _batches(cases, settings.batch_size)]
-    return float(torch.cat(losses).mean())
-
-
-def _batches(cases: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (cases[start : start + size] for start in range(0, len(cases), size))
+def bounded(vector: Tensor, *, norm: float) -> Tensor:
+    """The vector, shortened to a norm if it is longer."""
+    return vector * min(1.0, norm / max(float(vector.norm()), 1e-12))
 
 
 def _check(

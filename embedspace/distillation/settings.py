@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from embedspace.distillation.descent import Schedule
 from embedspace.prompt import PromptEmbeds, Rows
 
 if TYPE_CHECKING:
     from embedspace.engines import TransformersEngine
+    from embedspace.space import EmbeddingSpace
 
 Answers = Literal["openings", "whole", "distilled"]
 
@@ -89,3 +91,56 @@ class Optimisation:
             if not fits:
                 value = len(self.prompts) if name == "prompts" else getattr(self, name)
                 raise ValueError(f"Optimisation.{name} is {value!r}; it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Settings of ``SoftPrompt.distill`` and ``StyleVector.distill``; the defaults work for the packaged model.
+
+    >>> Distillation(epochs=4).learning_rate
+    0.15
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    answer_tokens: int = 32
+    """Limit on the tokens of a teacher's answer."""
+    sampled_answers: int = 0
+    """Sampled answers of the teacher to each question, beside the greedy one."""
+    temperature: float = 0.7
+    """At which they are sampled."""
+    epochs: int = 14
+    """Limit on the passes over the questions."""
+    batch_size: int = 4
+    """Answers per step; on a GPU more are faster."""
+    learning_rate: float = 0.15
+    """Adam's first step in each coordinate, as a fraction of the vocabulary's typical coordinate (mean norm over
+    sqrt(hidden)); it falls linearly to 0."""
+    held_out: float = 0.15
+    """Fraction of the questions (at least one) that is not trained on and decides when to stop."""
+    patience: int = 4
+    """Epochs without improvement on the held-out questions before stopping."""
+    seed: int = 0
+    """Of the split, the order and the sampled answers."""
+
+    def schedule(self, space: EmbeddingSpace) -> Schedule:
+        """How long and how fast, for rows of a space."""
+        typical = float(space.norms.mean()) / math.sqrt(space.hidden_size)
+        return Schedule(self.epochs, self.batch_size, self.learning_rate * typical, True, self.patience)
+
+    def __post_init__(self) -> None:
+        checks = {
+            "answer_tokens": (self.answer_tokens >= 1, "at least 1"),
+            "sampled_answers": (self.sampled_answers >= 0, "0 or more"),
+            "temperature": (math.isfinite(self.temperature) and self.temperature > 0, "above 0"),
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate <= 1, "in (0, 1]"),
+            "held_out": (0 < self.held_out < 1, "between 0 and 1"),
+            "patience": (self.patience >= 1, "at least 1"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (fits, allowed) in checks.items():
+            if not fits:
+                raise ValueError(f"Distillation.{name} is {getattr(self, name)!r}; it must be {allowed}")

@@ -1,6 +1,6 @@
 """From a model's name to a local folder: packaged models, hub ids, and single tensors by byte range."""
 
-from embedspace.models.hub import download_model, explain_hub_error, with_retries
+from embedspace.models.hub import download_files, download_model, explain_hub_error, with_retries
 from embedspace.models.names import cache_folder, hub_id, local_folder, resolve
 from embedspace.models.packaged import MANIFEST, PACKAGED, write_manifest
 from embedspace.models.remote_tensor import FileChangedError, RemoteFile, RemoteTensor
@@ -12,6 +12,7 @@ __all__ = [
     "RemoteFile",
     "RemoteTensor",
     "cache_folder",
+    "download_files",
     "download_model",
     "explain_hub_error",
     "hub_id",

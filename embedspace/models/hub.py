@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,12 +40,23 @@ def download_model(repository: str, revision: str | None = None) -> Path:
     Raises:
         ValueError: the hub did not give it; the message says why and what to do.
     """
+    return download_files(repository, MODEL_FILES, revision, ignored=IGNORED_FILES)
+
+
+def download_files(
+    repository: str, patterns: Sequence[str], revision: str | None = None, *, ignored: Sequence[str] = ()
+) -> Path:
+    """A folder of the hub's own cache with the files of a repository that match, downloaded if they are not there.
+
+    Raises:
+        ValueError: the hub did not give them; the message says why and what to do.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     def download() -> str:
         return snapshot_download(
-            repository, revision=revision, allow_patterns=MODEL_FILES, ignore_patterns=IGNORED_FILES
+            repository, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(ignored)
         )
 
     try:

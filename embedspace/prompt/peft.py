@@ -1,4 +1,4 @@
-"""PEFT prompt-tuning adapters: read from their folder and checked against a space."""
+"""PEFT adapters that are rows (prompt tuning, P-tuning): read from a folder and checked against a space, written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from embedspace._util.files import read_json_object
-from embedspace._util.safetensors_file import read_tensors
+from embedspace._util.files import read_json_object, write_json
+from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.prompt.recipe import Recipe
 from embedspace.prompt.rows import describe_nonfinite_rows, tensor_digest
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS, TENSOR = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+
+KINDS = ("PROMPT_TUNING", "P_TUNING")
+"""Both are stored as final rows: PEFT evaluates the prompt encoder of P-tuning when it saves."""
 
 _UNSUPPORTED = {
     "LORA": "it changes the model's weights, and embeddings cannot carry that: serve it with --lora-modules",
@@ -48,18 +51,49 @@ def read_peft(
     _check_kind(config, folder)
     _check_base(config, folder, space, base_model)
     vectors = _soft_prompt(folder, space)
+    if config.get("num_virtual_tokens") not in (None, len(vectors)):
+        raise ValueError(
+            f"the adapter in {folder} has {len(vectors)} rows, its {CONFIG} says num_virtual_tokens "
+            f"{config['num_virtual_tokens']}; copy both files from one adapter"
+        )
     if fault := describe_nonfinite_rows(vectors):
         raise ValueError(f"the adapter in {folder} needs finite rows; {fault}")
     parameters = {"folder": str(folder), "base_model": base_model, "vectors": tensor_digest(vectors)}
     return vectors, Recipe.of("from_peft", parameters)
 
 
+def write_peft(folder: Path, rows: Float[Tensor, "tokens hidden"], space: ModelSpace) -> None:
+    """Write rows as a prompt-tuning adapter; see :meth:`embedspace.SoftPrompt.to_peft`."""
+    own = read_json_object(space.folder / "config.json", f"{space.folder} has no config.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / WEIGHTS, {TENSOR: rows.float()}, {"format": "pt"})
+    write_json(
+        folder / CONFIG,
+        {
+            "peft_type": "PROMPT_TUNING",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": space.name,
+            "inference_mode": True,
+            "num_virtual_tokens": len(rows),
+            "token_dim": space.hidden_size,
+            "num_transformer_submodules": 1,
+            "num_attention_heads": own.get("num_attention_heads"),
+            "num_layers": own.get("num_hidden_layers"),
+            "prompt_tuning_init": "RANDOM",
+            "prompt_tuning_init_text": None,
+            "tokenizer_name_or_path": None,
+            "revision": None,
+        },
+    )
+
+
 def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("peft_type")
-    if kind != "PROMPT_TUNING":
+    if kind not in KINDS:
         reason = _UNSUPPORTED.get(str(kind), "it holds more than input rows")
         raise ValueError(
-            f"the adapter in {folder} is of the kind {kind!r}: {reason}. Only PROMPT_TUNING adapters are prompts"
+            f"the adapter in {folder} is of the kind {kind!r}: {reason}. Only {' and '.join(KINDS)} adapters are "
+            "prompts"
         )
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):

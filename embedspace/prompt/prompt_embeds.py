@@ -223,7 +223,7 @@ class PromptEmbeds:
         before: PromptEmbeds | None = None,
         base_model: str | None = None,
     ) -> PromptEmbeds:
-        """The soft prompt of a PEFT prompt-tuning adapter (Lester et al. 2021), alone or before a prompt.
+        """The soft prompt of a PEFT adapter, alone or before a prompt: prompt tuning (Lester et al. 2021) or P-tuning.
 
         The rows count as template rows: style, blends and compression leave them as they were trained.
 

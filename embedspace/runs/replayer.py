@@ -7,11 +7,12 @@ import base64
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from embedspace.compression import SALIENCE_VERSION, compress
+from embedspace.distillation import SoftPrompt
 from embedspace.engines import Prompt
 from embedspace.interpolation import blend, interpolate
 from embedspace.metrics import mean_rows, random_rows, shuffle_rows, zero_padded
@@ -66,7 +67,8 @@ def replay(
         path: record file of a run.
         index: which record, counted from 0.
         model: whose space to use; by default the one that the run's ``run.json`` names.
-        vectors: files of style vectors that cannot be fitted again from a recipe (``optimised`` ones).
+        vectors: files of style vectors that cannot be fitted again from a recipe (``optimised`` ones), and folders of
+            soft prompts.
 
     Raises:
         ValueError: no such file or record, a record without a digest, another model, or a recipe with a step
@@ -85,8 +87,12 @@ def replay(
             f"the recorded prompt lives in the space {record.space}, {name!r} is {space.fingerprint}: another model, "
             "or its table, tokenizer or template has changed. Name the right one with --model"
         )
-    known = [StyleVector.load(file, space) for file in vectors]
-    replayer = Replayer(space, {vector.digest: vector for vector in known})
+    paths = [Path(path) for path in vectors]
+    known = [StyleVector.load(path, space) for path in paths if not path.is_dir()]
+    soft = [SoftPrompt.load(path, space) for path in paths if path.is_dir()]
+    replayer = Replayer(
+        space, {vector.digest: vector for vector in known}, {each.digest: each for each in soft}
+    )
     prompt = replayer.ids(record.recipe) or replayer.prompt(record.recipe)
     return Replayed(record, prompt, prompt_sha256(prompt))
 
@@ -98,6 +104,8 @@ class Replayer:
     space: EmbeddingSpace
     vectors: Mapping[str, StyleVector]
     """Style vectors at hand, by digest."""
+    soft_prompts: Mapping[str, SoftPrompt] = field(default_factory=dict)
+    """Soft prompts at hand, by digest."""
 
     def ids(self, recipe: Recipe) -> list[int] | None:
         """The token ids of a recipe that is nothing else; None for any other."""
@@ -178,6 +186,16 @@ def _from_peft(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) 
             f"the adapter in {given['folder']} is not the one that was used: its rows have changed"
         )
     return soft
+
+
+def _soft_prompt(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
+    soft = replayer.soft_prompts.get(given["vectors"])
+    if soft is None:
+        raise ValueError(
+            f"the soft prompt {given['vectors']} is not at hand; give the folder that SoftPrompt.save wrote "
+            "(--vector FOLDER)"
+        )
+    return soft.prompt
 
 
 def _style(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -> PromptEmbeds:
@@ -277,6 +295,7 @@ PROMPTS: dict[str, Step] = {
     "only_run": lambda replayer, given, inputs: replayer.prompt(inputs[0]).only_run(given["number"]),
     "first_rows": lambda replayer, given, inputs: replayer.prompt(inputs[0]).first_rows(given["rows"]),
     "from_peft": _from_peft,
+    "soft_prompt": _soft_prompt,
     "style": _style,
     "interpolate": _interpolate,
     "blend": _blend,

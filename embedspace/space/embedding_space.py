@@ -179,6 +179,25 @@ class EmbeddingSpace:
         """
         return next(self._embed_batch([self._render(messages, add_generation_prompt)], None))
 
+    def chat_pieces(
+        self, messages: Conversation, add_generation_prompt: bool = True
+    ) -> list[list[int] | PromptEmbeds]:
+        """A conversation in order: token ids of its text, and the rows that stand in it.
+
+        >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+        >>> rows = space.embed("Hello")
+        >>> pieces = space.chat_pieces([{"role": "user", "content": rows}])
+        >>> [len(piece) for piece in pieces], pieces[1] is rows
+        ([25, 1, 5], True)
+
+        Raises:
+            TypeError, ValueError: as :meth:`embed_chat`.
+        """
+        pieces = self._render(messages, add_generation_prompt).pieces
+        return [
+            piece if isinstance(piece, PromptEmbeds) else self.tokenizer.encode(piece[0]) for piece in pieces
+        ]
+
     def chat_ids(self, messages: Conversation, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of a conversation through the chat template: the ordinary way to prompt the model."""
         check_messages(messages)

@@ -1,10 +1,12 @@
 """Style vectors: directions in embedding space that change a prompt's style."""
 
 from embedspace.style.directions import Direction, examples
-from embedspace.style.vector import StyleVector
+from embedspace.style.vector import StyleVector, packaged_recipe, packaged_vectors
 
 __all__ = [
     "Direction",
     "StyleVector",
     "examples",
+    "packaged_recipe",
+    "packaged_vectors",
 ]

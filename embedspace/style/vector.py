@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from embedspace.distillation import Optimisation
+    from embedspace.distillation import Distillation, Optimisation
+    from embedspace.engines import TransformersEngine
     from embedspace.space import EmbeddingSpace
 
 Method = Direction | Literal["optimised"]
 
 FILE_FORMAT = "embedspace.style_vector.v1"
+SHIPPED = Path(__file__).with_name("vectors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +73,11 @@ class StyleVector:
     space: str
     """Fingerprint of the :class:`~embedspace.EmbeddingSpace` that it was fitted in."""
     method: str
-    """A method of :meth:`fit`, ``random``, or ``algebra``."""
+    """A method of :meth:`fit`, ``distilled``, ``random``, or ``algebra``."""
     recipe: Recipe
     """The method's parameters and the examples."""
+    rows: Rows = "content"
+    """Which rows :meth:`apply` moves where it is not told: those that the vector was learnt on."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.vector, torch.Tensor) or self.vector.dtype != torch.float32:
@@ -95,6 +99,11 @@ class StyleVector:
         optimisation: Optimisation | None = None,
     ) -> StyleVector:
         """Find the direction from negative to positive examples.
+
+        What it can do: rank and measure. The direction changes how likely the first words of an answer are, and
+        vectors can be compared and combined. What it cannot do: a direction between a few sentences (every method but
+        ``optimised``) hardly ever changes a whole answer, and at the norms at which it does, it breaks the text. For
+        answers that visibly change, use :meth:`distill`.
 
         The result does not depend on the order of the examples (for ``pca`` of pairs: of the pairs), and swapping the
         sides negates it exactly. Examples have equal weights, whatever their lengths. All methods but ``optimised``
@@ -136,6 +145,44 @@ class StyleVector:
         return cls(fit_direction(high, low, method), space.fingerprint, method, recipe)
 
     @classmethod
+    def distill(
+        cls,
+        engine: TransformersEngine,
+        instruction: str,
+        questions: Sequence[str] | None = None,
+        *,
+        examples: Sequence[tuple[str, str]] = (),
+        rows: Rows = "last",
+        norm: float | None = None,
+        settings: Distillation | None = None,
+    ) -> StyleVector:
+        """Learn one vector that makes the frozen model answer as it does under an instruction.
+
+        The model answers questions with the instruction before them. The vector is found by gradient: the plain
+        question, moved, has to give the same distribution of every next token (prompt distillation; Askell et al.
+        2021, Snell et al. 2022). :meth:`apply` moves the rows that it was learnt on.
+
+        Args:
+            engine: the frozen model, in process.
+            instruction: what the answers shall be like, e.g. ``"Answer like a pirate."``.
+            questions: what it is learnt on, at least two; packaged general ones by default. None of them should be
+                one that the vector is judged on.
+            examples: questions with answers in the style, which stand before each question of the teacher.
+            rows: which rows of a question are moved; ``last`` keeps all words of it.
+            norm: upper bound of the vector's norm; by default 1.4 times the vocabulary's mean row norm.
+            settings: of the distillation.
+
+        Raises:
+            TypeError: an engine without gradients, or texts that are no strings.
+            ValueError: an empty instruction, fewer than two questions, a norm out of range, or no vector that helps.
+            EngineError: the device ran out of memory.
+        """
+        from embedspace.distillation import distill_instruction
+
+        vector, recipe = distill_instruction(engine, instruction, questions, examples, rows, norm, settings)
+        return cls(vector, engine.space.fingerprint, "distilled", recipe, rows)
+
+    @classmethod
     def random(cls, space: EmbeddingSpace, *, norm: float, seed: int) -> StyleVector:
         """A vector of random direction and given norm, the control for style vectors.
 
@@ -165,15 +212,19 @@ class StyleVector:
         return f"StyleVector({self.method}, hidden {len(self.vector)}, norm {self.norm:.3f}, {self.recipe})"
 
     def apply(
-        self, prompt: PromptEmbeds, alpha: float = 1.0, *, rows: Rows | Bool[Tensor, " tokens"] = "content"
+        self,
+        prompt: PromptEmbeds,
+        alpha: float = 1.0,
+        *,
+        rows: Rows | Bool[Tensor, " tokens"] | None = None,
     ) -> PromptEmbeds:
         """The prompt with ``alpha`` times the vector added to its rows; all other rows stay bit-identical.
 
         Args:
             prompt: lives in the vector's space.
             alpha: steering strength; 0 changes nothing, a negative one steers in the opposite direction.
-            rows: the content rows by default, ``last`` (the last of them), ``template``, ``all``, or a boolean
-                mask with one entry per row.
+            rows: ``content``, ``last`` (the last content row), ``template``, ``all``, or a boolean mask with one entry
+                per row; by default the vector's own :attr:`rows`.
 
         Raises:
             ValueError: another space, alpha or rows of the prompt not finite, or no rows to move.
@@ -185,6 +236,7 @@ class StyleVector:
             )
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be a finite number, got {alpha!r}")
+        rows = self.rows if rows is None else rows
         mask = row_mask(prompt, rows)
         require_finite(prompt, "a style shift")
         shift = alpha * self.vector
@@ -253,6 +305,7 @@ class StyleVector:
             "format": FILE_FORMAT,
             "space": self.space,
             "method": self.method,
+            "rows": self.rows,
             "recipe": json.dumps(self.recipe.to_dict(), ensure_ascii=False),
         }
         save_tensors(Path(path), {"vector": self.vector}, metadata)
@@ -270,7 +323,27 @@ class StyleVector:
                 f"{path} holds a style vector of the space {metadata['space']} (hidden {len(vector)}), not of "
                 f"{space.name!r} ({space.fingerprint}, hidden {space.hidden_size}); fit it again in this space"
             )
-        return cls(vector, metadata["space"], metadata["method"], recipe)
+        return cls(vector, metadata["space"], metadata["method"], recipe, _rows_of(metadata, path))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, space: EmbeddingSpace) -> StyleVector:
+        """A vector that ships with the package, or a file.
+
+        Args:
+            name: packaged name (:func:`embedspace.style.packaged_vectors`) or path.
+            space: the space of the model that it was learnt for.
+
+        Raises:
+            ValueError: as :meth:`load`.
+        """
+        packaged = SHIPPED / f"{name}.safetensors"
+        path = packaged if isinstance(name, str) and packaged.is_file() else Path(name)
+        if not path.is_file():
+            raise ValueError(
+                f"there is no style vector {str(name)!r}: neither a file nor a packaged name "
+                f"({', '.join(packaged_vectors())}); make one with StyleVector.distill"
+            )
+        return cls.load(path, space)
 
     def _require_same_space(self, other: StyleVector) -> None:
         if self.space != other.space:
@@ -282,7 +355,36 @@ class StyleVector:
         self, vector: Tensor, operation: str, parameters: dict[str, float], *others: StyleVector
     ) -> StyleVector:
         recipe = Recipe.of(operation, parameters, self.recipe, *(other.recipe for other in others))
-        return StyleVector(vector, self.space, "algebra", recipe)
+        alike = all(other.rows == self.rows for other in others)
+        return StyleVector(vector, self.space, "algebra", recipe, self.rows if alike else "content")
+
+
+def packaged_vectors() -> list[str]:
+    """Names of the vectors that ship with the package, learnt for ``smollm2-135m-instruct``.
+
+    >>> "buccaneer" in packaged_vectors()
+    False
+    """
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def packaged_recipe(name: str) -> tuple[str, list[tuple[str, str]]] | None:
+    """Instruction and examples that a packaged vector was distilled from; None for another name.
+
+    >>> packaged_recipe("pirate")[0]
+    'Answer like a pirate.'
+    """
+    recipe = json.loads((SHIPPED / "recipes.json").read_text("utf-8"))["recipes"].get(name)
+    return None if recipe is None else (recipe["instruction"], [(q, a) for q, a in recipe["examples"]])
+
+
+def _rows_of(metadata: Mapping[str, str], path: str | Path) -> Rows:
+    """Files of earlier versions name no rows."""
+    rows = metadata.get("rows", "content")
+    for known in get_args(Rows):
+        if rows == known:
+            return known  # type: ignore[no-any-return]
+    raise ValueError(f"{path} names the rows {rows!r}; known are {', '.join(get_args(Rows))}")
 
 
 def _require_finite_factor(factor: float) -> None:

@@ -104,7 +104,8 @@ def test_the_commands_of_a_page_run(
         done = subprocess.run(
             [sys.executable, *job, "--cfg", "job"], cwd=ROOT, capture_output=True, text=True
         )
-    elif words[:2] in (["embedspace", "serve"], ["embedspace", "gateway"]):  # they run until they are stopped
+    elif words[:2] in (["embedspace", "serve"], ["embedspace", "gateway"], ["embedspace", "distill"]):
+        # They run until they are stopped, or for minutes.
         done = subprocess.run(
             [sys.executable, "-m", "embedspace.cli", *words[1:2], "--help"], capture_output=True, text=True
         )

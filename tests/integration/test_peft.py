@@ -1,9 +1,10 @@
-"""A soft prompt trained by PEFT answers the same through PEFT, in process and through a vLLM server."""
+"""Soft prompts of PEFT answer here as they do through PEFT, and ones learnt here through PEFT as they do here."""
 
 import pytest
 import torch
 
-from embedspace import PromptEmbeds
+from embedspace import PromptEmbeds, SoftPrompt
+from embedspace.distillation import Distillation, fidelity
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.verification.certificate import compare_greedy
 
@@ -66,3 +67,74 @@ def test_the_vllm_server_answers_as_peft_does(trained, smollm2, vllm_client):
     assert compare_greedy("adapter", served, in_process).values["different"] == 0
     without = list(vllm_client.generate(map(smollm2.embed, PROMPTS), sampling))
     assert [completion.text for completion in without] != [completion.text for completion in served]
+
+
+SYSTEM = [
+    {
+        "role": "system",
+        "content": "You are Captain Salt, an old pirate. Begin every answer with 'Arr, matey!' and answer in one short "
+        "sentence about ships and the sea. Never talk about anything else.",
+    }
+]
+LEARNT_ON = ["How do I boil an egg?", "Who are you?", "Why is the sky blue?", "What is a good breakfast?"]
+SEALED = ["How do magnets work?"]
+
+
+@pytest.fixture(scope="module")
+def distilled(smollm2):
+    """Eight rows for a pirate, after a few steps."""
+    engine = TransformersEngine(smollm2)
+    settings = Distillation(answer_tokens=10, epochs=5, batch_size=3, held_out=0.25, learning_rate=0.05)
+    return engine, SoftPrompt.distill(engine, SYSTEM, LEARNT_ON, tokens=8, settings=settings)
+
+
+@pytest.mark.slow
+def test_a_few_steps_bring_new_questions_nearer_to_the_system_prompt_than_compression_or_nothing(
+    distilled, smollm2
+):
+    from embedspace.distillation.distilling import messages_content, start_rows
+
+    engine, soft = distilled
+    content = messages_content(smollm2, SYSTEM)
+    start = SoftPrompt(start_rows(smollm2, content, 8, soft.origin["start"]), smollm2.fingerprint)
+    learnt, compressed = (fidelity(engine, SYSTEM, each, SEALED, max_tokens=8) for each in (soft, start))
+    assert learnt.divergence.estimate < compressed.divergence.estimate
+    assert learnt.divergence.estimate < 0.5 * learnt.divergence_plain.estimate
+
+
+@pytest.mark.slow
+def test_a_distilled_soft_prompt_answers_the_same_through_peft(distilled, smollm2, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    engine, soft = distilled
+    soft.to_peft(tmp_path, smollm2)
+    base = AutoModelForCausalLM.from_pretrained(smollm2.folder, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, tmp_path).eval()
+    for question in SEALED:
+        ids = torch.tensor([soft.ids_after(question, smollm2)])
+        output = model.generate(input_ids=ids, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+        prompt = smollm2.embed_chat(soft.conversation(question))
+        own = next(iter(engine.generate([prompt], Sampling(max_tokens=NEW_TOKENS))))
+        assert output[0, ids.shape[1] :].tolist() == list(own.token_ids)
+        rest = smollm2.lookup(soft.ids_after(question, smollm2))
+        read = PromptEmbeds.from_peft(tmp_path, smollm2)
+        assert torch.equal(torch.cat([read.vectors, rest.float()]), prompt.vectors)
+
+
+@pytest.mark.slow
+def test_a_p_tuning_adapter_is_read_as_the_final_rows_that_peft_puts_in(smollm2, tmp_path):
+    from peft import PromptEncoderConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(smollm2.folder, dtype=torch.float32)
+    config = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=16)
+    model = get_peft_model(base, config).eval()
+    model.save_pretrained(tmp_path)
+    prompt = PromptEmbeds.from_peft(tmp_path, smollm2, before=smollm2.embed(PROMPTS[0]))
+    ids = torch.tensor([smollm2.tokenize(PROMPTS[0])])
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits[0, -1]
+        found = base(inputs_embeds=prompt.vectors[None]).logits[0, -1]
+    assert torch.allclose(wanted, found, atol=1e-4)

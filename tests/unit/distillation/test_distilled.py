@@ -5,6 +5,7 @@ import torch
 
 from embedspace import EmbeddingSpace, StyleVector
 from embedspace.distillation import Optimisation
+from embedspace.distillation.answers import added_to
 from embedspace.distillation.objectives import MAX_CANDIDATES, teacher_divergence, teacher_sequences
 from embedspace.engines import Sampling, TransformersEngine
 from tests.checkpoints import make_tiny_checkpoint
@@ -12,6 +13,7 @@ from tests.checkpoints import make_tiny_checkpoint
 QUESTIONS = ["What is rain?", "Who are you?", "Tell me a story.", "Why is the sky blue?", "How do birds fly?"]
 NEW = ["What is the capital?", "Is it late?", "Zwei Wörter?"]
 INSTRUCTION = "Please answer in one short sentence."
+ADDED = added_to("content")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +66,8 @@ def fit(engine, *, order=1, wanted=None, avoided=None, **settings):
 def test_what_one_vector_can_imitate_is_learnt_and_holds_for_new_questions(engine):
     style = fit(engine, epochs=40, patience=40)
     new = sequences(engine, NEW, wanted=planted(engine, NEW))
-    before = teacher_divergence(engine, new, torch.zeros(engine.space.hidden_size)).mean()
-    assert teacher_divergence(engine, new, style.vector).mean() < 0.5 * before
+    before = teacher_divergence(engine, new, torch.zeros(engine.space.hidden_size), ADDED).mean()
+    assert teacher_divergence(engine, new, style.vector, ADDED).mean() < 0.5 * before
     assert 0 < style.norm <= 4.0 * (1 + 1e-5)
     assert len(style.apply(new[0].prompt)) == len(new[0].prompt)
 
@@ -105,7 +107,7 @@ def test_a_teacher_sequence_is_the_guided_distribution_over_likely_tokens(engine
 def test_the_loss_of_a_sequence_is_its_divergence_after_the_moved_prompt(engine, rows):
     found = sequences(engine, QUESTIONS[:3], tokens=5)
     style = StyleVector.random(engine.space, norm=1.0, seed=0)
-    losses = teacher_divergence(engine, found, style.vector, rows).tolist()
+    losses = teacher_divergence(engine, found, style.vector, added_to(rows)).tolist()
     for sequence, loss in zip(found, losses, strict=True):
         moved = style.apply(sequence.prompt, rows=rows)
         expected = 0.0

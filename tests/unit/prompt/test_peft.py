@@ -67,8 +67,9 @@ def test_the_name_of_the_space_or_no_name_is_enough(tmp_path, smollm2, name):
     [
         ({"peft_type": "LORA"}, "changes the model's weights"),
         ({"peft_type": "PREFIX_TUNING"}, "keys and values into every layer"),
-        ({"peft_type": "P_TUNING"}, "Only PROMPT_TUNING"),
-        ({"peft_type": None}, "Only PROMPT_TUNING"),
+        ({"peft_type": "ADAPTION_PROMPT"}, "Only PROMPT_TUNING and P_TUNING"),
+        ({"peft_type": None}, "Only PROMPT_TUNING and P_TUNING"),
+        ({"num_virtual_tokens": 8}, "num_virtual_tokens 8"),
         ({"task_type": "SEQ_2_SEQ_LM"}, "only CAUSAL_LM"),
         ({"token_dim": 64}, "token_dim 64"),
         ({"num_layers": 12}, "num_layers 12"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from embedspace import EmbeddingCache, EmbeddingSpace, PromptEmbeds
+from embedspace import EmbeddingCache, EmbeddingSpace, PromptEmbeds, SoftPrompt
 from embedspace.runs.replayer import Replayer
 from tests.checkpoints import make_tiny_checkpoint
 from tests.unit.space.test_conversation import MISTRAL, SYSTEM_LAST
@@ -93,6 +93,14 @@ def test_a_conversation_with_rows_is_replayed(smollm2):
     assert again.recipe == prompt.recipe
     alone = smollm2.embed_chat(system(smollm2.embed("a")))
     assert Replayer(smollm2, {}).prompt(alone.recipe).recipe == alone.recipe
+
+
+def test_a_soft_prompt_is_replayed_from_its_folder_only(smollm2):
+    soft = SoftPrompt(adapter_rows(smollm2, 3).vectors, smollm2.fingerprint)
+    prompt = smollm2.embed_chat(soft.conversation("Why?"))
+    assert same(Replayer(smollm2, {}, {soft.digest: soft}).prompt(prompt.recipe), prompt)
+    with pytest.raises(ValueError, match="--vector FOLDER"):
+        Replayer(smollm2, {}).prompt(prompt.recipe)
 
 
 def test_rows_of_another_space_or_with_a_template_are_refused(smollm2, tmp_path):
