@@ -4,6 +4,7 @@ from embedspace.metrics.clusters import ratio_interval
 from embedspace.metrics.controls import mean_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.metrics.intervals import (
     CONFIDENCE,
+    MIN_ITEMS,
     Condition,
     Effect,
     Interval,
@@ -15,9 +16,11 @@ from embedspace.metrics.intervals import (
 from embedspace.metrics.judges import SentenceSimilarity, StyleJudge
 from embedspace.metrics.likelihood import Score, common_prefix, log_odds
 from embedspace.metrics.transition import STRAIGHT_WIDTH, Transition
+from embedspace.metrics.verdicts import StrengthVerdict, compare_strength
 
 __all__ = [
     "CONFIDENCE",
+    "MIN_ITEMS",
     "STRAIGHT_WIDTH",
     "Condition",
     "Effect",
@@ -25,9 +28,11 @@ __all__ = [
     "Measure",
     "Score",
     "SentenceSimilarity",
+    "StrengthVerdict",
     "StyleJudge",
     "Transition",
     "common_prefix",
+    "compare_strength",
     "kept_share",
     "log_odds",
     "mean_interval",

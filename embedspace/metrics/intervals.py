@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
 CONFIDENCE = 0.95
+MIN_ITEMS = 10
+"""Of fewer values no bootstrap interval is made: it would be far too narrow."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95% confidence interval.
+    """An estimate and its 95% confidence interval, or the values where they are too few for one.
 
-    >>> f"{Interval(1.234, 0.98, 1.51, items=8):.2f}"
+    >>> f"{Interval(1.234, 0.98, 1.51, items=12):.2f}"
     '1.23 (0.98 to 1.51)'
+    >>> f"{mean_interval([0.5, 1.0, 1.5]):.1f}"
+    '1.0 (n = 3: 0.5, 1.0, 1.5)'
     """
 
     estimate: float
@@ -24,10 +28,40 @@ class Interval:
     high: float
     items: int
     """Number of independent items (prompts, pairs)."""
+    values: tuple[float, ...] = ()
+    """Of the items, sorted, where they are too few for an interval."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there are bounds; they are NaN, and no comparison with them is true, where there are too few items or
+        all values are equal."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def uncertainty(self, write: Callable[[float], str]) -> str:
+        """What stands in brackets after the estimate: bounds, or number and values.
+
+        Args:
+            write: how a number is written.
+        """
+        if self.known:
+            return f"{write(self.low)} to {write(self.high)}"
+        if self.items >= MIN_ITEMS:
+            return f"n = {self.items}, all equal"
+        return f"n = {self.items}" + (f": {', '.join(map(write, self.values))}" if self.values else "")
 
     def __format__(self, spec: str) -> str:
         """``f"{interval:.2f}"`` gives ``1.23 (0.98 to 1.51)``."""
-        return f"{self.estimate:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+        return f"{self.estimate:{spec}} ({self.uncertainty(lambda value: format(value, spec))})"
+
+    @classmethod
+    def unknown(cls, estimate: float, items: int, values: Iterable[float] = ()) -> Self:
+        """An estimate without bounds."""
+        return cls(estimate, math.nan, math.nan, items, tuple(sorted(values)))
 
 
 Condition = tuple[str | float, ...]
@@ -110,12 +144,12 @@ def kept_share(
     """Share of the gain from ``nothing`` to ``everything`` that a condition keeps; None if it was not measured.
 
     The ratio of mean gains, not the mean of ratios, which items with a gain near zero would dominate. Percentile
-    bootstrap interval over items; the three values of an item are drawn together.
+    bootstrap interval over items, where there are ten or more; the three values of an item are drawn together.
 
     >>> values = {("none",): (0.0, 0.0), ("half",): (1.0, 2.0), ("all",): (2.0, 4.0)}
     >>> measure = Measure({name: dict(enumerate(items)) for name, items in values.items()})
     >>> f"{kept_share(measure, ('half',), nothing=('none',), everything=('all',)):.0%}"
-    '50% (50% to 50%)'
+    '50% (n = 2)'
     """
     import numpy as np
 
@@ -127,17 +161,27 @@ def kept_share(
     gain = (full - none).mean()
     if gain == 0:
         return None
+    share = float((kept - none).mean() / gain)
+    if len(shared) < MIN_ITEMS:
+        return Interval.unknown(share, len(shared))
     draws = np.random.default_rng(seed).integers(len(shared), size=(2000, len(shared)))
     shares = (kept - none)[draws].mean(axis=1) / (full - none)[draws].mean(axis=1)
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float((kept - none).mean() / gain), float(low), float(high), len(shared))
+    if high - low < 1e-12:
+        return Interval.unknown(share, len(shared))
+    return Interval(share, float(low), float(high), len(shared))
 
 
 def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over items, with a bootstrap interval (bias-corrected and accelerated; Efron 1987).
+    """Mean over items, with a bootstrap interval (bias-corrected and accelerated; Efron 1987) for ten or more.
 
-    >>> f"{mean_interval([1.0, 2.0, 3.0, 4.0]):.2f}"
-    '2.50 (1.50 to 3.50)'
+    Of fewer items the values themselves are kept, and equal values make no interval: that they do not differ says
+    little about how others would.
+
+    >>> f"{mean_interval([1.0, 2.0] * 6):.2f}"
+    '1.50 (1.25 to 1.75)'
+    >>> f"{mean_interval([0.8] * 12):.2f}"
+    '0.80 (n = 12, all equal)'
 
     Raises:
         ValueError: no values.
@@ -149,8 +193,10 @@ def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int =
     if not len(sample):
         raise ValueError("a mean needs at least one value, got none")
     mean = float(sample.mean())
-    if len(sample) < 2 or np.ptp(sample) < 1e-12:
-        return Interval(mean, mean, mean, len(sample))
+    if len(sample) < MIN_ITEMS:
+        return Interval.unknown(mean, len(sample), sample.tolist())
+    if np.ptp(sample) < 1e-12:
+        return Interval.unknown(mean, len(sample))
     resample = partial(
         bootstrap, (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, rng=seed
     )

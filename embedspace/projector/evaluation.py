@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from embedspace._util.progress import progress
-from embedspace.metrics import CONFIDENCE, Interval
+from embedspace.metrics import CONFIDENCE, MIN_ITEMS, Interval
 from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class ConditionScores:
             return float((base - own[places].mean()) / (base - text[places].mean()))
 
         everything = np.arange(len(own))
+        if len(own) < MIN_ITEMS:
+            return Interval.unknown(share(everything), len(own))
         draws = np.random.default_rng(seed).integers(len(own), size=(2000, len(own)))
         low, high = np.quantile([share(draw) for draw in draws], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return Interval(share(everything), float(low), float(high), len(own))

@@ -121,7 +121,7 @@ def line_figure(
 def _draw_line(axes: Axes, line: Line, colour: str, marker: str) -> None:
     xs = sorted(line.points)
     shown = [line.points[x] for x in xs]
-    if line.band:
+    if line.band:  # where there are no bounds (NaN), nothing is drawn
         lows, highs = [i.low for i in shown], [i.high for i in shown]
         axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
     axes.plot(

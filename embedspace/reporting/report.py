@@ -226,9 +226,7 @@ def _paragraphs(text: str) -> list[str]:
 def _cell(value: Cell, digits: int) -> tuple[str, str]:
     """Text of a table's cell, and the interval that stands beside it in small print."""
     if isinstance(value, Interval):
-        return unsigned(
-            value.estimate, digits
-        ), f"{unsigned(value.low, digits)} to {unsigned(value.high, digits)}"
+        return unsigned(value.estimate, digits), value.uncertainty(lambda number: unsigned(number, digits))
     if isinstance(value, float):
         return unsigned(value, digits), ""
     return "" if value is None else str(value), ""

@@ -17,7 +17,9 @@ def finding(walks: Walks) -> str:
     )
     if not (width and begin and middle and end and slope):
         return "Too few answers were recorded to follow a path between prompts."
-    if width.high < STRAIGHT_WIDTH / 2:
+    if not width.known:
+        verdict = f"{width.items} pairs cannot tell a path from a switch"
+    elif width.high < STRAIGHT_WIDTH / 2:
         verdict = "A switch, not a path"
     elif round(width.low, 6) <= STRAIGHT_WIDTH <= round(width.high, 6):
         verdict = "A path, not a switch"

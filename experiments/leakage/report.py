@@ -73,4 +73,4 @@ def as_page(leaks: Sequence[Leak], texts: int, model: str, origin: Mapping[str, 
 
 
 def _percent(share: Interval) -> str:
-    return f"{share.estimate:.0%} ({share.low:.0%} to {share.high:.0%})"
+    return f"{share:.0%}"

@@ -122,7 +122,7 @@ class SoftTokenReport:
 
 def percent(share: Interval) -> str:
     """A share with its interval, in percent."""
-    return f"{share.estimate:.0%} ({share.low:.0%} to {share.high:.0%})".replace("-", "\u2212")
+    return f"{share:.0%}".replace("-", "\u2212")
 
 
 def conditions_figure(means: Mapping[str, Interval]) -> Figure:

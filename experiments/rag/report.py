@@ -70,7 +70,7 @@ class RagReport:
             control = NONE if scores.better_control == "nothing" else SHUFFLED
             parts.append(
                 f"soft tokens recover {recovered.estimate:.0%} of the likelihood gain that the text gives over the "
-                f"better control, {control} ({recovered.low:.0%} to {recovered.high:.0%}; {recovered.items} questions)"
+                f"better control, {control} ({recovered.uncertainty('{:.0%}'.format)}; {recovered.items} questions)"
             )
         shown = [(form, number) for form, number in self.conditions if number == count] + [(NONE, 0)]
         for name, measure, digits in (

@@ -92,6 +92,8 @@ class Style:
     """Of how many questions, the first ones, the openings are scored."""
     limits: Limits
     """Of the usable range of strengths."""
+    margin: float
+    """Difference of the judge's log-odds, in nats, that does not matter beside the instruction."""
 
     @property
     def asked(self) -> Sequence[str]:
@@ -185,7 +187,9 @@ class Style:
         """The vector in question against the instruction, on both sides."""
         sides = ((1.0, self.positive_name), (-1.0, self.negative_name))
         found = [
-            InstructionComparison.of(measured, (self.best, sign * self.strength), sign, side)
+            InstructionComparison.of(
+                measured, (self.best, sign * self.strength), sign, side, margin=self.margin
+            )
             for sign, side in sides
         ]
         return [comparison for comparison in found if comparison is not None]

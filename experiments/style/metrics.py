@@ -10,7 +10,17 @@ from typing import Self
 
 import numpy as np
 
-from embedspace.metrics import Condition, Effect, Interval, Measure, SentenceSimilarity, StyleJudge, log_odds
+from embedspace.metrics import (
+    Condition,
+    Effect,
+    Interval,
+    Measure,
+    SentenceSimilarity,
+    StrengthVerdict,
+    StyleJudge,
+    compare_strength,
+    log_odds,
+)
 from embedspace.runs import Record
 
 PLAIN, INSTRUCTION, FLUENCY = "plain", "instruction", "fluency"
@@ -94,7 +104,13 @@ class Measured:
         change = self.nll.change(before, after)
         if change is None:
             return None
-        return Interval(math.exp(change.estimate), math.exp(change.low), math.exp(change.high), change.items)
+        return Interval(
+            math.exp(change.estimate),
+            math.exp(change.low),
+            math.exp(change.high),
+            change.items,
+            tuple(map(math.exp, change.values)),
+        )
 
     def pooled(self, names: Mapping[str, str]) -> Measured:
         """With conditions under the names that are given for them: those of one name become one, their mean."""
@@ -137,6 +153,8 @@ class InstructionComparison:
     unshifted: Interval
     difference: Interval
     """Of paired questions, vector less instruction."""
+    verdict: StrengthVerdict
+    """Against the instruction, within a margin, and against the unshifted answers."""
     effect: Effect | None
     fluency: Interval | None
     """Perplexity of the vector's answers over that of the unshifted ones."""
@@ -151,7 +169,9 @@ class InstructionComparison:
     """Rows that the instruction adds to the prompt."""
 
     @classmethod
-    def of(cls, measured: Measured, place: Condition, sign: float, side: str) -> Self | None:
+    def of(
+        cls, measured: Measured, place: Condition, sign: float, side: str, *, margin: float
+    ) -> Self | None:
         """Of a condition; None where too little was answered."""
         asked = (INSTRUCTION, sign)
         strength = Measure(
@@ -168,16 +188,16 @@ class InstructionComparison:
         vector, instruction, unshifted = (mean for mean in means if mean is not None)
         assert difference is not None
         rows = [change.estimate for change in added if change is not None]
+        items = [strength.values[where] for where in (place, asked, UNSHIFTED)]
+        shared = sorted(set.intersection(*map(set, items)))
+        if not shared:
+            return None
+        verdict = compare_strength(*([values[item] for item in shared] for values in items), margin=margin)
         return cls(
-            side, vector, instruction, unshifted, difference, strength.effect(asked, place),
+            side, vector, instruction, unshifted, difference, verdict, strength.effect(asked, place),
             measured.perplexity_ratio(UNSHIFTED, place), measured.perplexity_ratio(asked, place),
             measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNSHIFTED), *rows,
         )  # fmt: skip
-
-    @property
-    def as_strong(self) -> bool:
-        """Whether the interval of the difference includes or exceeds zero."""
-        return self.difference.high >= 0
 
 
 def variety(text: str) -> float:

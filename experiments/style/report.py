@@ -53,13 +53,7 @@ class StyleReport:
         )
 
     def _sentence(self, comparison: InstructionComparison) -> str:
-        verdict = (
-            "stronger than the instruction"
-            if comparison.difference.low > 0
-            else "as strong as the instruction, within the uncertainty"
-            if comparison.as_strong
-            else "weaker than the instruction"
-        )
+        verdict = comparison.verdict.text(f"the {self.best} vector", "the instruction")
         effect = comparison.effect
         sizes = "" if effect is None else f", d = {signed(effect.size)}, p = {effect.p_value:.2g}"
         fluent = comparison.fluency
@@ -70,7 +64,7 @@ class StyleReport:
             else f"; {comparison.topic.estimate:.0%} of the answers are on topic"
         )
         return (
-            f"Towards {comparison.side}, the {self.best} vector is {verdict}: judge's log-odds "
+            f"Towards {comparison.side}, {verdict}: judge's log-odds "
             f"{signed(comparison.vector.estimate)} against {signed(comparison.instruction.estimate)} (unshifted "
             f"{signed(comparison.unshifted.estimate)}), paired difference {_with_interval(comparison.difference)}"
             f"{sizes}, {comparison.difference.items} questions{fluency}{kept}; {comparison.rows:g} additional rows, "
@@ -263,4 +257,4 @@ def _effect_cells(effect: Effect | None) -> list[Cell]:
 
 
 def _with_interval(interval: Interval) -> str:
-    return f"{signed(interval.estimate)} ({signed(interval.low)} to {signed(interval.high)})"
+    return f"{signed(interval.estimate)} ({interval.uncertainty(signed)})"

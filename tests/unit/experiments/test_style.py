@@ -17,7 +17,8 @@ from tests.unit.test_configs import composed
 
 QUESTIONS = [
     "How do I boil an egg?", "Why is the sea salty?", "What is a mortgage?", "How do magnets work?",
-    "How do bees make honey?", "Why do we dream?",
+    "How do bees make honey?", "Why do we dream?", "What is a comet?", "How do I iron a shirt?",
+    "Why does iron rust?", "How is paper made?", "What is a haiku?", "Who discovered penicillin?",
 ]  # fmt: skip
 FORMAL = "It is recommended that one should kindly consider the matter: {} One is most respectfully advised."
 CASUAL = "Hey, yeah, so {} No worries, dude, super easy, lol!"
@@ -110,13 +111,21 @@ def test_what_is_answered_comes_first_and_controls_have_the_vectors_norm(cases, 
 def test_a_vector_as_strong_as_the_instruction_is_called_so(cases):
     finding = section(cases).finding
     assert "Towards formal, the mean_difference vector is as strong as the instruction" in finding
-    assert "paired difference +0.00 (+0.00 to +0.00)" in finding
+    assert "within 0.5 nats" in finding
+    assert "paired difference +0.00 (n = 12, all equal)" in finding
     assert "0 additional rows" in finding
 
 
-def test_a_vector_that_does_nothing_is_called_weaker(cases):
+def test_a_vector_that_does_nothing_is_said_to_change_nothing(cases):
     finding = section(cases, lambda place: obeys(place) if place[0] == INSTRUCTION else 0).finding
-    assert finding.count("is weaker than the instruction") == 2
+    assert finding.count("cannot be told from no change at all on 12 items") == 2
+
+
+def test_few_questions_cannot_tell_however_strong_the_vector_is(smollm2):
+    few = experiment(asked_questions=4)
+    (found,) = few.analyse(list(recorded(list(few.cases(smollm2)), obeys))).sections
+    assert found.finding.count("4 items cannot tell whether the mean_difference vector is as strong as") == 2
+    assert "as strong as the instruction, within" not in found.finding
 
 
 def test_the_first_questions_alone_can_be_asked(smollm2):

@@ -1,0 +1,121 @@
+"""Report of the distillation experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from embedspace.metrics import Interval
+from embedspace.reporting import Cell, Figure, Table, line_figure, lines_of
+from experiments.distillation.metrics import DISTILLED, FULL, NONE, Measured
+from experiments.distillation.rows import SystemPrompt
+
+
+def finding(measured: Measured, tokens: int, questions: int) -> str:
+    """What the distilled rows close, and the best control."""
+    place = (DISTILLED, float(tokens), float(questions))
+    prompts = sorted({item // 1000 for item in measured.divergence.values.get(place, {})})
+    share = measured.closed_mean(place, prompts)
+    if share is None:
+        return "Too few answers were recorded to compare rows."
+    text = (
+        f"{tokens} distilled rows close {share:.0%} of the divergence between no system prompt and the whole one "
+        f"(mean over {len(prompts)} prompts)"
+    )
+    controls = {
+        other: found.estimate
+        for other in measured.conditions
+        if other[0] not in (DISTILLED, FULL, NONE)
+        and other[1] == tokens
+        and (found := measured.closed_mean(other, prompts)) is not None
+    }
+    if controls:
+        best = max(controls, key=controls.__getitem__)
+        text += f"; the best control of as many rows, {best[0]}, closes {controls[best]:.0%}"
+    right = [measured.right.mean(where) for where in (place, (FULL, 0.0, 0.0), (NONE, 0.0, 0.0))]
+    if all(right):
+        own, whole, none = (value.estimate for value in right if value is not None)
+        text += f". Of the strings that a right answer holds, {own:.0%} are there (whole {whole:.0%}, none {none:.0%})"
+    return f"{text}."
+
+
+def conditions_table(measured: Measured) -> Table:
+    """Every condition."""
+    rows: list[list[Cell]] = [
+        [
+            str(place[0]),
+            int(place[1]) or "",
+            int(place[2]) or "",
+            measured.closed(place),
+            *(
+                getattr(measured, name).mean(place)
+                for name in ("divergence", "equal_tokens", "form", "right", "rows")
+            ),
+        ]
+        for place in measured.conditions
+    ]
+    return Table(
+        (
+            "Condition",
+            "Rows",
+            "Learnt from",
+            "Share closed",
+            "Divergence, nats per token",
+            "Equal greedy tokens",
+            "Right form",
+            "Right string",
+            "Rows of the whole prompt",
+        ),
+        rows,
+        "Over the sealed questions of all system prompts; 95% bootstrap intervals over questions in small print.",
+    ).filled()
+
+
+def prompts_table(measured: Measured, prompts: Sequence[SystemPrompt], tokens: int, questions: int) -> Table:
+    """Each system prompt at the main number of rows."""
+    place = (DISTILLED, float(tokens), float(questions))
+    rows: list[list[Cell]] = [
+        [prompt["name"], prompt["kind"], share]
+        for number, prompt in enumerate(prompts)
+        if (share := measured.closed(place, number)) is not None
+    ]
+    return Table(
+        ("System prompt", "Kind", "Share closed"), rows, f"{tokens} distilled rows, prompt by prompt."
+    )
+
+
+def closed_figure(measured: Measured, questions: int) -> Figure | None:
+    """Share closed by number of rows."""
+    curves: dict[str, dict[float, Interval]] = {}
+    for place in measured.conditions:
+        share = measured.closed(place)
+        if place[1] and share is not None and place[2] in (0.0, float(questions)):
+            curves.setdefault(str(place[0]), {})[float(place[1])] = share
+    lines = lines_of(curves, controls=[name for name in curves if name != DISTILLED])
+    if not lines:
+        return None
+    return line_figure(
+        lines,
+        x_label="rows",
+        y_label="share of the divergence closed",
+        caption="Share of the divergence between no system prompt and the whole one that rows close, on sealed "
+        "questions.",
+        log_x=True,
+    )
+
+
+def questions_figure(measured: Measured, tokens: int) -> Figure | None:
+    """Share closed by number of training questions."""
+    curve = {
+        float(place[2]): share
+        for place in measured.conditions
+        if place[0] == DISTILLED and place[1] == tokens and (share := measured.closed(place)) is not None
+    }
+    lines = lines_of({DISTILLED: curve})
+    if not lines:
+        return None
+    return line_figure(
+        lines,
+        x_label="questions learnt from",
+        y_label="share of the divergence closed",
+        caption=f"The same by the number of training questions, {tokens} rows.",
+    )
