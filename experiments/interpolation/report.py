@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedspace.metrics import STRAIGHT_WIDTH, Measure
+from embedspace.metrics import MIN_ITEMS, STRAIGHT_WIDTH, Measure
 from embedspace.reporting import Cell, Figure, Table, effect_cells, line_figure, lines_of, unsigned
 from experiments.interpolation.metrics import COPIED, FIRST, RANDOM, SECOND, STRAIGHT, Walks
 
@@ -17,14 +17,15 @@ def finding(walks: Walks) -> str:
     )
     if not (width and begin and middle and end and slope):
         return "Too few answers were recorded to follow a path between prompts."
-    if not width.known:
+    low, high = (width.low, width.high) if width.known else (width.estimate, width.estimate)
+    if width.items < MIN_ITEMS:
         verdict = f"{width.items} pairs cannot tell a path from a switch"
-    elif width.high < STRAIGHT_WIDTH / 2:
+    elif high < STRAIGHT_WIDTH / 2:
         verdict = "A switch, not a path"
-    elif round(width.low, 6) <= STRAIGHT_WIDTH <= round(width.high, 6):
+    elif round(low, 6) <= STRAIGHT_WIDTH <= round(high, 6):
         verdict = "A path, not a switch"
     else:
-        verdict = "Neither a path nor a switch" if width.low < STRAIGHT_WIDTH else "Slower than a path"
+        verdict = "Neither a path nor a switch" if low < STRAIGHT_WIDTH else "Slower than a path"
     measure = "likelihood" if walks.likelihood else "similarity of the answers given"
     text = (
         f"{verdict}: between two prompts ({width.items} pairs, {way}) the {measure} changes from the first's answer to "
