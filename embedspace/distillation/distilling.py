@@ -145,11 +145,24 @@ def messages_content(space: EmbeddingSpace, messages: Conversation) -> PromptEmb
 def start_rows(
     space: EmbeddingSpace, content: PromptEmbeds, tokens: int, method: Method
 ) -> Float[Tensor, "tokens hidden"]:
-    """The content compressed to exactly so many rows, float32; where a way keeps fewer, its first rows are repeated."""
-    rows = compress(content, length=tokens, method=method, space=space).vectors.float()
+    """The content compressed to exactly so many rows, float32.
+
+    A way that keeps whole words is cut where it keeps more rows, and its first rows are repeated where it keeps fewer.
+    """
+    rows = _shortest(space, content, tokens, method)
     while len(rows) < tokens:
         rows = torch.cat([rows, rows])
     return rows[:tokens].clone()
+
+
+def _shortest(space: EmbeddingSpace, content: PromptEmbeds, tokens: int, method: Method) -> Tensor:
+    """Compressed to so many rows, or to as few more as the way can keep."""
+    for length in range(tokens, len(content)):
+        try:
+            return compress(content, length=length, method=method, space=space).vectors.float()
+        except ValueError:  # no whole word fits
+            continue
+    return content.vectors.float()
 
 
 def norm_bounds(space: EmbeddingSpace) -> tuple[float, float]:
