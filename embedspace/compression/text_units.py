@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from embedspace.space import RowText
@@ -114,7 +114,7 @@ def is_separator(text: str) -> bool:
     return bool(text) and all(map(_parts, text))
 
 
-@cache
+@lru_cache(4096)
 def _parts(character: str) -> bool:
     """Whether a character parts what stands on both sides of it; the end of a text does."""
     if not character or character.isspace() or character == "|":
@@ -180,6 +180,7 @@ def _unspaced() -> tuple[regex.Pattern[str], regex.Pattern[str]]:
     )
 
 
+@lru_cache(4096)
 def is_unspaced(character: str) -> bool:
     """Whether a character is of a script that parts no words by spaces.
 
