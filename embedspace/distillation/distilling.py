@@ -178,7 +178,8 @@ def within(
 ) -> Float[Tensor, "tokens hidden"]:
     """The rows at norms within bounds, in their own directions."""
     norms = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return rows * (norms.clamp(*bounds) / norms)
+    bounded: Tensor = rows * (norms.clamp(*bounds) / norms)
+    return bounded
 
 
 def _questions(
@@ -205,7 +206,7 @@ def _recorded(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _task(
     engine: TransformersEngine,
-    starts: Mapping[str, Tensor],
+    starts: Mapping[Method, Tensor],
     taught: Sequence[Sequence[TeacherSequence]],
     settings: Distillation,
 ) -> str:

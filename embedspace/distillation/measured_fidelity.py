@@ -163,7 +163,9 @@ def fidelity(
         tuple(
             QuestionFidelity(
                 question,
-                *(answers[name][number].text for name in ("teacher", "student", "plain")),
+                answers["teacher"][number].text,
+                answers["student"][number].text,
+                answers["plain"][number].text,
                 own[number][0],
                 without[number][0],
                 own[number][1],

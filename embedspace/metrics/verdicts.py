@@ -140,5 +140,5 @@ def _items_needed(differences: Sequence[float], margin: float) -> int | None:
     if spread < 1e-12:
         return MIN_ITEMS
     # Both of the two tests have to succeed, hence half of the error on each side.
-    factor = norm.ppf(1 - SIGNIFICANCE) + norm.ppf(1 - (1 - POWER) / 2)
+    factor = float(norm.ppf(1 - SIGNIFICANCE) + norm.ppf(1 - (1 - POWER) / 2))
     return max(MIN_ITEMS, math.ceil((factor * spread / margin) ** 2) + 1)
