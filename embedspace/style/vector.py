@@ -305,9 +305,10 @@ class StyleVector:
             "format": FILE_FORMAT,
             "space": self.space,
             "method": self.method,
-            "rows": self.rows,
             "recipe": json.dumps(self.recipe.to_dict(), ensure_ascii=False),
         }
+        if self.rows != "content":  # which files of earlier versions do not name
+            metadata["rows"] = self.rows
         save_tensors(Path(path), {"vector": self.vector}, metadata)
 
     @classmethod
@@ -379,7 +380,7 @@ def packaged_recipe(name: str) -> tuple[str, list[tuple[str, str]]] | None:
 
 
 def _rows_of(metadata: Mapping[str, str], path: str | Path) -> Rows:
-    """Files of earlier versions name no rows."""
+    """Those that the file names; content rows are not named."""
     rows = metadata.get("rows", "content")
     for known in get_args(Rows):
         if rows == known:

@@ -110,40 +110,53 @@ def untouched(folder: Path, pattern: str) -> dict[str, tuple[int, bytes]]:
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the interrupted run after the same command, and with the undisturbed run."""
-    place = copied(tmp_path_factory.mktemp("run"), "run", "run_finished")
-    done = called(place, "run")
+    place = copied(tmp_path_factory.mktemp("run"), "interpolation", "interpolation_finished")
+    done = called(place, "interpolation")
     assert done.returncode == 0, done.stdout + done.stderr
     return place
 
 
 def test_an_interrupted_run_goes_on_and_asks_nothing_twice(resumed: Path) -> None:
-    before = (EARLIER / "run" / "records.jsonl").read_bytes()
-    after = (resumed / "run" / "records.jsonl").read_bytes()
-    whole = records(resumed / "run_finished")
+    before = (EARLIER / "interpolation" / "records.jsonl").read_bytes()
+    after = (resumed / "interpolation" / "records.jsonl").read_bytes()
+    whole = records(resumed / "interpolation_finished")
     assert 0 < before.count(b"\n") < len(whole)
     assert after.startswith(before)
-    found = records(resumed / "run")
+    found = records(resumed / "interpolation")
     assert [asked(record) for record in found] == [asked(record) for record in whole]
     for record, other in zip(found, whole, strict=True):
         far, expected = (each["tags"].get("distance", 0.0) for each in (record, other))
         assert far == pytest.approx(expected, rel=1e-3)
         assert bool(record["token_ids"]) == bool(other["token_ids"])
-    assert (resumed / "run" / "report.html").stat().st_size > 10_000
+    assert (resumed / "interpolation" / "report.html").stat().st_size > 10_000
 
 
 def test_a_resumed_run_keeps_what_its_manifest_said(resumed: Path) -> None:
-    old, new = (json.loads((folder / "run" / "run.json").read_text()) for folder in (EARLIER, resumed))
+    old, new = (
+        json.loads((folder / "interpolation" / "run.json").read_text()) for folder in (EARLIER, resumed)
+    )
     assert new["sittings"][:-1] == old["sittings"]
     assert new["fingerprint"] == old["fingerprint"]
     assert new["seeds"] == old["seeds"]
 
 
 def test_a_changed_setting_of_an_earlier_run_is_still_refused(tmp_path: Path) -> None:
-    place = copied(tmp_path, "run")
-    done = called(place, "run", "sampling.max_tokens=4")
+    place = copied(tmp_path, "interpolation")
+    done = called(place, "interpolation", "sampling.max_tokens=4")
     assert done.returncode == 1
     assert "sampling.max_tokens: 3 -> 4" in done.stdout + done.stderr
     assert "_target_" not in done.stdout + done.stderr
+    for name in ("run.json", "records.jsonl"):
+        path = Path("interpolation", name)
+        assert (place / path).read_bytes() == (EARLIER / path).read_bytes()
+
+
+def test_a_run_of_an_experiment_that_has_changed_since_is_refused(tmp_path: Path) -> None:
+    place = copied(tmp_path, "run")
+    done = called(place, "run")
+    assert done.returncode == 1
+    assert "run holds a run with another configuration" in done.stdout + done.stderr
+    assert "system_prompts" not in done.stdout + done.stderr  # which the demo does not read
     for name in ("run.json", "records.jsonl"):
         assert (place / "run" / name).read_bytes() == (EARLIER / "run" / name).read_bytes()
 
@@ -151,9 +164,10 @@ def test_a_changed_setting_of_an_earlier_run_is_still_refused(tmp_path: Path) ->
 def test_an_earlier_run_and_its_continuation_are_one_run_to_diff(
     resumed: Path, embedspace: Callable[..., tuple[int, str]]
 ) -> None:
-    same = embedspace("diff", EARLIER / "run_finished", resumed / "run_finished")
+    finished = EARLIER / "interpolation_finished"
+    same = embedspace("diff", finished, resumed / "interpolation_finished")
     assert same == (0, "the runs are the same\n")
-    _, output = embedspace("diff", EARLIER / "run_finished", resumed / "run")
+    _, output = embedspace("diff", finished, resumed / "interpolation")
     # Other versions, another commit, and answers that another processor rounds differently may be listed.
     assert not [line for line in output.splitlines() if "configuration" in line or " prompts " in line]
 
@@ -163,6 +177,15 @@ def test_a_recorded_prompt_is_replayed_bit_for_bit(
     index: int, embedspace: Callable[..., tuple[int, str]]
 ) -> None:
     path = EARLIER / "run_finished" / "records.jsonl"
+    if "salience" in json.dumps(records(EARLIER / "run_finished")[index]["recipe"]):
+        # Its rule has changed since, and other rows must not pass for these.
+        words = [sys.executable, "-m", "embedspace", "replay", str(path), "--index", str(index)]
+        done = subprocess.run(
+            words, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=500
+        )
+        assert done.returncode != 0
+        assert "by version 1 of the salience rule" in done.stderr
+        return
     status, output = embedspace("replay", path, "--index", str(index))
     assert status == 0, output
     assert "bit-identical" in output
