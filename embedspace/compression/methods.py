@@ -17,7 +17,7 @@ from embedspace.compression.salience import Information, saliences
 from embedspace.prompt import PromptEmbeds, Recipe, Value, mask_as_text, require_content, require_finite
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool
     from torch import Tensor
 
     from embedspace.engines import TransformersEngine
@@ -142,7 +142,7 @@ def compress(
             POOLINGS[method](content, run, own)(prompt.vectors[run], mean)
             for run, own in zip(runs, lengths, strict=True)
         ]
-    return _replaced(prompt, runs, pieces, Recipe.of("compress", parameters, *inputs))
+    return prompt.with_runs(pieces, Recipe.of("compress", parameters, *inputs), runs)
 
 
 POOLINGS: dict[Method, Callable[[ContentText, slice, int], Pooling]] = {
@@ -169,23 +169,6 @@ def _scope(
                 f"only={only!r} selects no whole word of the prompt; there is nothing to compress"
             )
     return scope
-
-
-def _replaced(
-    prompt: PromptEmbeds,
-    runs: Sequence[slice],
-    pieces: Sequence[Float[Tensor, "rows hidden"]],
-    recipe: Recipe,
-) -> PromptEmbeds:
-    """The prompt with stretches of its content replaced; all other rows and their marks stay."""
-    vectors, content, position = [], [], 0
-    for run, piece in zip(runs, pieces, strict=True):
-        vectors += [prompt.vectors[position : run.start], piece.to(prompt.vectors)]
-        content += [prompt.content[position : run.start], prompt.content.new_ones(len(piece))]
-        position = run.stop
-    vectors.append(prompt.vectors[position:])
-    content.append(prompt.content[position:])
-    return PromptEmbeds(torch.cat(vectors), torch.cat(content), prompt.space, recipe)
 
 
 def target_length(rows: int, runs: int, ratio: float | None, length: int | None) -> int:

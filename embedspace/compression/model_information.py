@@ -29,6 +29,8 @@ _LOGITS_BATCH_SIZE = 256
 # A prompt is often compressed to several lengths; its information is the same for all.
 _CACHED_TEXTS = 1024
 _CACHE: WeakKeyDictionary[TransformersEngine, OrderedDict[str, Tensor]] = WeakKeyDictionary()
+_SURPRISAL = "surprisal"
+_Compute = Callable[["TransformersEngine", "Tensor", "Tensor"], "Tensor"]
 _OBSERVED = "embedspace_observed"
 _LOCK = Lock()
 
@@ -44,7 +46,7 @@ def surprisal(
     Raises:
         ValueError: more rows than the engine's context.
     """
-    return _cached("surprisal", vectors, space, engine, _token_nll, is_sum=True)
+    return _cached(engine, _SURPRISAL, space, vectors, _token_nll)
 
 
 def copy_attention(
@@ -57,35 +59,25 @@ def copy_attention(
     rows' text with its own tokenizer; a row is worth as much as the most looked at token of its characters. About two
     forward passes of the text.
     """
-    return _cached("attention", vectors, space, engine, _copy_attention, is_sum=False)
+    return _cached(engine, "attention", space, vectors, _copy_attention)
 
 
 def _cached(
-    kind: str,
-    vectors: Tensor,
-    space: EmbeddingSpace,
-    engine: TransformersEngine,
-    compute: Callable[[TransformersEngine, Tensor, Tensor], Tensor],
-    *,
-    is_sum: bool,
+    engine: TransformersEngine, kind: str, space: EmbeddingSpace, vectors: Tensor, compute: _Compute
 ) -> Tensor:
     cached = _CACHE.setdefault(engine, OrderedDict())
     key = f"{kind} {space.fingerprint} {tensor_digest(vectors)}"
     if key not in cached:
-        cached[key] = _computed(vectors, space, engine, compute, is_sum=is_sum)
+        cached[key] = _by_row(vectors, space, engine, compute, is_sum=kind == _SURPRISAL)
         if len(cached) > _CACHED_TEXTS:
             cached.popitem(last=False)
     return cached[key]
 
 
-def _computed(
-    vectors: Tensor,
-    space: EmbeddingSpace,
-    engine: TransformersEngine,
-    compute: Callable[[TransformersEngine, Tensor, Tensor], Tensor],
-    *,
-    is_sum: bool,
+def _by_row(
+    vectors: Tensor, space: EmbeddingSpace, engine: TransformersEngine, compute: _Compute, *, is_sum: bool
 ) -> Tensor:
+    """Values of the rows; from the values of an engine's own tokens, where its tokenizer is another one."""
     ids = token_ids(space, vectors)
     if engine.space.fingerprint == space.fingerprint:
         return compute(engine, vectors, ids)

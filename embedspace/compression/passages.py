@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedspace.compression.text_units import Units
+from embedspace.prompt import require_row_mask
 from embedspace.space import RowText, resolve_space, token_ids
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def part_mask(
     """
     prompt = content.prompt
     if isinstance(only, torch.Tensor):
-        mask = row_mask_of(only, prompt, "only")
+        require_row_mask(only, prompt, "only")
+        mask = only.cpu().clone()
     else:
         parts: Sequence[Any] = only if isinstance(only, list | tuple) else [only]
         mask = torch.zeros(len(prompt), dtype=torch.bool)
@@ -218,7 +220,8 @@ def keep_mask(
         TypeError: something else.
     """
     if isinstance(keep, torch.Tensor):
-        return row_mask_of(keep, content.prompt, "keep")
+        require_row_mask(keep, content.prompt, "keep")
+        return keep.cpu()
     mask = torch.zeros(len(content.prompt), dtype=torch.bool)
     for wanted in keep if isinstance(keep, list | tuple) else [keep]:
         if not isinstance(wanted, str | re.Pattern):
@@ -232,20 +235,6 @@ def keep_mask(
             raise ValueError(f"keep: the text {_shown(wanted)} does not stand in the prompt's content")
         mask |= found
     return mask
-
-
-def row_mask_of(mask: Tensor, prompt: PromptEmbeds, name: str) -> Bool[Tensor, " tokens"]:
-    """A caller's mask of rows.
-
-    Raises:
-        ValueError: another shape or dtype.
-    """
-    if mask.dtype != torch.bool or mask.shape != prompt.content.shape:
-        raise ValueError(
-            f"{name} must be a boolean mask with one entry for each of the {len(prompt)} rows, got {mask.dtype} of "
-            f"shape {list(mask.shape)}"
-        )
-    return mask.cpu().clone()
 
 
 def _shown(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from embedspace.compression.text_units import Units, is_unspaced
+from embedspace.compression.text_units import Units, has_digit, is_unspaced
+from embedspace.compression.token_information import FREQUENT_TOKENS
 
 if TYPE_CHECKING:
     import regex
@@ -72,7 +73,6 @@ def _is_wrapped(text: str) -> bool:
 _IDENTIFIER = re.compile(r"[^\W_]+")
 """A part of a name in code, of an address or of a compound with hyphens."""
 _QUOTES = tuple("`\"'\u201c\u201e\u2018\u00ab\u300c")
-_FREQUENT_TOKENS = 300
 _MAX_QUERY_TERMS = 64
 _MIN_NGRAM_WORD = 5
 # Chosen on development passages.
@@ -90,7 +90,7 @@ class Terms:
     texts: tuple[str, ...]
     """Distinct, without regard to case."""
     directions: Float[Tensor, "terms hidden"]
-    """Mean centred row of a word, of length 1; zero for pairs of characters."""
+    """Centred row of a word of one token, of length 1; zero for other terms."""
     weights: Float[np.ndarray, " terms"]
     """In [0, 1]: low for the most frequent words of the vocabulary."""
     units: tuple[int, ...]
@@ -108,27 +108,28 @@ class Terms:
         vocabulary: int,
     ) -> Terms:
         """The terms of a text in units with its tokens and rows."""
-        directions = torch.nn.functional.normalize(rows.detach().cpu().float() - mean, dim=1)
         numbers: dict[str, int] = {}
-        found_units, places, first, weights = [], [], [], []
+        found_units, places, weights = [], [], []
+        single: dict[int, int] = {}
         for unit, term in _occurrences(units):
             if term not in numbers:
                 numbers[term] = len(numbers)
                 own = range(units.rows[unit], units.rows[unit + 1])
                 is_word = not is_unspaced(term[0])
-                first.append(own if is_word and len(own) == 1 else range(0))
+                if is_word and len(own) == 1:
+                    single[numbers[term]] = own.start
                 named = unit > 0 and units.texts[unit - 1][-1:] in _QUOTES
                 weights.append(
                     1.0 if named or not is_word else _word_weight([ids[row] for row in own], vocabulary)
                 )
             found_units.append(unit)
             places.append(numbers[term])
-        owners = torch.tensor([term for term, own in enumerate(first) for _ in own], dtype=torch.long)
-        picked = torch.tensor([row for own in first for row in own], dtype=torch.long)
-        sums = torch.zeros(len(first), rows.shape[1]).index_add_(0, owners, directions[picked])
+        directions = torch.zeros(len(numbers), rows.shape[1])
+        picked = rows[list(single.values())].detach().cpu().float() - mean
+        directions[list(single)] = torch.nn.functional.normalize(picked, dim=1)
         return cls(
             tuple(numbers),
-            torch.nn.functional.normalize(sums, dim=1),
+            directions,
             np.array(weights),
             tuple(found_units),
             tuple(places),
@@ -158,7 +159,7 @@ def _occurrences(units: Units) -> Iterator[tuple[int, str]]:
 
 
 def _word_weight(ids: Sequence[int], vocabulary: int) -> float:
-    floor = math.log(_FREQUENT_TOKENS)
+    floor = math.log(FREQUENT_TOKENS)
     rank = max(math.log(token + 1) for token in ids)
     return min(1.0, max(0.05, (rank - floor) / (math.log(vocabulary) - floor)) + 0.2 * (len(ids) - 1))
 
@@ -238,7 +239,7 @@ def _matches(query: Terms, chosen: np.ndarray, passage: Terms) -> np.ndarray:
     found = np.maximum(found, _trigram_overlap(asked, passage.texts))
     numbers = {text: at for at, text in enumerate(passage.texts)}
     for row, text in enumerate(asked):
-        if text.isdecimal() or any(map(str.isdecimal, text)):
+        if has_digit(text):
             found[row] = 0  # a number matches itself alone
         if text in numbers:
             found[row, numbers[text]] = 1
@@ -247,23 +248,20 @@ def _matches(query: Terms, chosen: np.ndarray, passage: Terms) -> np.ndarray:
 
 def _trigram_overlap(asked: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """Dice's coefficient of the character trigrams of words, where it is at least a half."""
-    columns: dict[str, int] = {}
-    for text in asked:
-        for gram in _trigrams(text):
-            columns.setdefault(gram, len(columns))
-    theirs = np.zeros((len(texts), max(1, len(columns))), dtype=np.float32)
-    sizes = np.zeros(len(texts))
-    for row, text in enumerate(texts):
-        grams = _trigrams(text)
-        sizes[row] = len(grams)
-        for gram in grams & columns.keys():
-            theirs[row, columns[gram]] = 1
-    own = np.zeros((len(asked), max(1, len(columns))), dtype=np.float32)
-    for row, text in enumerate(asked):
-        for gram in _trigrams(text):
-            own[row, columns[gram]] = 1
-    dice = 2 * (own @ theirs.T) / np.maximum(own.sum(axis=1)[:, None] + sizes[None, :], 1)
+    own, theirs = [_trigrams(text) for text in asked], [_trigrams(text) for text in texts]
+    columns = {gram: column for column, gram in enumerate(set().union(*own))}
+    sizes = [np.array([[len(grams)] for grams in words]) for words in (own, theirs)]
+    shared = _incidence(own, columns) @ _incidence(theirs, columns).T
+    dice = 2 * shared / np.maximum(sizes[0] + sizes[1].T, 1)
     return np.where(dice >= 0.5, dice, 0.0)
+
+
+def _incidence(words: Sequence[set[str]], columns: Mapping[str, int]) -> np.ndarray:
+    """Which trigram, by its column, each word has."""
+    found = np.zeros((len(words), len(columns)), dtype=np.float32)
+    for row, grams in enumerate(words):
+        found[row, [columns[gram] for gram in grams & columns.keys()]] = 1
+    return found
 
 
 def _trigrams(text: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -44,20 +44,20 @@ def saliences(
     Raises:
         ValueError: surprisal or attention without an engine, or surprisal of a prompt beyond its context.
     """
+    if information != "vocabulary" and engine is None:
+        raise ValueError(f"information={information!r} needs a model: pass engine=TransformersEngine(...)")
     passages = [content.passage(run) for run in runs]
     values = _INFORMATION[information](content, passages, engine)
-    openings = [
-        opening if opening is not None else _default_opening(information, passage) for passage in passages
-    ]
     separator = _separator(content.space)
-    return [
-        Salience(passage, own, forced[passage.rows], first, separator, _relevance(content, passage, query))
-        for passage, own, first in zip(passages, values, openings, strict=True)
-    ]
-
-
-def _default_opening(information: Information, passage: Passage) -> float:
-    return opening_share(passage.ids, passage.units) if information == "vocabulary" else 0.0
+    found = []
+    for passage, own in zip(passages, values, strict=True):
+        relevance = _relevance(content, passage, query)
+        share = opening
+        if share is None:
+            by_text = information == "vocabulary" and relevance is None
+            share = opening_share(passage.ids, passage.units) if by_text else 0.0
+        found.append(Salience(passage, own, forced[passage.rows], share, separator, relevance))
+    return found
 
 
 def _relevance(content: ContentText, passage: Passage, query: Query | None) -> Relevance | None:
@@ -85,20 +85,16 @@ def _vocabulary(
 
 
 def _surprisal(
-    content: ContentText, passages: Sequence[Passage], engine: TransformersEngine | None
+    content: ContentText, passages: Sequence[Passage], engine: TransformersEngine
 ) -> list[Float[Tensor, " rows"]]:
-    if engine is None:
-        raise ValueError("information='surprisal' needs a model: pass engine=TransformersEngine(...)")
     # Rows after the content change nothing; without them, a passage is scored once for all questions.
     found = surprisal(content.prompt.vectors[: passages[-1].rows.stop], content.space, engine)
     return [found[passage.rows] for passage in passages]
 
 
 def _attention(
-    content: ContentText, passages: Sequence[Passage], engine: TransformersEngine | None
+    content: ContentText, passages: Sequence[Passage], engine: TransformersEngine
 ) -> list[Float[Tensor, " rows"]]:
-    if engine is None:
-        raise ValueError("information='attention' needs a model: pass engine=TransformersEngine(...)")
     found = []
     for passage in passages:
         seen = copy_attention(content.prompt.vectors[passage.rows], content.space, engine)
@@ -113,7 +109,11 @@ def _standardised(values: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     return (values - values.mean()) / values.std().clamp_min(1e-12)
 
 
-_INFORMATION = {"vocabulary": _vocabulary, "surprisal": _surprisal, "attention": _attention}
+_INFORMATION: dict[Information, Callable[..., list[Float[Tensor, " rows"]]]] = {
+    "vocabulary": _vocabulary,
+    "surprisal": _surprisal,
+    "attention": _attention,
+}
 
 
 @dataclass(frozen=True, eq=False)

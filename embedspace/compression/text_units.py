@@ -180,6 +180,11 @@ def _unspaced() -> tuple[regex.Pattern[str], regex.Pattern[str]]:
     )
 
 
+def has_digit(text: str) -> bool:
+    """Whether a text has a digit of any script in it."""
+    return any(map(str.isdecimal, text))
+
+
 @lru_cache(4096)
 def is_unspaced(character: str) -> bool:
     """Whether a character is of a script that parts no words by spaces.

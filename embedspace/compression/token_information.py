@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedspace.compression.text_units import Units, has_digit
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from embedspace.compression.text_units import Units
     from embedspace.space import EmbeddingSpace
 
 # Chosen on synthetic passages of facts, by the share of facts that a model recalls after compression.
@@ -21,7 +22,7 @@ _CAPITAL_BONUS = 2.0
 # Chosen on development documents of a knowledge base: a model finds a number by the words that lead to it, and the most
 # frequent tokens say nothing of a text's topic.
 _LEAD_DECAY = 0.99
-_FREQUENT_TOKENS = 300
+FREQUENT_TOKENS = 300
 _NEGATIONS = frozenset(
     """
     no not none nor never neither nobody nothing nowhere cannot without except unless only
@@ -55,7 +56,7 @@ def token_information(space: EmbeddingSpace, ids: Sequence[int], units: Units) -
         if not units.is_word[unit]:
             continue
         rows = range(units.rows[unit], units.rows[unit + 1])
-        if _has_digit(text):
+        if has_digit(text):
             lead = number
         least = number if is_negation(text) else lead
         bonus = _CAPITAL_BONUS if text[0].isupper() else 0.0
@@ -79,9 +80,9 @@ def _rare_units(ids: Sequence[int], units: Units) -> list[bool]:
     return [
         units.is_word[unit]
         and (
-            _has_digit(text)
+            has_digit(text)
             or is_negation(text)
-            or max(ids[units.rows[unit] : units.rows[unit + 1]], default=0) >= _FREQUENT_TOKENS
+            or max(ids[units.rows[unit] : units.rows[unit + 1]], default=0) >= FREQUENT_TOKENS
         )
         for unit, text in enumerate(units.texts)
     ]
@@ -106,9 +107,5 @@ def opening_share(ids: Sequence[int], units: Units) -> float:
     informative words. Numbers are recalled from few words each: where there are many, most rows go to them.
     """
     informative = _rare_units(ids, units)
-    numbers = sum(_has_digit(text) for text, kept in zip(units.texts, informative, strict=True) if kept)
+    numbers = sum(has_digit(text) for text, kept in zip(units.texts, informative, strict=True) if kept)
     return _NUMERIC_OPENING if numbers > _NUMERIC_SHARE * sum(informative) else 1.0
-
-
-def _has_digit(text: str) -> bool:
-    return any(map(str.isdecimal, text))

@@ -4,7 +4,14 @@ from embedspace.prompt.keys import CACHE_FORMAT, PromptStore, cache_key, require
 from embedspace.prompt.parts import Part, RowSource, message_parts
 from embedspace.prompt.prompt_embeds import PromptEmbeds, require_content, require_finite, require_same_space
 from embedspace.prompt.recipe import Recipe, Value
-from embedspace.prompt.row_selection import Rows, add_to_rows, mask_as_text, mask_from_text, row_mask
+from embedspace.prompt.row_selection import (
+    Rows,
+    add_to_rows,
+    mask_as_text,
+    mask_from_text,
+    require_row_mask,
+    row_mask,
+)
 from embedspace.prompt.rows import describe_nonfinite_rows, evenly_spaced, in_blocks, tensor_digest
 from embedspace.prompt.wire import (
     decode_prompt_embeds,
@@ -37,6 +44,7 @@ __all__ = [
     "require_content",
     "require_finite",
     "require_key",
+    "require_row_mask",
     "require_same_space",
     "row_mask",
     "tensor_digest",

@@ -137,14 +137,22 @@ class PromptEmbeds:
         return self.with_runs(pieces, recipe)
 
     def with_runs(
-        self, pieces: Sequence[Float[Tensor, "rows hidden"]], recipe: Recipe | None = None
+        self,
+        pieces: Sequence[Float[Tensor, "rows hidden"]],
+        recipe: Recipe | None = None,
+        runs: Sequence[slice] | None = None,
     ) -> PromptEmbeds:
-        """The prompt with each run of content rows replaced by its piece, of any number of rows.
+        """The prompt with stretches of its content rows replaced, each by a piece of any number of rows.
+
+        Args:
+            pieces: the new rows of each stretch, cast to the prompt's dtype.
+            recipe: how the new prompt was made; by default a digest of the vectors stands for it.
+            runs: the stretches, in order; by default all content, run by run.
 
         Raises:
             ValueError: the number of pieces is not the number of runs, or no row would be left.
         """
-        runs = self._content_runs
+        runs = self._content_runs if runs is None else runs
         if len(pieces) != len(runs):
             raise ValueError(f"the prompt has {len(runs)} runs of content rows, got {len(pieces)} pieces")
         parts, position = [], 0
@@ -155,11 +163,10 @@ class PromptEmbeds:
         new = filled[0] if len(filled) == 1 else torch.cat(filled or parts)
         if recipe is None:
             recipe = Recipe.of("with_content", {"vectors": tensor_digest(new)}, self.recipe)
-        return PromptEmbeds(new, self._content_of([len(piece) for piece in pieces]), self.space, recipe)
+        return PromptEmbeds(new, self._content_of(runs, [len(piece) for piece in pieces]), self.space, recipe)
 
-    def _content_of(self, lengths: Sequence[int]) -> Bool[Tensor, " tokens"]:
+    def _content_of(self, runs: Sequence[slice], lengths: Sequence[int]) -> Bool[Tensor, " tokens"]:
         """The content mask once each run has so many rows."""
-        runs = self._content_runs
         if all(run.stop - run.start == length for run, length in zip(runs, lengths, strict=True)):
             return self.content
         parts, position = [], 0

@@ -33,11 +33,7 @@ def row_mask(prompt: PromptEmbeds, rows: Rows | Bool[Tensor, " tokens"]) -> Bool
     tensor([False, False,  True])
     """
     if isinstance(rows, torch.Tensor):
-        if rows.dtype != torch.bool or rows.shape != prompt.content.shape:
-            raise ValueError(
-                f"rows must be a boolean mask with one entry for each of the {len(prompt)} rows, "
-                f"got {rows.dtype} of shape {list(rows.shape)}"
-            )
+        require_row_mask(rows, prompt, "rows")
         mask = rows.to(prompt.content.device)
     elif rows in _ROWS:
         mask = _ROWS[rows](prompt)
@@ -48,6 +44,15 @@ def row_mask(prompt: PromptEmbeds, rows: Rows | Bool[Tensor, " tokens"]) -> Bool
             require_content(prompt, "a style shift")
         raise ValueError(f"no row of the prompt is marked in rows={rows!r}; mark at least one")
     return mask
+
+
+def require_row_mask(mask: Tensor, prompt: PromptEmbeds, name: str) -> None:
+    """Raise ``ValueError`` where an argument is no boolean mask with one entry for each of a prompt's rows."""
+    if mask.dtype != torch.bool or mask.shape != prompt.content.shape:
+        raise ValueError(
+            f"{name} must be a boolean mask with one entry for each of the {len(prompt)} rows, "
+            f"got {mask.dtype} of shape {list(mask.shape)}"
+        )
 
 
 def add_to_rows(

@@ -80,7 +80,7 @@ def payload_row(examples: int) -> Row:
     @_bounded(examples)
     @given(st.data())
     def run(data: DataObject) -> None:
-        content = bytearray(_pickle_of(good) if (inside := data.draw(st.booleans())) else good)
+        content = bytearray(pickle_of(good) if (inside := data.draw(st.booleans())) else good)
         for _ in range(data.draw(st.integers(1, 4))):
             start = data.draw(st.integers(0, len(content) - 1))
             stop = start + data.draw(st.integers(0, 40))
@@ -254,18 +254,18 @@ def saved(tensor: torch.Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def archived(pickled: bytes, storage: bytes) -> bytes:
-    """A consistent archive around a damaged pickle, by torch's own writer."""
+def archived(pickled: bytes, storage: bytes, **more: bytes) -> bytes:
+    """A consistent archive around a pickle of one's own, by torch's own writer, with more entries if there are any."""
     import torch
 
     writer = torch._C.PyTorchFileWriter(buffer := io.BytesIO())
-    for name, data in {"data.pkl": pickled, "byteorder": b"little", "data/0": storage}.items():
+    for name, data in {"data.pkl": pickled, "byteorder": b"little", "data/0": storage, **more}.items():
         writer.write_record(name, data, len(data))
     writer.write_end_of_file()
     return buffer.getvalue()
 
 
-def _pickle_of(data: bytes) -> bytes:
+def pickle_of(data: bytes) -> bytes:
     import zipfile
 
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

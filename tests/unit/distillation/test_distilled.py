@@ -3,23 +3,16 @@
 import pytest
 import torch
 
-from embedspace import EmbeddingSpace, StyleVector
+from embedspace import StyleVector
 from embedspace.distillation import Optimisation
 from embedspace.distillation.answers import added_to
 from embedspace.distillation.objectives import MAX_CANDIDATES, teacher_divergence, teacher_sequences
-from embedspace.engines import Sampling, TransformersEngine
-from tests.checkpoints import make_tiny_checkpoint
+from embedspace.engines import Sampling
 
 QUESTIONS = ["What is rain?", "Who are you?", "Tell me a story.", "Why is the sky blue?", "How do birds fly?"]
 NEW = ["What is the capital?", "Is it late?", "Zwei Wörter?"]
 INSTRUCTION = "Please answer in one short sentence."
 ADDED = added_to("content")
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
-    return TransformersEngine(space)
 
 
 def chats(engine, texts, instruction=""):

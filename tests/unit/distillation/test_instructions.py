@@ -3,21 +3,14 @@
 import pytest
 import torch
 
-from embedspace import EmbeddingSpace, StyleVector
+from embedspace import StyleVector
 from embedspace.distillation import Distillation, fidelity
-from embedspace.engines import TransformersEngine, VLLMClient
+from embedspace.engines import VLLMClient
 from embedspace.style import packaged_recipe
-from tests.checkpoints import make_tiny_checkpoint
 
 QUESTIONS = ["What is rain?", "Who are you?", "Tell me a story.", "Why is the sky blue?", "How do birds fly?"]
 INSTRUCTION = "Answer like a pirate."
 FAST = Distillation(answer_tokens=5, epochs=8, batch_size=2, held_out=0.3, learning_rate=0.5)
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
-    return TransformersEngine(space)
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from embedspace import EmbeddingSpace, SoftPrompt
+from embedspace import SoftPrompt
 from embedspace.distillation import Distillation, fidelity
 from embedspace.distillation.distilling import STARTS, messages_content, norm_bounds, start_rows, within
 from embedspace.distillation.placement import find_rows, full_conversation
 from embedspace.distillation.questions import general_questions, written_questions
-from embedspace.engines import Sampling, TransformersEngine, VLLMClient
+from embedspace.engines import Sampling, VLLMClient
 from embedspace.errors import EngineError
-from tests.checkpoints import make_tiny_checkpoint
 from tests.local_hub import LocalHub
 from tests.unit.space.test_table_download import connect
 
@@ -27,12 +26,6 @@ MESSAGES = [
 QUESTIONS = ["What is rain?", "Who are you?", "Tell me a story.", "Why is the sky blue?", "How do birds fly?"]
 NEW = ["What is the capital?", "Is it late?"]
 FAST = Distillation(answer_tokens=5, epochs=6, batch_size=2, held_out=0.3, learning_rate=0.1)
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
-    return TransformersEngine(space)
 
 
 @pytest.fixture(scope="module")

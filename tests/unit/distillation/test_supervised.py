@@ -3,22 +3,14 @@
 import pytest
 import torch
 
-from embedspace import EmbeddingSpace, StyleVector
+from embedspace import StyleVector
 from embedspace.distillation import Optimisation
 from embedspace.distillation.objectives import answer_nll
-from embedspace.engines import TransformersEngine
-from tests.checkpoints import make_tiny_checkpoint
 
 QUESTIONS = ["What is rain?", "Who are you?", "Tell me a story.", "Why is the sky blue?", "How do birds fly?"]
 NEW = ["What is the capital?", "Is it late?"]
 BETTER = ["the river", "the river runs"]
 WORSE = ["Zwei Wörter", "weather"]
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    space = EmbeddingSpace.from_pretrained(make_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
-    return TransformersEngine(space)
 
 
 def chats(engine, texts):

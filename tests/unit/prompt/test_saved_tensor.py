@@ -19,27 +19,13 @@ from hypothesis import strategies as st
 
 from embedspace.prompt.saved_tensor import read_saved_tensor
 from embedspace.prompt.wire import FLOATING
+from experiments.reliability.gateway_fuzz import archived, pickle_of
 
 
 def saved(value: object, **options: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
     return buffer.getvalue()
-
-
-def archived(pickled: bytes, storage: bytes, **more: bytes) -> bytes:
-    """An archive by torch's own writer, with a pickle of the test's choice."""
-    buffer = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(buffer)
-    for name, data in {"data.pkl": pickled, "byteorder": b"little", "data/0": storage, **more}.items():
-        writer.write_record(name, data, len(data))
-    writer.write_end_of_file()
-    return buffer.getvalue()
-
-
-def pickle_of(data: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return archive.read("archive/data.pkl")
 
 
 GOOD = saved(torch.arange(8.0).view(2, 4))

@@ -105,19 +105,11 @@ def test_a_recipe_makes_its_prompt_again(tiny, way):
     assert again.recipe == made.recipe
 
 
-def test_compression_by_surprisal_asks_the_same_model_again(tmp_path):
+@pytest.mark.parametrize("information", ["surprisal", "attention"])
+def test_compression_by_a_model_asks_the_same_model_again(tmp_path, information):
     engine = TransformersEngine(make_tiny_checkpoint(tmp_path, layers=1))
     made = compress(
-        engine.space.embed("one two three four five"), ratio=2, engine=engine, information="surprisal"
-    )
-    again = Replayer(engine.space, {}).prompt(through_json(made.recipe))
-    assert prompt_sha256(again) == prompt_sha256(made)
-
-
-def test_compression_by_attention_asks_the_same_model_again(tmp_path):
-    engine = TransformersEngine(make_tiny_checkpoint(tmp_path, layers=1))
-    made = compress(
-        engine.space.embed("one two three four five"), ratio=2, engine=engine, information="attention"
+        engine.space.embed("one two three four five"), ratio=2, engine=engine, information=information
     )
     again = Replayer(engine.space, {}).prompt(through_json(made.recipe))
     assert prompt_sha256(again) == prompt_sha256(made)
