@@ -53,8 +53,10 @@ def load(settings: dict[str, Any]) -> tuple[RequestScreener, dict[str, Any]]:
     guard = SafetyFilter.from_pretrained(settings["filter"], space)
     screener = RequestScreener(guard, space, Limits(**settings["limits"]), settings["screen_text"])
     probes = [_probe(space, text) for text in PARITY_PROMPTS[:_PROBES]]
-    # A full score runs every layer, so that lazily loaded parts are loaded once for all forks.
-    guard.score_many([space.embed(text) for text in PARITY_PROMPTS[:_PROBES]])
+    # Full scores run every layer, so that lazily loaded parts are loaded once for all forks: also what compares rows
+    # that are no token's with the whole vocabulary.
+    rows = [space.embed(text).vectors.float() for text in PARITY_PROMPTS[:_PROBES]]
+    guard.score_many([*rows, *(1.1 * each for each in rows)])
     filter_info = {
         "model": space.name,
         "fingerprint": space.fingerprint,

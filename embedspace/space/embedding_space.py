@@ -188,7 +188,7 @@ class EmbeddingSpace:
         >>> rows = space.embed("Hello")
         >>> pieces = space.chat_pieces([{"role": "user", "content": rows}])
         >>> [len(piece) for piece in pieces], pieces[1] is rows
-        ([25, 1, 5], True)
+        ([24, 1, 6], True)
 
         Raises:
             TypeError, ValueError: as :meth:`embed_chat`.

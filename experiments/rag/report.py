@@ -69,8 +69,8 @@ class RagReport:
             recovered = scores.gap_closed()
             control = NONE if scores.better_control == "nothing" else SHUFFLED
             parts.append(
-                f"soft tokens recover {recovered.estimate:.0%} of the likelihood gain that the text gives over the "
-                f"better control, {control} ({recovered.uncertainty('{:.0%}'.format)}; {recovered.items} questions)"
+                f"on {recovered.items} questions, soft tokens recover {recovered.estimate:.0%} of the likelihood gain "
+                f"that the text gives over the better control, {control} ({recovered.uncertainty('{:.0%}'.format)})"
             )
         shown = [(form, number) for form, number in self.conditions if number == count] + [(NONE, 0)]
         for name, measure, digits in (

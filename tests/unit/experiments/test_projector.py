@@ -119,7 +119,7 @@ def test_the_report_takes_the_better_control_and_counts_what_is_found(smollm2, f
     report = experiment.analyse(records)
     first, curves = report.sections
     assert "over the better control, nothing (3 sentences)" in first.finding
-    assert "recover 50% (50% to 50%) of the likelihood gain" in first.finding
+    assert "recover 50% (n = 3) of the likelihood gain" in first.finding
     assert "by likelihood 100%" in first.finding
     assert "2 projectors" in curves.finding
     assert first.comparisons[0].answers[0].label == "Rows nearest to the soft tokens"
@@ -216,8 +216,8 @@ def test_the_report_tells_worth_and_price(smollm2, folder):
         for case in experiment.cases(smollm2)
     ]
     facts, explanations = experiment.analyse(records).sections
-    assert "oft tokens recover 33% of the likelihood gain" in facts.finding
-    assert f"over the better control, {SHUFFLED_SOFT} (33% to 33%; 2 questions)" in facts.finding
+    assert "on 2 questions, soft tokens recover 33% of the likelihood gain" in facts.finding
+    assert f"over the better control, {SHUFFLED_SOFT} (n = 2)" in facts.finding
     assert "milliseconds to the first token: text 500" in facts.finding
     assert facts.figures
     assert explanations.tables[0].rows
