@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
+    from embedspace.encoders import SentenceEncoder
     from embedspace.engines import TransformersEngine
     from embedspace.space import EmbeddingSpace
 
@@ -35,6 +36,7 @@ def compress(
     length: int | None = None,
     method: Method = "salience",
     query: str | PromptEmbeds | None = None,
+    encoder: SentenceEncoder | None = None,
     keep: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | Bool[Tensor, " tokens"] | None = None,
     only: Extent | Sequence[Extent] | Bool[Tensor, " tokens"] | None = None,
     information: Information = "vocabulary",
@@ -69,6 +71,8 @@ def compress(
             sentences (lines, statements, entries) that fit it best are kept; no model is asked. Where nothing
             informative of it stands in the text, words are kept as without a query, and the recipe says
             ``matched=False``. If the query stands in the prompt as a sentence or line, its rows stay as they are.
+        encoder: with a query, sentences are compared by their vectors too, which finds what is said in other words; a
+            ``SentenceEncoder()``, whose model reads as much of a sentence as it was made for.
         keep: what survives at any ratio, for ``salience``: strings that stand in the content, compiled regular
             expressions, or a mask of rows [tokens]. Words that they touch are kept whole.
         only: what is compressed, when not all content: numbers of messages (negative ones from the end), texts that
@@ -96,8 +100,12 @@ def compress(
     _check_options(method, information, opening)
     if method != "salience" and (query is not None or keep is not None):
         raise ValueError(f"query and keep need method='salience', which keeps whole words; got {method!r}")
+    if encoder is not None and query is None:
+        raise ValueError(
+            "encoder compares sentences with a query, and there is none; pass query=, or leave encoder out"
+        )
     content = ContentText(prompt, space)
-    asked = None if query is None else Query.of(content, query)
+    asked = None if query is None else Query.of(content, query, encoder)
     scope = _scope(content, only, asked, whole=method == "salience")
     scoped = replace(prompt, content=scope.to(prompt.content.device))
     runs = scoped.content_runs

@@ -12,8 +12,13 @@ from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, requ
 from embedspace.space import RowText, token_ids
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, Float
+    from numpy import ndarray
     from torch import Tensor
+
+    from embedspace.encoders import SentenceEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +28,19 @@ class Query:
     terms: Terms
     rows: Bool[Tensor, " tokens"]
     """The prompt's rows that hold the question itself, where it stands last; none where it does not stand there."""
-    text: str | None
+    text: str
+    """What its rows read as."""
+    written: str | None
     """As the caller wrote it; None for a question given as a prompt."""
     recipe: Recipe | None
     """How a question given as a prompt was made."""
+    encoder: SentenceEncoder | None
+    """Compares whole sentences with it."""
 
     @classmethod
-    def of(cls, content: ContentText, query: str | PromptEmbeds) -> Query:
+    def of(
+        cls, content: ContentText, query: str | PromptEmbeds, encoder: SentenceEncoder | None = None
+    ) -> Query:
         """A query to a prompt.
 
         Raises:
@@ -53,11 +64,24 @@ class Query:
             raise TypeError(f"query must be a text or a PromptEmbeds, got a {type(query).__name__}")
         text = RowText.of(space, ids)
         terms = Terms.of(Units.of(text), ids, rows, space.mean, space.vocab_size)
-        return cls(terms, content.find_sentence(text.text.strip()), written, recipe)
+        own = text.text.strip()
+        return cls(terms, content.find_sentence(own), own, written, recipe, encoder)
+
+    def cosines(self, sentences: Sequence[str]) -> Float[ndarray, " sentences"] | None:
+        """Similarity of sentences to the question under the encoder; None without one, or of nothing that is read."""
+        if self.encoder is None or not self.text:
+            return None
+        vectors = self.encoder.encode([self.text, *(sentence.strip() or "." for sentence in sentences)])
+        return (vectors[1:] @ vectors[0]).numpy()
 
     def parameters(self, matched: bool) -> dict[str, Value]:
         """What a recipe records."""
-        return {"matched": matched} | ({} if self.text is None else {"query": self.text})
+        found: dict[str, Value] = {"matched": matched}
+        if self.written is not None:
+            found["query"] = self.written
+        if self.encoder is not None:
+            found |= {"encoder": self.encoder.name, "encoder_fingerprint": self.encoder.fingerprint}
+        return found
 
     @property
     def recipes(self) -> list[Recipe]:

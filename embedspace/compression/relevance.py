@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -81,6 +81,11 @@ _SYNONYM = 0.4
 _MIN_MATCH = 0.2
 _CARRY = 0.1
 _MIN_SHARE = 0.1
+_SENTENCE_WEIGHT = 2.0
+"""Of the cosine of sentence vectors, beside the words of the sentence that fits best by words."""
+
+Cosines = Callable[[Sequence[str]], "Float[np.ndarray, ' sentences'] | None"]
+"""Similarity of sentences to the question, or None where they are compared by their words alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,35 +183,21 @@ class Relevance:
     """Whether anything informative of the question stands in the passage."""
 
     @classmethod
-    def of(cls, passage: Terms, query: Terms, units: Units) -> Relevance:
+    def of(cls, passage: Terms, query: Terms, units: Units, cosines: Cosines = lambda _: None) -> Relevance:
         """Relevance of a passage to a query.
 
         Every term of the query counts with its best match in a sentence, by its weight in the vocabulary and its
         inverse sentence frequency in the passage, as in BM25 (Robertson and Zaragoza 2009) with soft matches. A term
-        matches by its text, by character trigrams (inflected words), or by the centred cosine of its rows.
+        matches by its text, by character trigrams (inflected words), or by the centred cosine of its rows. Where there
+        are sentence vectors, their cosine is added.
         """
         sentences = _sentence_numbers(units)
-        count = sentences[-1] + 1
-        asked = np.zeros(len(units))
-        if not passage.texts or not query.texts:
-            return cls(sentences, np.zeros(count), asked, False)
-        chosen = np.argsort(-query.weights, kind="stable")[:_MAX_QUERY_TERMS]
-        weights = query.weights[chosen]
-        matches = _matches(query, chosen, passage)
-        places, own = np.array(passage.places), np.array(passage.units)
-        best = np.zeros((len(chosen), count))
-        np.maximum.at(best.T, np.array(sentences)[own], matches[:, places].T)
-        frequency = best.sum(axis=1)
-        rarity = np.log1p((count - frequency + 0.5) / (frequency + 0.5))
-        scores = (weights * rarity) @ best
-        # What a sentence is about often stands in the ones before it.
-        carried = 0.0
-        for sentence in range(count):
-            carried, scores[sentence] = _CARRY * (carried + scores[sentence]), scores[sentence] + carried
-        np.maximum.at(
-            asked, own, (np.minimum(1, 2 * weights)[:, None] * matches[:, places]).max(axis=0, initial=0.0)
-        )
-        return cls(sentences, scores, asked, bool((weights * matches.max(axis=1)).max() >= _MIN_MATCH))
+        by_words, asked, is_match = _by_words(passage, query, sentences)
+        similar = cosines(_sentence_texts(units, sentences))
+        if similar is None:
+            return cls(sentences, by_words, asked, is_match)
+        scores = by_words / max(by_words.max(), 1e-12) + _SENTENCE_WEIGHT * np.clip(similar, 0, None)
+        return cls(sentences, scores, asked, bool(scores.max() > 0))
 
     def order(self) -> list[int]:
         """Sentences that fit the question, the best first."""
@@ -216,6 +207,40 @@ class Relevance:
             for sentence in np.argsort(-self.scores, kind="stable")
             if self.scores[sentence] >= least
         ]
+
+
+def _by_words(
+    passage: Terms, query: Terms, sentences: Sequence[int]
+) -> tuple[Float[np.ndarray, " sentences"], Float[np.ndarray, " units"], bool]:
+    """Score of each sentence, how much of each unit is asked for, and whether anything informative matches."""
+    count = sentences[-1] + 1
+    asked = np.zeros(len(sentences))
+    if not passage.texts or not query.texts:
+        return np.zeros(count), asked, False
+    chosen = np.argsort(-query.weights, kind="stable")[:_MAX_QUERY_TERMS]
+    weights = query.weights[chosen]
+    matches = _matches(query, chosen, passage)
+    places, own = np.array(passage.places), np.array(passage.units)
+    best = np.zeros((len(chosen), count))
+    np.maximum.at(best.T, np.array(sentences)[own], matches[:, places].T)
+    frequency = best.sum(axis=1)
+    rarity = np.log1p((count - frequency + 0.5) / (frequency + 0.5))
+    scores = (weights * rarity) @ best
+    # What a sentence is about often stands in the ones before it.
+    carried = 0.0
+    for sentence in range(count):
+        carried, scores[sentence] = _CARRY * (carried + scores[sentence]), scores[sentence] + carried
+    np.maximum.at(
+        asked, own, (np.minimum(1, 2 * weights)[:, None] * matches[:, places]).max(axis=0, initial=0.0)
+    )
+    return scores, asked, bool((weights * matches.max(axis=1)).max() >= _MIN_MATCH)
+
+
+def _sentence_texts(units: Units, sentences: Sequence[int]) -> list[str]:
+    texts = [""] * (sentences[-1] + 1)
+    for text, sentence in zip(units.texts, sentences, strict=True):
+        texts[sentence] += text
+    return texts
 
 
 def _sentence_numbers(units: Units) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def _relevance(content: ContentText, passage: Passage, query: Query | None) -> R
     space = content.space
     rows = content.prompt.vectors[passage.rows]
     terms = Terms.of(passage.units, passage.ids, rows, space.mean, space.vocab_size)
-    found = Relevance.of(terms, query.terms, passage.units)
+    found = Relevance.of(terms, query.terms, passage.units, query.cosines)
     return found if found.is_match else None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from embedspace.compression import SALIENCE_VERSION, compress
 from embedspace.distillation import SoftPrompt
+from embedspace.encoders import SentenceEncoder
 from embedspace.engines import Prompt
 from embedspace.interpolation import blend, interpolate
 from embedspace.metrics import mean_rows, random_rows, shuffle_rows, zero_padded
@@ -246,10 +247,21 @@ def _compress(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) -
             del options["length"]
         if "matched" in given:
             options["query"] = given["query"] if "query" in given else replayer.prompt(inputs[1])
+        if "encoder" in given:
+            options["encoder"] = _encoder(given)
     for name in ("only", "keep"):
         if name in given:
             options[name] = mask_from_text(given[name])
     return compress(replayer.prompt(inputs[0]), space=replayer.space, engine=engine, **options)
+
+
+def _encoder(given: Parameters) -> SentenceEncoder:
+    encoder = SentenceEncoder(given["encoder"])
+    if encoder.fingerprint != given["encoder_fingerprint"]:
+        raise ValueError(
+            f"the sentence encoder {encoder.name!r} is {encoder.fingerprint}, {given['encoder_fingerprint']} was used"
+        )
+    return encoder
 
 
 def _options(given: Parameters, *names: str) -> dict[str, Any]:

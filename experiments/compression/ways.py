@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from embedspace import EmbeddingSpace, PromptEmbeds, compress
+from embedspace.encoders import SentenceEncoder
 from embedspace.prompt import Recipe
 from embedspace.space import token_ids
 from experiments.compression.items import Item
@@ -76,6 +77,8 @@ class Compressed:
     options: Mapping[str, Any] = field(default_factory=dict)
     query: bool = False
     """Whether it knows the question."""
+    encoder: bool = False
+    """Whether it compares whole sentences with the question too."""
     keep: bool = False
     """Whether it is told the words of the right answer, which is the most that ``keep`` can bring; they are left out
     where they would take more than half of the rows."""
@@ -87,6 +90,8 @@ class Compressed:
             options["engine"] = _engine(asked.space.folder)
         if self.query:
             options["query"] = asked.item["question"]
+        if self.encoder:
+            options["encoder"] = SentenceEncoder()
         strings = list(asked.item.get("strings", ())) if self.keep else []
         if strings and 2 * len(asked.space.tokenize(" ".join(strings))) <= asked.length(ratio):
             options["keep"] = strings

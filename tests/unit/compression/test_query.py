@@ -7,6 +7,7 @@ import torch
 
 from embedspace import PromptEmbeds, Recipe, compress
 from embedspace.compression.relevance import sentence_starts
+from embedspace.encoders import SentenceEncoder
 from embedspace.prompt import mask_from_text
 from embedspace.space import token_ids
 
@@ -246,6 +247,40 @@ def test_a_query_longer_than_the_passage_is_no_problem(smollm2):
 def test_a_number_in_a_question_matches_itself_alone(smollm2):
     text = "Room 12 has 30 seats. Room 13 has 45 seats. Room 120 has 9 seats. Room 121 has 77 seats."
     assert "Room 120 has 9 seats." in kept(smollm2, text, "How many seats are in room 120?", ratio=3)
+
+
+BAKERY = (
+    "The bakery on Mill Lane was founded in 1902. Fresh loaves are sold from 5:45 in the morning. "
+    "Its owner, Ruth Kaplan, lives upstairs. The walls were painted green last spring. "
+    "A cat called Button sleeps behind the counter. Deliveries are made by bicycle on Fridays."
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("When can one buy bread?", "Fresh loaves are sold from 5:45"),
+        ("Which animal is there?", "A cat called Button sleeps"),
+        ("What colour is the room?", "The walls were painted green"),
+    ],
+)
+def test_with_an_encoder_a_question_in_other_words_finds_its_sentence(smollm2, query, answer):
+    prompt = smollm2.embed(BAKERY)
+    by_words = compress(prompt, 4, query=query)
+    by_sentences = compress(prompt, 4, query=query, encoder=SentenceEncoder())
+    assert answer not in read(smollm2, by_words)
+    assert answer in read(smollm2, by_sentences)
+    as_rows = compress(prompt, 4, query=smollm2.embed(f" {query}"), encoder=SentenceEncoder())
+    assert torch.equal(as_rows.vectors, by_sentences.vectors)
+
+
+def test_an_encoder_is_recorded_and_needs_a_question(smollm2):
+    made = parameters(compress(smollm2.embed(BAKERY), 4, query="Who owns it?", encoder=SentenceEncoder()))
+    assert made["encoder"] == "all-minilm-l6-v2"
+    assert made["encoder_fingerprint"] == SentenceEncoder().fingerprint
+    assert "encoder" not in parameters(compress(smollm2.embed(BAKERY), 4, query="Who owns it?"))
+    with pytest.raises(ValueError, match="encoder compares sentences with a query, and there is none"):
+        compress(smollm2.embed(BAKERY), 4, encoder=SentenceEncoder())
 
 
 @pytest.mark.parametrize("query", ["", "  ", "\n"])

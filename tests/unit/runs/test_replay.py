@@ -12,6 +12,7 @@ from embedspace import EmbeddingSpace, PromptEmbeds, Recipe, StyleVector, compre
 from embedspace.cli import main
 from embedspace.compression import SALIENCE_VERSION
 from embedspace.distillation import Optimisation
+from embedspace.encoders import SentenceEncoder
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.interpolation import blend
 from embedspace.metrics import random_rows, shuffle_rows, zero_padded
@@ -136,6 +137,7 @@ QUERIES = {
     "for one message": lambda s: compress(
         PromptEmbeds.concat([chat(s, DOCUMENT), chat(s, DOCUMENT)]), 3, query=QUESTION, only=1
     ),
+    "with an encoder": lambda s: compress(s.embed(DOCUMENT), 3, query=QUESTION, encoder=SentenceEncoder()),
     "with words to keep": lambda s: compress(chat(s, DOCUMENT), 3, query=QUESTION, keep="Dogs", only=-1),
     "twice": lambda s: compress(compress(chat(s, DOCUMENT), 2, keep="Dogs"), 2, query=QUESTION, keep="Dogs"),
 }
@@ -148,6 +150,13 @@ def test_compression_for_a_question_is_made_again(smollm2, way):
     assert prompt_sha256(again) == prompt_sha256(made)
     assert torch.equal(again.content, made.content)
     assert again.recipe == made.recipe
+
+
+def test_compression_with_another_encoder_of_the_name_is_refused(smollm2):
+    made = compress(smollm2.embed(DOCUMENT), 3, query=QUESTION, encoder=SentenceEncoder())
+    given = dict(made.recipe.parameters) | {"encoder_fingerprint": "0123"}
+    with pytest.raises(ValueError, match=r"the sentence encoder 'all-minilm-l6-v2' is \w+, 0123 was used"):
+        Replayer(smollm2, {}).prompt(Recipe.of("compress", given, *made.recipe.inputs))
 
 
 @pytest.mark.parametrize(("version", "named"), [(None, "version 1"), (1, "version 1"), (99, "version 99")])
