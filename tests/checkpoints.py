@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-Family = Literal["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "phi3", "gpt2"]
+Family = Literal[
+    "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "vaultgemma", "phi3", "gpt2"
+]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 BEGIN, END, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from pathlib import Path
 
+from embedspace._util.files import read_json_object
 from embedspace.models.hub import download_model
 from embedspace.models.packaged import MANIFEST, PACKAGED
 
@@ -45,8 +45,16 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
         return download_model(repository, revision)
     folder = local_folder(name, revision)
     manifest = folder / MANIFEST
-    origin = json.loads(manifest.read_text()).get("hub") if manifest.is_file() else None
-    return folder if origin is None else download_model(origin["repository"], origin["commit"])
+    origin = read_json_object(manifest, "").get("hub") if manifest.is_file() else None
+    if origin is None:
+        return folder
+    try:
+        return download_model(str(origin["repository"]), str(origin["commit"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{manifest} is damaged: it does not name the repository and commit of its model; delete {folder} and "
+            "load the model again"
+        ) from error
 
 
 def hub_id(name: str | Path) -> str | None:

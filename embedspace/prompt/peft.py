@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from embedspace._util.files import read_json_object, write_json
+from embedspace._util.model_config import HEADS, LAYERS, config_number, read_config
 from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.prompt.recipe import Recipe
 from embedspace.prompt.rows import describe_nonfinite_rows, tensor_digest
@@ -64,7 +65,7 @@ def read_peft(
 
 def write_peft(folder: Path, rows: Float[Tensor, "tokens hidden"], space: ModelSpace) -> None:
     """Write rows as a prompt-tuning adapter; see :meth:`embedspace.SoftPrompt.to_peft`."""
-    own = read_json_object(space.folder / "config.json", f"{space.folder} has no config.json")
+    own = read_config(space.folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, {TENSOR: rows.float()}, {"format": "pt"})
     write_json(
@@ -77,8 +78,8 @@ def write_peft(folder: Path, rows: Float[Tensor, "tokens hidden"], space: ModelS
             "num_virtual_tokens": len(rows),
             "token_dim": space.hidden_size,
             "num_transformer_submodules": 1,
-            "num_attention_heads": own.get("num_attention_heads"),
-            "num_layers": own.get("num_hidden_layers"),
+            "num_attention_heads": config_number(own, HEADS),
+            "num_layers": config_number(own, LAYERS),
             "prompt_tuning_init": "RANDOM",
             "prompt_tuning_init_text": None,
             "tokenizer_name_or_path": None,
@@ -104,11 +105,11 @@ def _check_kind(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_base(config: Mapping[str, Any], folder: Path, space: ModelSpace, base_model: str | None) -> None:
-    own = read_json_object(space.folder / "config.json", f"{space.folder} has no config.json")
+    own = read_config(space.folder)
     for name, ours in (
         ("token_dim", space.hidden_size),
-        ("num_layers", own.get("num_hidden_layers")),
-        ("num_attention_heads", own.get("num_attention_heads")),
+        ("num_layers", config_number(own, LAYERS)),
+        ("num_attention_heads", config_number(own, HEADS)),
     ):
         theirs = config.get(name)
         if None not in (theirs, ours) and theirs != ours:

@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 import torch
 
+from embedspace._util.model_config import context_length
 from embedspace.models import hub_id, local_folder
 from embedspace.prompt import PromptEmbeds, Recipe, cache_key
 from embedspace.space.conversation import (
@@ -25,7 +26,7 @@ from embedspace.space.conversation import (
     content_mask,
     text_recipe,
 )
-from embedspace.space.embedding_table import EmbeddingTable, read_config
+from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.fingerprint import cached_fingerprint
 from embedspace.space.tokenizer import Tokenizer
 
@@ -69,8 +70,9 @@ class EmbeddingSpace:
             name: packaged name, local folder or hub id. Of a hub model only configuration, tokenizer and
                 the byte range of the table are downloaded, once; see
                 :func:`embedspace.space.table_download.table_folder`.
-            table: name of the table's tensor, for an architecture that is not known here. The caller guarantees
-                that the model's layers receive its rows unchanged.
+            table: name of the table's tensor, where it has another one than its architecture's, or the architecture
+                is not known here. It changes the name alone, not the scale of a known architecture; of one that is
+                not known, the caller guarantees that its layers receive the rows unchanged.
             revision: branch, tag or commit of a hub model; its main branch by default.
 
         Raises:
@@ -85,10 +87,8 @@ class EmbeddingSpace:
 
             folder = table_folder(repository, revision=revision, tensor=table)
         rows = EmbeddingTable.from_folder(folder, tensor=table)
-        length = read_config(folder).get("max_position_embeddings")
-        return cls(
-            str(name), folder, Tokenizer.from_folder(folder), rows, cached_fingerprint(folder, rows), length
-        )
+        tokenizer, fingerprint = Tokenizer.from_folder(folder), cached_fingerprint(folder, rows)
+        return cls(str(name), folder, tokenizer, rows, fingerprint, context_length(folder))
 
     def __repr__(self) -> str:
         return f"EmbeddingSpace({self.name!r}, {self.vocab_size} x {self.hidden_size}, {self.fingerprint})"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from embedspace._util.files import read_json_object
+from embedspace._util.model_config import HIDDEN_SIZE, Config, config_number, read_config, text_config
 from embedspace._util.safetensors_file import open_tensors
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,20 @@ class Layout:
     """Whether a row is multiplied by the square root of the hidden size."""
 
     def scale(self, config: Config) -> float:
-        """What the embedding module multiplies a row by."""
-        return math.sqrt(config["hidden_size"]) if self.is_scaled else 1.0
+        """What the embedding module multiplies a row by.
+
+        Raises:
+            ValueError: the configuration names no hidden size, by whose root rows are scaled.
+        """
+        if not self.is_scaled:
+            return 1.0
+        size = config_number(config, HIDDEN_SIZE)
+        if size is None:
+            raise ValueError(
+                f"the configuration of this {config.get('model_type')!r} model names no hidden_size, and its rows are "
+                "scaled by the root of it; fetch or convert the model again"
+            )
+        return math.sqrt(size)
 
 
 # Only architectures whose embedding module alone computes what the first layer (or the learned positions before it)
@@ -48,10 +61,14 @@ LAYOUTS = {
         ),
         Layout(),
     ),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), Layout(is_scaled=True)),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "vaultgemma"), Layout(is_scaled=True)),
     "gpt2": Layout("transformer.wte.weight"),
     "gpt_neox": Layout("gpt_neox.embed_in.weight"),
 }  # fmt: skip
+
+
+_FACTORS = ("embedding_multiplier", "scale_embedding", "scale_emb", "embedding_scale", "embed_scale")
+"""Settings by which architectures scale their embeddings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +96,9 @@ class EmbeddingTable:
 
         Args:
             folder: holds ``config.json`` and safetensors files.
-            tensor: name of the table's tensor, for architectures that are not known here. The caller guarantees
-                that the model's layers receive its rows unchanged.
+            tensor: name of the table's tensor. It changes the name alone: rows of an architecture that is known here
+                are scaled as ever. For one that is not known, the caller guarantees that the model's layers receive
+                the rows unchanged.
 
         Raises:
             ValueError: no configuration, no safetensors, no such tensor, a damaged file, or an unknown architecture.
@@ -120,15 +138,6 @@ class EmbeddingTable:
         return digest.digest()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a model folder.
-
-    Raises:
-        ValueError: there is none, or it is not JSON.
-    """
-    return read_json_object(folder / "config.json", f"{folder} is not a model folder: it has no config.json")
-
-
 def table_names(config: Config, source: Path | str, tensor: str | None = None) -> list[str]:
     """The names under which a checkpoint may hold its table, likeliest first.
 
@@ -142,15 +151,20 @@ def table_names(config: Config, source: Path | str, tensor: str | None = None) -
     """
     layout = _layout(config, source, tensor)
     names = [layout.tensor, layout.tensor.split(".", 1)[-1]]
-    if tensor is None and config.get("tie_word_embeddings"):
+    if tensor is None and (
+        text_config(config).get("tie_word_embeddings") or config.get("tie_word_embeddings")
+    ):
         names.append("lm_head.weight")
     return names
 
 
 def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
+    kind, inner = config.get("model_type"), text_config(config).get("model_type")
     if tensor is not None:
-        return Layout(tensor)
-    kind = config.get("model_type")
+        known = LAYOUTS.get(kind) or LAYOUTS.get(inner)
+        if known is None:
+            _warn_of_factors(config, source)
+        return replace(known or Layout(), tensor=tensor)
     if kind not in LAYOUTS:
         raise ValueError(
             f"the architecture {kind!r} of {source} is not known to take plain embedding rows; known are "
@@ -161,10 +175,29 @@ def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
     return LAYOUTS[kind]
 
 
+def _warn_of_factors(config: Config, source: Path | str) -> None:
+    """Warn where the configuration of an architecture that is not known here names a factor of its embeddings."""
+    for part in (text_config(config), config):
+        for name in _FACTORS:
+            if part.get(name) not in (None, False, 1):
+                warnings.warn(
+                    f"the configuration of {source} has {name}={part[name]!r}, and table= takes its rows unscaled. If "
+                    "the model multiplies what its embedding module returns, its layers receive other rows than these: "
+                    "check with `embedspace verify MODEL --table name.of.the.tensor`",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+                return
+
+
 def _find(folder: Path, names: list[str]) -> tuple[Path, str]:
     """The safetensors file and the name under which it holds the table."""
     if (folder / INDEX).is_file():
         shard, name = find_shard(folder / INDEX, names)
+        if not (folder / shard).is_file():
+            raise ValueError(
+                f"{folder} lacks {shard}, which holds {name} by its {INDEX}; fetch or convert the model again"
+            )
         return folder / shard, name
     path = folder / WEIGHTS
     if not path.is_file():
@@ -183,9 +216,29 @@ def find_shard(index: Path, names: list[str]) -> tuple[str, str]:
     Raises:
         ValueError: the index lists none of the names, or is damaged.
     """
-    shards = read_json_object(index, f"{index} is missing").get("weight_map", {})
+    shards = read_shards(index)
     name = _first(names, shards, f"is listed in {index}")
-    return str(shards[name]), name
+    return shards[name], name
+
+
+def read_shards(index: Path) -> dict[str, str]:
+    """The index of a sharded checkpoint: the file of each tensor, beside the index.
+
+    Raises:
+        ValueError: the index is missing or damaged.
+    """
+    shards = read_json_object(index, f"{index} is missing").get("weight_map")
+    fault = None
+    if not isinstance(shards, dict) or not shards:
+        fault = "it has no 'weight_map' from tensors to files"
+    else:
+        for tensor, file in shards.items():
+            if not isinstance(file, str) or file != Path(file).name or file in ("", "..", "."):
+                fault = f"its 'weight_map' places {tensor!r} in {file!r}, which is no file beside it"
+                break
+    if fault is not None:
+        raise ValueError(f"{index} is damaged: {fault}; fetch or convert the model again")
+    return dict(shards or {})
 
 
 def _first(names: list[str], stored: Collection[str], where: str) -> str:

@@ -20,9 +20,9 @@ from embedspace._util.files import (
     atomic_folder,
     file_digest,
     read_cached_json,
-    read_json_object,
     write_cached_json,
 )
+from embedspace._util.model_config import read_config
 from embedspace._util.progress import progress
 from embedspace.models import (
     MANIFEST,
@@ -40,7 +40,7 @@ from embedspace.space.embedding_table import (
     WEIGHTS,
     EmbeddingTable,
     find_shard,
-    read_config,
+    read_shards,
     table_names,
 )
 from embedspace.space.tokenizer import TOKENIZER_FILES, VOCABULARY_FILES
@@ -167,7 +167,7 @@ class _TableCache:
         model = Path(config).parent
         shards = {WEIGHTS}
         if (model / INDEX).is_file():
-            shards = set(read_json_object(model / INDEX, "")["weight_map"].values())
+            shards = set(read_shards(model / INDEX).values())
         complete = all((model / name).is_file() for name in (*needed, *shards))
         return model if complete and any((model / name).is_file() for name in VOCABULARY_FILES) else None
 
