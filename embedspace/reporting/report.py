@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from embedspace._util.files import atomic_write
 from embedspace._util.markdown import markdown_table
 from embedspace.metrics import Condition, Interval, Measure
+from embedspace.reporting.markdown import as_markdown
 from embedspace.runs import Record, Tag
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def effect_cells(measure: Measure, before: Condition, after: Condition) -> list[
 
 
 def write_report(report: Report, run: Run) -> Path:
-    """Write a run's ``report.html``, atomically.
+    """Write a run's ``report.html``, and its findings and tables as ``report.md`` beside it, atomically.
 
     >>> import tempfile
     >>> from embedspace.runs import Run
@@ -169,6 +170,7 @@ def write_report(report: Report, run: Run) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
+    atomic_write(run.report_path.with_suffix(".md"), as_markdown(report, run).encode(errors="replace"))
     atomic_write(run.report_path, _render(report, run).encode(errors="xmlcharrefreplace"))
     return run.report_path
 

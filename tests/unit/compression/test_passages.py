@@ -347,3 +347,11 @@ def test_a_text_is_selected_with_the_space_before_it(smollm2):
     left = compress(made, 2, only="director is here, and so", space=smollm2)
     assert torch.equal(left.vectors[:1], made.vectors[:1])
     assert len(left) == len(made) - 3
+
+
+def test_texts_are_found_where_the_tokenizer_composes_their_letters(qwen):
+    name = "Mu\u0308ller"
+    prompt = qwen.embed(f"The report was written by {name} in the summer of 1987 and printed in Bonn.")
+    assert "M\u00fcller" in qwen.read(compress(prompt, 4, keep=name, space=qwen))
+    only = compress(prompt, 4, only=f"The report was written by {name}", space=qwen)
+    assert qwen.read(only).endswith("in the summer of 1987 and printed in Bonn.")

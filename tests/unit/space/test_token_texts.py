@@ -1,5 +1,7 @@
 """Texts of tokens, to the byte, on three real tokenizers."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,8 +23,13 @@ def space(request):
     return request.getfixturevalue(request.param)
 
 
+def as_read(space, text):
+    """Qwen's tokenizer composes letters and marks."""
+    return unicodedata.normalize("NFC", text) if space.name.startswith("qwen") else text
+
+
 def test_a_text_s_tokens_are_its_bytes(space):
-    assert b"".join(token_bytes(space, space.tokenize(MIXED))) == MIXED.encode()
+    assert b"".join(token_bytes(space, space.tokenize(MIXED))) == as_read(space, MIXED).encode()
 
 
 @given(st.data())
@@ -30,7 +37,7 @@ def test_any_text_s_tokens_are_its_bytes(smollm2, qwen, gemma, data):
     text = data.draw(unicode_text)
     space = data.draw(st.sampled_from([smollm2, qwen, gemma]))
     ids = space.tokenize(text)
-    assert b"".join(token_bytes(space, ids)) == text.encode()
+    assert b"".join(token_bytes(space, ids)) == as_read(space, text).encode()
     assert len(token_texts(space, ids)) == len(ids)
 
 
