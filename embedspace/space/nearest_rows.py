@@ -43,7 +43,8 @@ def token_ids(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> I
 
 
 def match_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> TokenMatches:
-    """The token of each row, and whether the row is exactly that token's embedding.
+    """The token of each row, and whether the row is exactly that token's embedding; of tokens with the same embedding
+    the first.
 
     Rows of the table, also when cast to bfloat16, are found by a hash in log(vocabulary) each; only the others are
     compared with the vocabulary, by :func:`nearest_tokens`.
@@ -55,9 +56,19 @@ def match_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -
     """
     rows = vectors.detach().cpu().bfloat16()
     hashes, owners = _hashed_table(space)
-    found = torch.searchsorted(hashes, _hash(rows)).clamp_max(len(hashes) - 1)
-    ids = owners[found]
+    wanted = _hash(rows)
+    places = torch.searchsorted(hashes, wanted).clamp_max(len(hashes) - 1)
+    ids = owners[places]
     exact = (space.table.lookup(ids.tolist()).bfloat16() == rows).all(dim=1)
+    # Rows that are equal in the hashed columns stand side by side.
+    others = (~exact & (hashes[places] == wanted)).nonzero().flatten()
+    while len(others):
+        places[others] += 1
+        others = others[places[others] < len(hashes)]
+        others = others[hashes[places[others]] == wanted[others]]
+        same = (space.table.lookup(owners[places[others]].tolist()).bfloat16() == rows[others]).all(dim=1)
+        ids[others[same]], exact[others[same]] = owners[places[others[same]]], True
+        others = others[~same]
     if not bool(exact.all()):
         ids[~exact] = nearest_tokens(space, vectors[~exact.to(vectors.device)])
     return TokenMatches(ids, exact)
@@ -122,11 +133,22 @@ def nearest_distances(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden
 
 
 def _hashed_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
-    """Sorted hashes of the table's rows and the tokens they belong to; computed once for each space."""
+    """Sorted hashes of the table's distinct rows and the first token of each; computed once for each space."""
     if space not in _HASHES:
         hashes = torch.cat([_hash(chunk.bfloat16()) for chunk in space.table.chunks()])
         order = hashes.argsort(stable=True)
-        _HASHES[space] = hashes[order], order
+        hashes = hashes[order]
+        repeated = torch.zeros(len(hashes), dtype=torch.bool)
+        repeated[1:] = hashes[1:] == hashes[:-1]
+        repeated[:-1] |= repeated[1:].clone()
+        # Of tokens with the same row, as those that were never trained have it, only the first is searched.
+        rows = space.table.lookup(order[repeated].tolist()).bfloat16()
+        keep, seen = ~repeated, set[int]()
+        numbers = torch.unique(rows, dim=0, return_inverse=True)[1].tolist()
+        for place, number in zip(repeated.nonzero().flatten().tolist(), numbers, strict=True):
+            keep[place] = number not in seen
+            seen.add(number)
+        _HASHES[space] = hashes[keep], order[keep]
     return _HASHES[space]
 
 
