@@ -143,8 +143,10 @@ def _from_gguf(
     config = loaded.config
     del config.quantization_config
     config.dtype = torch.bfloat16
-    fresh = type(loaded)(config)
-    fresh.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):  # no second set of weights in memory
+        fresh = type(loaded)(config)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
     fresh.generation_config = loaded.generation_config
     fresh.bfloat16().save_pretrained(target)
     tokenizer.save_pretrained(target)
