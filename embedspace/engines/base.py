@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -70,11 +71,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion of a prompt, or the reason why there is none.
+    """One completion of a prompt, or the reason why there is none; ``str`` shows the text or that reason.
 
     >>> failed = Completion.failed(3, "the prompt has no token ids")
     >>> failed.prompt_index, failed.finish_reason, failed.error
     (3, 'error', 'the prompt has no token ids')
+    >>> print(failed)
+    [no completion of prompt 3: the prompt has no token ids]
     """
 
     prompt_index: int
@@ -95,10 +98,37 @@ class Completion:
     error: str | None = None
     """What was wrong with this prompt, for a completion that failed."""
 
+    def __str__(self) -> str:
+        if self.error is None:
+            return self.text
+        return f"[no completion of prompt {self.prompt_index}: {self.error}]"
+
     @classmethod
     def failed(cls, prompt_index: int, reason: str, seconds: float = 0.0) -> Completion:
         """The record of a prompt that failed alone."""
         return cls(prompt_index, 0, "", (), "error", seconds, error=reason)
+
+
+def warn_of_failure(completions: Iterable[Completion]) -> Iterator[Completion]:
+    """The completions as they come; the first that failed warns, since its text says nothing.
+
+    >>> from warnings import catch_warnings
+    >>> with catch_warnings(record=True) as caught:
+    ...     texts = [each.text for each in warn_of_failure([Completion.failed(0, "it is too long")] * 2)]
+    >>> texts, len(caught)
+    (['', ''], 1)
+    """
+    warned = False
+    for completion in completions:
+        if completion.error is not None and not warned:
+            warned = True
+            warnings.warn(
+                f"prompt {completion.prompt_index} has no completion, and its text is empty: {completion.error}. "
+                "Of prompts that fail after it, only their `error` tells",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        yield completion
 
 
 @runtime_checkable
@@ -117,7 +147,8 @@ class Engine(Protocol):
 
     ``generate`` streams: it reads prompts as it needs them and yields completions in prompt order
     (``n`` in a row for each prompt). A prompt that cannot be answered yields one completion with
-    ``error`` set; a failure of the engine itself raises :class:`~embedspace.errors.EngineError`.
+    ``error`` set, and the first of them warns; a failure of the engine itself raises
+    :class:`~embedspace.errors.EngineError`, and what is no prompt at all, such as text, ``TypeError``.
     """
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,12 @@ from embedspace.prompt import PromptEmbeds, preflight
 if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
     from torch import Tensor
+
+
+_EMBED_FIRST = (
+    'embed text first: space.embed_chat([{"role": "user", "content": "..."}]) puts it into the chat template, '
+    "space.embed(text) takes it as it is"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def batches(
     valid: list[tuple[int, Prompt]] = []
     failed: list[Completion] = []
     held = 0
-    for position, prompt in enumerate(prompts):
+    for position, prompt in enumerate(require_prompts(prompts)):
         try:
             checked = check_prompt(prompt, hidden_size=hidden_size, max_rows=max_rows)
         except ValueError as error:
@@ -82,21 +88,55 @@ def check_prompt(prompt: Prompt, *, hidden_size: int | None = None, max_rows: in
         TypeError: neither a PromptEmbeds nor token ids.
         ValueError: empty, too long, of another hidden size, or not finite.
     """
+    prompt = require_prompt(prompt)
     if isinstance(prompt, PromptEmbeds):
         preflight(prompt, hidden_size=hidden_size, max_rows=max_rows)
         return prompt
-    try:
-        ids = [operator.index(token) for token in prompt]
-    except TypeError:
-        raise TypeError(
-            f"a prompt must be a PromptEmbeds or a list of token ids, got {type(prompt).__name__} {prompt!r:.80}; "
-            "embed text with EmbeddingSpace.embed_chat or embed"
-        ) from None
-    if not ids:
+    if not prompt:
         raise ValueError("the prompt has no token ids")
-    if max_rows is not None and len(ids) > max_rows:
-        raise ValueError(f"the prompt has {len(ids)} tokens and at most {max_rows} fit beside the new tokens")
-    return ids
+    if max_rows is not None and len(prompt) > max_rows:
+        raise ValueError(
+            f"the prompt has {len(prompt)} tokens and at most {max_rows} fit beside the new tokens"
+        )
+    return prompt
+
+
+def require_prompt(prompt: Prompt) -> Prompt:
+    """The prompt, token ids as a plain list.
+
+    >>> require_prompt((5, 6))
+    [5, 6]
+
+    Raises:
+        TypeError: neither a PromptEmbeds nor token ids.
+    """
+    if isinstance(prompt, PromptEmbeds):
+        return prompt
+    given, advice = f"{type(prompt).__name__} {prompt!r:.80}", _EMBED_FIRST
+    if not isinstance(prompt, str | bytes | Mapping):
+        try:
+            return [operator.index(token) for token in prompt]
+        except TypeError:
+            if isinstance(prompt, int):
+                advice = "one prompt of token ids goes into a list of prompts: [ids]"
+    raise TypeError(f"a prompt must be a PromptEmbeds or a list of token ids, got {given}; {advice}")
+
+
+def require_prompts(prompts: Iterable[Prompt]) -> Iterable[Prompt]:
+    """The prompts, unless they are one.
+
+    Raises:
+        TypeError: text, one PromptEmbeds, or something that cannot be iterated over.
+    """
+    if isinstance(prompts, PromptEmbeds):
+        raise TypeError(
+            "prompts must be a list of prompts, got one PromptEmbeds; put it into a list: [prompt]"
+        )
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise TypeError(
+            f"prompts must be a list of prompts, got {type(prompts).__name__} {prompts!r:.80}; {_EMBED_FIRST}"
+        )
+    return prompts
 
 
 def padded(

@@ -1,5 +1,6 @@
 """Prompts as rows of an embedding space: the value, how it was made, its forms on the wire. Knows no model."""
 
+import embedspace._util.forks  # noqa: F401  what forked processes need, before anything computes
 from embedspace.prompt.keys import CACHE_FORMAT, PromptStore, cache_key, require_key, transformed_key
 from embedspace.prompt.parts import Part, RowSource, message_parts
 from embedspace.prompt.prompt_embeds import PromptEmbeds, require_content, require_finite, require_same_space

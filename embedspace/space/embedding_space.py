@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import torch
 
+from embedspace._util.forks import lock_across_forks
 from embedspace._util.model_config import context_length
 from embedspace.models import hub_id, local_folder
 from embedspace.prompt import PromptEmbeds, Recipe, cache_key
@@ -370,7 +370,7 @@ def _not_empty(text: str) -> str:
 
 
 _SPACES: WeakSet[EmbeddingSpace] = WeakSet()
-_LOCK = Lock()
+_LOCK = lock_across_forks()
 
 
 def register_space(space: EmbeddingSpace) -> None:

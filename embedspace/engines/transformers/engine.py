@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import itertools
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from embedspace.engines.base import Completion, Prompt, Sampling
-from embedspace.engines.batching import Batch, check_prompt, padded
+from embedspace.engines.base import Completion, Prompt, Sampling, warn_of_failure
+from embedspace.engines.batching import Batch, check_prompt, padded, require_prompt, require_prompts
+from embedspace.engines.transformers.loading import choose_device, choose_dtype, load_model
 from embedspace.engines.transformers.sampling import Sampler, StopStrings
 from embedspace.engines.transformers.shared_prefix import SharedPrefix
 from embedspace.errors import EngineError
@@ -35,7 +37,8 @@ class TransformersEngine:
     Embeddings and token ids are treated alike after the embedding layer, so greedy completions of a prompt
     and of its embeddings are the same. Each prompt's random numbers are seeded by the sampling's seed and the
     prompt itself: a completion depends neither on its batch nor on earlier calls. The common prefix of a batch, or
-    of one prompt and the next, is computed once; the key-value cache of the last such prefix is kept.
+    of one prompt and the next, is computed once; the key-value cache of the last such prefix is kept. A forked
+    process may use the engine on a CPU, with one thread.
 
     >>> engine = TransformersEngine("smollm2-135m-instruct")
     >>> prompt = engine.space.embed_chat([{"role": "user", "content": "What is the capital of France?"}])
@@ -45,12 +48,16 @@ class TransformersEngine:
     Args:
         model: packaged name, local folder, hub id, or a loaded space.
         dtype: dtype to compute in, as torch names it; ``auto`` is float32 on a CPU and the
-            checkpoint's own elsewhere.
+            checkpoint's own elsewhere. A model that scales its embeddings, such as Gemma, rounds factor and product
+            to the dtype it computes in, and the rows of a space are scaled in the checkpoint's: there ``auto`` is
+            the checkpoint's on a CPU too, and another dtype warns (logits of text and of rows then differ).
         device: as torch names it; ``auto`` is a GPU where there is one.
         batch_size: most sequences that are generated together.
 
     Raises:
-        ValueError: unknown model, dtype or device.
+        ValueError: unknown model, dtype or device, or a checkpoint that cannot be loaded: damaged, without some of the
+            model's weights, or quantised by a method that is not installed.
+        EngineError: the device has too little memory for the model.
     """
 
     def __init__(
@@ -61,30 +68,32 @@ class TransformersEngine:
         device: str = "auto",
         batch_size: int = 16,
     ) -> None:
-        from transformers import AutoModelForCausalLM
-
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not isinstance(model, EmbeddingSpace):
             resolve(model)  # the whole model first: the space is then read from it, not downloaded as well
         self.space = model if isinstance(model, EmbeddingSpace) else EmbeddingSpace.from_pretrained(model)
-        self.device = _device(device)
-        self.dtype = _dtype(dtype, self.device, self.space)
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device, self.space)
         self.batch_size = batch_size
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            resolve(self.space.folder), dtype=self.dtype, local_files_only=True
-        )
-        self.model: Any = loaded.to(self.device).eval().requires_grad_(False)
+        self._process = os.getpid()
+        self.model: Any = load_model(resolve(self.space.folder), self.device, self.dtype)
         self._prefix = SharedPrefix(self.model)
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
-        """Completions in prompt order; a prompt that cannot be answered fails alone.
+        """Completions in prompt order; a prompt that cannot be answered fails alone, and the first warns.
 
         Raises:
+            TypeError: something is neither a PromptEmbeds nor token ids.
             EngineError: the device ran out of memory.
         """
+        self._require_usable()
+        return warn_of_failure(self._generate(require_prompts(prompts), sampling))
+
+    def _generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
         size = max(1, self.batch_size // sampling.n)
-        requests = ((prompt, self._fit_to_context(prompt, sampling)) for prompt in prompts)
+        checked = map(require_prompt, prompts)
+        requests = ((prompt, self._fit_to_context(prompt, sampling)) for prompt in checked)
         for (_, fitting), alike in itertools.groupby(
             enumerate(requests), key=lambda item: (isinstance(item[1][0], PromptEmbeds), item[1][1])
         ):
@@ -108,6 +117,7 @@ class TransformersEngine:
         Raises:
             ValueError: as for :meth:`score`, before anything is computed.
         """
+        self._require_usable()
         targets = [[self._continuation_ids(each) for each in continuations] for _, continuations in pairs]
         for (prompt, _), own in zip(pairs, targets, strict=True):
             self._check(prompt, room=max(map(len, own), default=0))
@@ -120,7 +130,12 @@ class TransformersEngine:
         for _, alike in itertools.groupby(order, key=is_embedded):
             for chunk in _chunks(list(alike), self.batch_size):
                 batch = [pairs[each][0] for each in chunk], [targets[each] for each in chunk]
-                scores |= zip(chunk, self._score_batch(*batch), strict=True)
+                try:
+                    scores |= zip(chunk, self._score_batch(*batch), strict=True)
+                except IndexError as error:
+                    longest = max(chunk, key=lambda each: len(pairs[each][0]))
+                    room = max(map(len, targets[longest]), default=0)
+                    raise ValueError(_no_positions(pairs[longest][0], room, error)) from error
         return [scores[position] for position in range(len(pairs))]
 
     def describe(self) -> dict[str, str]:
@@ -138,6 +153,17 @@ class TransformersEngine:
         """Release the model's memory."""
         self.model = None
         self._prefix = SharedPrefix(None)
+
+    def _require_usable(self) -> None:
+        """Raise ``EngineError`` where the model is released, or on a GPU that belongs to the parent process."""
+        if self.model is None:
+            raise EngineError(f"the engine of {self.space.name!r} is closed; make a new TransformersEngine")
+        if self.device.type != "cpu" and self._process != os.getpid():
+            raise EngineError(
+                f"the engine of {self.space.name!r} computes on {self.device} in process {self._process}, and this is "
+                "a fork of it, where that device cannot be used. Make the engine in the process that uses it, and "
+                "start processes with 'spawn'"
+            )
 
     def _fit_to_context(self, prompt: Prompt, sampling: Sampling) -> Sampling:
         """With at most as many new tokens as the context has positions left after the prompt, as in vLLM."""
@@ -166,16 +192,30 @@ class TransformersEngine:
             try:
                 self._check(prompt, room=1)
                 valid.append((position, prompt))
-            except (TypeError, ValueError) as error:
+            except ValueError as error:
                 failed.append(Completion.failed(position, str(error)))
         try:
-            completions = self._complete(valid, sampling) if valid else []
+            completions = self._complete_or_fail(valid, sampling)
         except torch.OutOfMemoryError as error:
             raise EngineError(
                 f"{self.device} ran out of memory with {len(valid)} prompts of up to "
                 f"{max(len(prompt) for _, prompt in valid)} rows at a time; lower batch_size (now {self.batch_size})"
             ) from error
         return Batch(tuple(valid), tuple(failed)).in_order(completions)
+
+    def _complete_or_fail(self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling) -> list[Completion]:
+        """Completions of checked prompts; one for which the model has no positions fails alone."""
+        try:
+            return self._complete(batch, sampling) if batch else []
+        except IndexError as error:
+            if len(batch) == 1:
+                ((position, prompt),) = batch
+                return [Completion.failed(position, _no_positions(prompt, sampling.max_tokens, error))]
+        half = len(batch) // 2
+        return [
+            *self._complete_or_fail(batch[:half], sampling),
+            *self._complete_or_fail(batch[half:], sampling),
+        ]
 
     @torch.inference_mode()
     def _complete(self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling) -> list[Completion]:
@@ -306,19 +346,8 @@ def _identity(prompt: Prompt) -> str:
     return prompt.recipe.digest if isinstance(prompt, PromptEmbeds) else repr(list(prompt))
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {name!r}; use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
-
-
-def _dtype(name: str, device: torch.device, space: EmbeddingSpace) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else space.dtype
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"unknown dtype {name!r}; use 'auto', 'float32', 'bfloat16' or 'float16'")
-    return dtype
+def _no_positions(prompt: Prompt, room: int, error: IndexError) -> str:
+    return (
+        f"the model cannot take {len(prompt)} rows and {room} tokens after them ({error}): it has fewer positions, "
+        "and its configuration does not say how many; shorten the prompt or ask for fewer tokens"
+    )

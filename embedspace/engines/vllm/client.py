@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from embedspace._util.background_loop import BackgroundLoop
-from embedspace.engines.base import Completion, Prompt, Sampling
-from embedspace.engines.batching import Batch, batches, check_prompt
+from embedspace._util.forks import lock_across_forks
+from embedspace.engines.base import Completion, Prompt, Sampling, warn_of_failure
+from embedspace.engines.batching import Batch, batches, check_prompt, require_prompts
 from embedspace.engines.guard import Guard, conversation_refusal, guarded
 from embedspace.engines.vllm.pool import ServerPool
 from embedspace.engines.vllm.protocol import (
     ChatRequest,
     CompletionRequest,
     embedded_parts,
+    require_conversations,
 )
 from embedspace.engines.vllm.transport import Connection, ServerInfo
 from embedspace.errors import EngineError, EngineResponseError, PromptRefusedError, PromptRejectedError
@@ -29,11 +31,16 @@ from embedspace.prompt import PromptEmbeds, encode_prompt_embeds, preflight
 if TYPE_CHECKING:
     from embedspace.space import Message
 
+_NAME = "embedspace-vllm-client"
+_RESTARTING = lock_across_forks()
 _MAX_REQUEST_BYTES = 32 * 2**20  # of vectors; together with max_concurrency it bounds the client's memory
 
 
 class VLLMClient:
     """Generates on vLLM servers that were started with ``--enable-prompt-embeds``.
+
+    In a forked process, such as a worker of PyTorch's DataLoader, the client starts anew with connections of its own;
+    completions that were asked for before the fork arrive in the parent alone.
 
     Prompts are read as they are needed and completions come in prompt order. A prompt that fails its check, or that
     the server refuses, fails alone. Requests that meet 429, 5xx, a lost connection or an answer that is no
@@ -80,12 +87,13 @@ class VLLMClient:
             )
         api_key = os.environ.get("VLLM_API_KEY") if api_key is None else api_key
         urls = [url] if isinstance(url, str) else list(url)
-        self._pool = ServerPool(
-            [Connection(address, api_key=api_key, timeout=timeout) for address in urls],
-            slots=max_concurrency,
-            max_retries=max_retries,
-            patience=patience,
-        )
+
+        def make_pool() -> ServerPool:
+            connections = [Connection(address, api_key=api_key, timeout=timeout) for address in urls]
+            return ServerPool(connections, slots=max_concurrency, max_retries=max_retries, patience=patience)
+
+        self._make_pool = make_pool
+        self._pool = make_pool()
         # Twice as many requests are prepared as are in flight: one slow request leaves no slot idle.
         self._window = 2 * max_concurrency * len(urls)
         self._model = model
@@ -94,7 +102,8 @@ class VLLMClient:
         self._dtype = dtype
         self._guard = guard
         self._info: ServerInfo | None = None
-        self._loop = BackgroundLoop("embedspace-vllm-client")
+        self._loop = BackgroundLoop(_NAME)
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"VLLMClient({self._pool.url!r}, {self._model!r})"
@@ -106,8 +115,9 @@ class VLLMClient:
         Raises:
             EngineError: one cannot be reached, serves several models and none was named, or differs from the others.
         """
+        loop = self._open_loop()
         if self._info is None:
-            self._info = self._open_loop().run(self._pool.info(self._model))
+            self._info = loop.run(self._pool.info(self._model))
         return self._info
 
     @property
@@ -135,10 +145,15 @@ class VLLMClient:
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
         """Completions in prompt order, ``n`` for each prompt; abandoning the iterator cancels what is in flight.
 
+        The first prompt that failed warns, since its text is empty.
+
         Raises:
             TypeError: something is neither a PromptEmbeds nor token ids.
             EngineError: the server failed.
         """
+        return warn_of_failure(self._generate(require_prompts(prompts), sampling))
+
+    def _generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
         info = self.info
 
         async def complete(batch: Batch) -> list[Completion]:
@@ -165,11 +180,18 @@ class VLLMClient:
         A message's content is text, a PromptEmbeds made by ``space.embed``, a SoftPrompt, or a list of those. vLLM
         joins the parts of a list with line breaks where the model's template takes text alone, as most do.
 
+        A content may be None beside tool calls.
+
         Raises:
-            TypeError: a content is something else.
+            TypeError: a content is something else, or a conversation is not a list of messages.
             ValueError: a PromptEmbeds has template rows, which the server would put around it once more.
             EngineError: the server failed.
         """
+        return warn_of_failure(self._generate_chat(require_conversations(conversations), sampling))
+
+    def _generate_chat(
+        self, conversations: Iterable[Sequence[Message]], sampling: Sampling
+    ) -> Iterator[Completion]:
         info = self.info
 
         async def complete(numbered: tuple[int, tuple[Sequence[Message], str | None]]) -> list[Completion]:
@@ -216,8 +238,9 @@ class VLLMClient:
         }
 
     def close(self) -> None:
-        """Cancel what is in flight and close all connections; harmless when repeated."""
-        if not self._loop.closed:
+        """Cancel what is in flight and close all connections; harmless when repeated, and for a parent process."""
+        closed, self._closed = self._closed, True
+        if not closed and not self._loop.inherited:
             self._loop.cancel()
             self._loop.run(self._pool.close())
             self._loop.close()
@@ -232,8 +255,12 @@ class VLLMClient:
         return None if self._guard is None else conversation_refusal(self._guard, parts)
 
     def _open_loop(self) -> BackgroundLoop:
-        if self._loop.closed:
+        if self._closed:
             raise EngineError(f"the client of {self._pool.url} is closed; make a new VLLMClient")
+        with _RESTARTING:
+            if self._loop.inherited:  # connections, tasks and thread are the parent's
+                self._pool, self._info = self._make_pool(), None
+                self._loop = BackgroundLoop(_NAME)
         return self._loop
 
     def _chat_problem(self, info: ServerInfo, messages: Sequence[Message]) -> str | None:

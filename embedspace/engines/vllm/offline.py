@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from embedspace.engines.base import Completion, Prompt, Sampling
-from embedspace.engines.batching import batches
+from embedspace.engines.base import Completion, Prompt, Sampling, warn_of_failure
+from embedspace.engines.batching import batches, require_prompts
 from embedspace.engines.vllm.installation import (
     Dtype,
     default_dtype,
@@ -83,14 +83,18 @@ class VLLMOfflineEngine:
             ) from error
         self._name = str(model)
         self._batch_size = batch_size
+        self._process = os.getpid()
 
     def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
-        """Completions in prompt order, ``n`` for each prompt; a prompt that cannot be answered fails alone.
+        """Completions in prompt order, ``n`` for each prompt; what cannot be answered fails alone, and the first warns.
 
         Raises:
             TypeError: something is neither a PromptEmbeds nor token ids.
             EngineError: the engine is closed or has died.
         """
+        return warn_of_failure(self._generate(require_prompts(prompts), sampling))
+
+    def _generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> Iterator[Completion]:
         config = self._open().llm_engine.model_config
         for batch in batches(
             prompts,
@@ -112,7 +116,9 @@ class VLLMOfflineEngine:
         }
 
     def close(self) -> None:
-        """End vLLM's processes and give back their memory; harmless when repeated."""
+        """End vLLM's processes and give back their memory; harmless when repeated, and in a forked process nothing."""
+        if self._process != os.getpid():
+            return  # what is dropped here would end the processes of the parent
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
@@ -124,6 +130,11 @@ class VLLMOfflineEngine:
         self.close()
 
     def _open(self) -> LLM:
+        if self._process != os.getpid():
+            raise EngineError(
+                f"the offline engine of {self._name!r} belongs to process {self._process}, and this is a fork of it: "
+                "vLLM's processes answer only there. Make a VLLMOfflineEngine here, or share a VLLMServer"
+            )
         if self._llm is None:
             raise EngineError(f"the offline engine of {self._name!r} is closed; make a new VLLMOfflineEngine")
         return self._llm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from embedspace.space import Message
+
+_EXAMPLE = 'give a list of conversations, each a list of messages: [[{"role": "user", "content": "..."}]]'
 
 Json = dict[str, Any]
 Scores = tuple[tuple[float, ...], tuple[dict[str, float], ...]]
@@ -89,11 +91,7 @@ class ChatRequest:
         if self.sampling.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": self.sampling.logprobs}
         body["messages"] = [
-            {
-                **message,
-                "content": [_encode_part(part, self.dtype) for part in message_parts(message.get("content"))],
-            }
-            for message in self.messages
+            {**message, "content": _encode_content(message, self.dtype)} for message in self.messages
         ]
         return body
 
@@ -111,10 +109,37 @@ def embedded_parts(messages: Sequence[Message]) -> list[PromptEmbeds]:
     """
     return [
         part
-        for message in messages
-        for part in message_parts(message.get("content"))
+        for message in _require_messages(messages)
+        for part in _parts(message)
         if isinstance(part, PromptEmbeds)
     ]
+
+
+def require_conversations(conversations: Iterable[Sequence[Message]]) -> Iterable[Sequence[Message]]:
+    """The conversations, unless they are one, or text.
+
+    Raises:
+        TypeError: text, or something that cannot be iterated over.
+    """
+    if isinstance(conversations, str | bytes | Mapping) or not isinstance(conversations, Iterable):
+        raise TypeError(f"conversations must be a list of them, got {conversations!r:.80}; {_EXAMPLE}")
+    return conversations
+
+
+def _require_messages(messages: Sequence[Message]) -> Sequence[Message]:
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise TypeError(f"a conversation must be a list of messages, got {messages!r:.80}; {_EXAMPLE}")
+    for position, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise TypeError(f"messages[{position}] must be a mapping, got {message!r:.80}; {_EXAMPLE}")
+    return messages
+
+
+def _parts(message: Message) -> list[str | PromptEmbeds]:
+    """The content of a message; none where tool calls stand in its place, as OpenAI's clients write them."""
+    if message.get("content") is None and message.get("tool_calls"):
+        return []
+    return message_parts(message.get("content"))
 
 
 def _read_completions(
@@ -202,6 +227,11 @@ def _encode(prompt: PromptEmbeds, dtype: torch.dtype | None) -> str:
     if dtype is None or dtype == prompt.vectors.dtype:
         return encode_checked_vectors(prompt.vectors)
     return encode_prompt_embeds(prompt, dtype)  # what is finite in one dtype may overflow in another
+
+
+def _encode_content(message: Message, dtype: torch.dtype | None) -> list[Json] | None:
+    parts = [_encode_part(part, dtype) for part in _parts(message)]
+    return None if message.get("content") is None else parts
 
 
 def _encode_part(part: str | PromptEmbeds, dtype: torch.dtype | None) -> Json:

@@ -44,7 +44,8 @@ class VLLMServer:
 
     ``with VLLMServer("smollm2-135m-instruct") as server:`` starts it, waits until it answers, and stops it.
     The server ends with the program even where the program is killed; Ctrl-C in the terminal reaches the
-    program alone, so answers in flight are not lost before the context manager stops the server.
+    program alone, so answers in flight are not lost before the context manager stops the server. A forked process may
+    use the address, and does not stop the server.
 
     Args:
         model: packaged name, local folder or hub id.
@@ -79,6 +80,7 @@ class VLLMServer:
         self._requested_port = port
         self._ready_timeout = ready_timeout
         self._process: subprocess.Popen[bytes] | None = None
+        self._program = os.getpid()
         self._port = port
         self._requested_log_path = log_path
         self.model = Path(model).name if Path(model).is_dir() else str(model)
@@ -124,6 +126,7 @@ class VLLMServer:
         from embedspace import models
 
         folder = models.resolve(self._source)
+        self._program = os.getpid()
         for last in [False] * (_PORT_ATTEMPTS - 1) + [True]:
             self._port = _free_port(self._requested_port)
             try:
@@ -142,12 +145,16 @@ class VLLMServer:
         return self._process.wait() if self._process is not None else 0
 
     def stop(self) -> None:
-        """Stop the server and wait until all its processes are gone; harmless where it does not run."""
+        """Stop the server and wait until all its processes are gone; harmless where it does not run.
+
+        In a forked process, nothing: the server is the parent's.
+        """
         process, self._process = self._process, None
-        if process is None:
+        if process is None or self._program != os.getpid():
             return
         if process.stdin is not None:
             process.stdin.close()  # the end of this pipe tells the supervisor to stop the server
+        process.terminate()  # and so does this, where a forked process holds the pipe open
         process.wait()
 
     def __enter__(self) -> Self:

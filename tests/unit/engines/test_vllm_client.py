@@ -232,7 +232,7 @@ def test_each_prompt_is_checked_once(connect: Connect, monkeypatch: pytest.Monke
 
 
 def test_a_prompt_of_text_is_a_callers_mistake(connect: Connect) -> None:
-    with pytest.raises(TypeError, match="embed text with"):
+    with pytest.raises(TypeError, match="embed text first"):
         texts(connect(), ["What is the capital of France?"])  # type: ignore[list-item]
 
 

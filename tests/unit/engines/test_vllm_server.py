@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from embedspace.engines.vllm import server as vllm_server
 from embedspace.engines.vllm.server import VLLMServer
 from embedspace.errors import ServerStartError
+from tests.fake_vllm import MAX_WAIT
 
 STAND_IN = """
 import http.server, json, os, pathlib, sys, time
@@ -208,3 +211,35 @@ def test_a_server_computes_in_float32_by_default_where_the_processor_has_no_avx_
     fast_in_bfloat16 = torch.backends.cpu.get_cpu_capability() == "AVX512"
     assert VLLMServer("smollm2-135m-instruct").dtype == ("bfloat16" if fast_in_bfloat16 else "float32")
     assert VLLMServer("smollm2-135m-instruct", dtype="float16").dtype == "float16"
+
+
+def test_a_forked_process_neither_stops_the_server_nor_keeps_it_from_being_stopped(
+    model: Path, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("fork")
+    began, may_end = context.Event(), context.Event()
+    with VLLMServer(model, log_path=tmp_path / "log") as server:
+
+        def live() -> None:
+            began.set()
+            may_end.wait(MAX_WAIT)
+
+        child = context.Process(target=live)
+        child.start()
+        stopper = context.Process(target=server.stop)
+        stopper.start()
+        stopper.join(MAX_WAIT)
+        assert stopper.exitcode == 0
+        assert began.wait(MAX_WAIT)
+        with urllib.request.urlopen(f"{server.url}/health") as answer:
+            assert answer.status == 200
+        process = said_by(server)["pid"]
+        stopping = threading.Thread(target=server.stop, daemon=True)
+        stopping.start()
+        stopping.join(MAX_WAIT)
+        stopped, alive = not stopping.is_alive(), child.is_alive()
+        may_end.set()
+        child.join(MAX_WAIT)
+    assert stopped, "stop() waits for the forked process"
+    assert alive, "the forked process was to outlive the server"
+    assert not psutil.pid_exists(process)  # type: ignore[arg-type]
