@@ -41,11 +41,11 @@ lint: $(TEST) ## ruff, mypy and the order of imports
 
 bench: $(TEST) ## run the benchmarks
 	$(VENV)/bin/embedspace models --prepare
-	$(RUN) experiments/run.py experiment=benchmark
+	$(RUN) experiments/run.py experiment=benchmark experiment.page=docs/benchmarks.md
 
 soak: $(TEST) ## inject crashes, network faults and corrupt files, and count what comes out
 	$(VENV)/bin/embedspace models --prepare
-	$(RUN) experiments/run.py experiment=soak fresh=true
+	$(RUN) experiments/run.py experiment=soak fresh=true experiment.page=docs/reliability.md
 
 gallery: $(TEST) ## run the evidence at full size and write the figures of docs/
 	$(VENV)/bin/embedspace models --prepare
@@ -55,7 +55,7 @@ guard: $(TEST) ## make the shipped safety filter from packaged texts, and its ev
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=safety_filter
 	$(RUN) experiments/run.py experiment=safety_filter experiment.own=false experiment.target=runs/without-own
-	$(RUN) experiments/run.py experiment=safety
+	$(RUN) experiments/run.py experiment=safety experiment.page=docs/safety-evidence.md experiment.card=embedspace/safety/weights/smollm2-injection/README.md
 
 # TRAINER=cpu needs no GPU; docs/projector.md tells how long both take.
 TRAINER ?= gpu

@@ -1,4 +1,4 @@
-"""The command ``embedspace models | serve | verify | cache | gateway | replay | diff``."""
+"""The command ``embedspace models | serve | verify | cache | gateway | runs | replay | diff | distill``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from embedspace._version import __version__
 from embedspace.errors import EngineError
 from embedspace.gateway.process import add_arguments as add_gateway_arguments
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="embedspace", description="Language-model prompts in embedding space."
     )
-    commands = parser.add_subparsers(required=True)
+    parser.add_argument("--version", action="version", version=f"embedspace {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_model_commands(commands)
     _add_result_commands(commands)
     gateway = commands.add_parser(
@@ -43,9 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    models = commands.add_parser("models", help="list the packaged models")
+    models = commands.add_parser("models", help="list the models, projectors, filters and vectors at hand")
     models.set_defaults(run=_models)
-    models.add_argument("--prepare", action="store_true", help="prepare all that are installed")
+    models.add_argument("--prepare", action="store_true", help="prepare all models that are installed")
 
     serve = commands.add_parser("serve", help="serve a model with vLLM, ready for prompt embeddings")
     serve.set_defaults(run=_serve)
@@ -99,10 +105,28 @@ def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         "--model", default="smollm2-135m-instruct", help="packaged name, local folder or hub id"
     )
 
+    runs = commands.add_parser("runs", help="list the runs below a folder")
+    runs.set_defaults(run=_runs)
+    runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="default: runs")
+
     diff = commands.add_parser("diff", help="what differs between two runs")
     diff.set_defaults(run=_diff)
     diff.add_argument("first", type=Path, help="folder of a run")
     diff.add_argument("second", type=Path)
+
+
+def _fold(table: Table) -> None:
+    """Break long names over lines instead of cutting them."""
+    for column in table.columns:
+        column.overflow = "fold"
+
+
+_SHIPPED = {
+    "projector; Projector.from_pretrained": "projector/weights/*/",
+    "safety filter; SafetyFilter.from_pretrained": "safety/weights/*/",
+    "style vector; StyleVector.load": "style/vectors/*.safetensors",
+}
+"""What is at hand beside models, and where it lies in the package."""
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -112,6 +136,7 @@ def _models(options: argparse.Namespace) -> int:
     from embedspace.models import PACKAGED, cache_folder
 
     table = Table("name", "what it is", "licence", "where")
+    _fold(table)
     for model in PACKAGED.values():
         if not model.installed():
             where = f"not installed: {model.install_command}"
@@ -122,6 +147,10 @@ def _models(options: argparse.Namespace) -> int:
             folder = model.prepared_folder(cache_folder())
             where = str(folder) if folder.is_dir() else "installed; prepared at first use"
         table.add_row(model.name, f"{model.source}; {model.role}", model.licence, where)
+    package = Path(__file__).parent
+    for what, pattern in _SHIPPED.items():
+        for path in sorted(package.glob(pattern)):
+            table.add_row(path.stem, what, "Apache-2.0", str(path))
     Console().print(table)
     return 0
 
@@ -243,6 +272,39 @@ def _distill(options: argparse.Namespace) -> int:
         f"{learnt['divergence']:.2f} with it (nats per token)"
     )
     print(f"written to {options.out}")
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from embedspace.runs import read_records
+    from embedspace.runs.run import RECORDS, REPORT, read_manifest
+
+    table = Table("folder", "model", "engine", "records", "failed", "started", "report")
+    _fold(table)
+    for manifest_path in sorted(options.folder.rglob("run.json")):
+        folder = manifest_path.parent
+        manifest = read_manifest(folder)
+        if manifest is None or "fingerprint" not in manifest:
+            continue  # a corpus or a training
+        engine = next((each["engine"] for each in reversed(manifest["sittings"]) if each.get("engine")), {})
+        path = folder / RECORDS
+        errors = [record.error is not None for record in read_records(path)] if path.is_file() else []
+        table.add_row(
+            str(folder),
+            str(engine.get("model", "")),
+            str(engine.get("engine", "")),
+            str(len(errors)),
+            str(sum(errors)),
+            manifest["sittings"][0]["started"][:16].replace("T", " "),
+            REPORT if (folder / REPORT).is_file() else "",
+        )
+    if not table.row_count:
+        print(f"there are no runs below {options.folder}; python experiments/run.py experiment=... makes one")
+        return 0
+    Console().print(table)
     return 0
 
 

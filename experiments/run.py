@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from embedspace._util import hydra_choices  # noqa: F401  makes ${chosen:...} known to Hydra
 from embedspace.errors import EngineError
 from experiments.launchers import missing_launcher
 

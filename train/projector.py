@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from embedspace._util import hydra_choices  # noqa: F401  makes ${chosen:...} known to Hydra
 from embedspace._util.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -58,6 +58,9 @@ class SentenceEncoder:
         self.name = name
         self.device = device
 
+    def __repr__(self) -> str:
+        return f"SentenceEncoder({self.name!r})"
+
     @cached_property
     def folder(self) -> Path:
         """The local folder of the model."""

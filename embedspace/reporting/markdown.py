@@ -25,12 +25,11 @@ def _section(section: Section) -> str:
 def _origin(run: Run) -> str:
     sittings = run.manifest["sittings"]
     origins = dict.fromkeys(map(describe_origin, sittings))
+    seeds = "".join(f"; {name} {seed}" for name, seed in run.manifest["seeds"].items())
     return "\n\n".join(
         [
             "## Where the numbers come from",
             f"`{run.sitting['command']}`",
-            f"Model {run.manifest['fingerprint']}; seeds "
-            f"{', '.join(f'{name} {seed}' for name, seed in run.manifest['seeds'].items())}; "
-            f"{'; then '.join(origins)}. Brackets are 95% intervals.",
+            f"Model {run.manifest['fingerprint']}{seeds}; {'; then '.join(origins)}. Brackets are 95% intervals.",
         ]
     )

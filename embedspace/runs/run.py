@@ -18,6 +18,7 @@ _CLIENT_SETTINGS = ("url", "timeout", "max_retries", "patience", "max_concurrenc
 UNIMPORTANT = (
     "out",
     "fresh",
+    "experiment.page",
     *(f"{client}.{setting}" for client in ("engine", "engine.client") for setting in _CLIENT_SETTINGS),
 )
 """Configuration that says where things are and decides no result: it may change between the sittings of a run."""

@@ -71,6 +71,12 @@ class SafetyFilter:
     card: Mapping[str, object] = field(default_factory=dict)
     """What the filter was fitted on, for the reader of its file."""
 
+    def __repr__(self) -> str:
+        threshold = "not calibrated" if self.threshold is None else f"threshold {self.threshold:.3f}"
+        return (
+            f"SafetyFilter({self.space.name!r}, {' + '.join(each.name for each in self.layers)}, {threshold})"
+        )
+
     @classmethod
     def fit(
         cls,

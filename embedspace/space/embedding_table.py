@@ -6,7 +6,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ class EmbeddingTable:
     ((49152, 576), 1.0, (2, 576))
     """
 
-    rows: Float[Tensor, "vocabulary hidden"]
+    rows: Float[Tensor, "vocabulary hidden"] = field(repr=False)
     """As stored in the checkpoint."""
     scale: float
     """What the model's embedding module multiplies a row by."""

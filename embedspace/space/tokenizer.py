@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +44,9 @@ class Tokenizer:
     'bread and rice'
     """
 
-    pipeline: str
+    pipeline: str = field(repr=False)
     """The whole pipeline in the format of ``tokenizer.json``, without padding, truncation and post-processing."""
-    chat_template: str | None
+    chat_template: str | None = field(repr=False)
     special_tokens: dict[str, Any]
     """Names and texts of the special tokens, as chat templates read them."""
 

@@ -15,8 +15,9 @@ HEADER = (
     "Most figures are ratios of the toolkit's result to that of the usual alternative on the same work; the "
     "others name what they are relative to. Both sides are measured alternately in one run; the table gives "
     "the mean over rounds with its 95% bootstrap interval. `make bench` writes this page; `python "
-    "experiments/run.py experiment=benchmark experiment.parts=[PART]` measures one part again and leaves the "
-    "sections of the others unchanged. The individual measurements are in `runs/`, in `measurements.jsonl`."
+    "experiments/run.py experiment=benchmark experiment.parts=[PART] experiment.page=docs/benchmarks.md` measures one "
+    "part again and leaves the sections of the others unchanged. The individual measurements are in `runs/`, in "
+    "`measurements.jsonl`."
 )
 
 

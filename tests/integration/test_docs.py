@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,21 @@ COMMANDS = [
 ]
 
 
+def begun(command: Sequence[str], folder: Path) -> str:
+    """What a sweep prints up to its first job, at which it is stopped."""
+    printed = ""
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed += line
+            if "\t#0 : " in line:
+                process.kill()
+    return printed
+
+
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
 def test_the_commands_of_a_page_run(
     page: Path, command: str, vllm_server: VLLMServer, tmp_path: Path
@@ -99,10 +116,15 @@ def test_the_commands_of_a_page_run(
         # The targets call this very test: it is enough that make knows them and what they need.
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
     elif words[:2] in (["python", "experiments/run.py"], ["python", "train/projector.py"]):
-        # Long runs are tested elsewhere: here the configuration is composed, that of a sweep for its first job.
-        job = [word.split(",")[0] for word in words[1:] if word != "--multirun"]
+        # Long runs are tested elsewhere. Here a sweep begins and is stopped at its first job, which needs the launcher
+        # of this machine; of other commands Hydra shows what it would run.
+        if "--multirun" in words and not any(word.startswith("launcher=") for word in words):
+            assert "\t#0 : " in begun([sys.executable, str(ROOT / words[1]), *words[2:]], tmp_path)
+            return
+        job = [word.split(",")[0] if "--multirun" in words else word for word in words[1:]]
+        job = [word for word in job if word != "--multirun"]
         done = subprocess.run(
-            [sys.executable, *job, "--cfg", "job"], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, *job, "--cfg", "job", "--resolve"], cwd=ROOT, capture_output=True, text=True
         )
     elif words[:2] in (["embedspace", "serve"], ["embedspace", "gateway"], ["embedspace", "distill"]):
         # They run until they are stopped, or for minutes.

@@ -35,6 +35,13 @@ def test_every_experiment_is_built_from_every_data_set(experiment, data):
     assert instantiate(config.sampling).max_tokens >= 1
 
 
+@pytest.mark.parametrize("experiment", ["attacks", "benchmark", "leakage", "safety", "soak"])
+def test_a_page_is_written_into_the_run_s_folder_unless_another_is_named(experiment):
+    built = instantiate(composed(f"experiment={experiment}", "out=some/where").experiment)
+    assert built.page == "some/where/page.md"
+    assert getattr(built, "card", None) is None
+
+
 @pytest.mark.parametrize("passages", names("data/passages"))
 def test_compression_is_built_from_all_passages(passages):
     built = instantiate(

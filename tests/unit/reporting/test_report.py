@@ -187,7 +187,7 @@ def test_findings_and_tables_are_written_as_markdown_too(tmp_path: Path) -> None
         page = write_report(report(), run).with_suffix(".md").read_text()
     assert page.startswith("# A title & more\n\n## A section\n\n**It was found. ")
     assert "| rate <u> | -0.50 (-0.75 to -0.25) |\n| count | 3 |\n\nA table.\n" in page
-    assert "Model abc; seeds seed 3; " in page
+    assert "Model abc; seed 3; " in page
     assert "commit `" in page
 
 
