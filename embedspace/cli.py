@@ -289,7 +289,9 @@ def _runs(options: argparse.Namespace) -> int:
         manifest = read_manifest(folder)
         if manifest is None or "fingerprint" not in manifest:
             continue  # a corpus or a training
-        engine = next((each["engine"] for each in reversed(manifest["sittings"]) if each.get("engine")), {})
+        engine: dict[str, object] = next(
+            (each["engine"] for each in reversed(manifest["sittings"]) if each.get("engine")), {}
+        )
         path = folder / RECORDS
         errors = [record.error is not None for record in read_records(path)] if path.is_file() else []
         table.add_row(

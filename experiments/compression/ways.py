@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -81,7 +82,7 @@ class Compressed:
     """Whether it compares whole sentences with the question too."""
     keep: bool = False
     """Whether it is told the words of the right answer, which is the most that ``keep`` can bring; they are left out
-    where they would take more than half of the rows."""
+    where they do not fit."""
 
     def __call__(self, asked: Asked, ratio: float) -> PromptEmbeds:
         """See :class:`Way`."""
@@ -92,9 +93,9 @@ class Compressed:
             options["query"] = asked.item["question"]
         if self.encoder:
             options["encoder"] = SentenceEncoder()
-        strings = list(asked.item.get("strings", ())) if self.keep else []
-        if strings and 2 * len(asked.space.tokenize(" ".join(strings))) <= asked.length(ratio):
-            options["keep"] = strings
+        if self.keep and (strings := asked.item.get("strings", ())):
+            with suppress(ValueError):  # they need more rows than the ratio leaves
+                return compress(asked.prompt, ratio, keep=list(strings), **options)
         return compress(asked.prompt, ratio, **options)
 
 
