@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedspace._util.extras import pip_install
 from embedspace._version import __version__
 from embedspace.errors import EngineError
 from embedspace.gateway.process import add_arguments as add_gateway_arguments
@@ -229,9 +230,7 @@ def _gateway(options: argparse.Namespace) -> int:
     try:
         from embedspace.gateway.server import serve
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{error}; the gateway needs more packages: pip install 'embedspace[gateway]'"
-        ) from None
+        raise ValueError(f"{error}; the gateway needs more packages: {pip_install('gateway')}") from None
     serve(read_settings(options))
     return 0
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from embedspace._util.extras import pip_install
+
 EXTRAS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
     "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
@@ -28,7 +30,7 @@ def missing_launcher(words: Sequence[str]) -> str | None:
             if not _installed(plugin):
                 return (
                     f"{word} needs a plug-in of Hydra that is not installed: "
-                    f"pip install 'embedspace[{extra}]'. launcher=local needs none"
+                    f"{pip_install(extra)}. launcher=local needs none"
                 )
     return None
 

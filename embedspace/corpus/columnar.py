@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from embedspace._util.extras import pip_install
 from embedspace.corpus.files import FileIdentity, identity_of
 
 
@@ -139,7 +140,7 @@ def needed(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"this source needs {module.split('.')[0]}, which is not installed: pip install 'embedspace[corpus]'. "
+            f"this source needs {module.split('.')[0]}, which is not installed: {pip_install('corpus')}. "
             "JSON Lines and text files need nothing more"
         ) from error
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from embedspace._util.extras import pip_install
 from embedspace._util.progress import progress
 from embedspace._util.provenance import now, provenance
 from embedspace.corpus.manifest import corpus_folder, totals
@@ -279,7 +280,7 @@ def map_on_ray(
         import ray.data
     except ModuleNotFoundError as error:
         raise ValueError(
-            "runner=ray needs Ray Data, which is not installed: pip install 'embedspace[ray-data]'. "
+            f"runner=ray needs Ray Data, which is not installed: {pip_install('ray-data')}. "
             "runner=local needs nothing"
         ) from error
     if not numbers:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedspace._util.extras import pip_install
+
 NODE_FOLDERS = ("node_modules", "~/.cache/embedspace/node_modules")
 WORDNET_FOLDERS = (
     "~/.cache/embedspace/wordnet",
@@ -227,9 +229,7 @@ def huggingface(
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(
-            "Hugging Face datasets need the package: pip install 'embedspace[corpus]'"
-        ) from error
+        raise ValueError(f"Hugging Face datasets need the package: {pip_install('corpus')}") from error
     records = datasets.load_dataset(name, split=split, revision=revision)
     return _sentences(kind, name, records, keys, group)
 
@@ -281,7 +281,7 @@ def _parquet(data: bytes) -> list[Any]:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ValueError("Parquet files need the package: pip install 'embedspace[corpus]'") from error
+        raise ValueError(f"Parquet files need the package: {pip_install('corpus')}") from error
     rows: list[Any] = pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
     return rows
 

@@ -12,8 +12,8 @@ from embedspace.reporting.report import (
     effect_cells,
     signed,
     unsigned,
-    write_report,
 )
+from embedspace.reporting.writing import write_report
 
 __all__ = [
     "Answer",

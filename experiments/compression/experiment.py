@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from embedspace import EmbeddingSpace, PromptEmbeds
+from embedspace._util.extras import pip_install
 from embedspace.engines import Prompt
 from embedspace.reporting import Report
 from embedspace.runs import Case, Record, Tag
@@ -71,7 +72,7 @@ class Compression:
         """
         if self.llmlingua and not installed():
             raise ValueError(
-                "experiment.llmlingua=true needs a package that is not installed: pip install 'embedspace[llmlingua]'"
+                f"experiment.llmlingua=true needs a package that is not installed: {pip_install('llmlingua')}"
             )
         answered = self._answered()
         for answers in (True, False):

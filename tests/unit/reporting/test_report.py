@@ -14,7 +14,8 @@ from embedspace import Recipe
 from embedspace.engines import Sampling
 from embedspace.metrics import Interval, Score
 from embedspace.reporting.figures import Figure, Line, dot_figure, line_figure
-from embedspace.reporting.report import Answer, Comparison, Report, Section, Table, write_report
+from embedspace.reporting.report import Answer, Comparison, Report, Section, Table
+from embedspace.reporting.writing import write_report
 from embedspace.runs.records import Record
 from embedspace.runs.run import Run
 
