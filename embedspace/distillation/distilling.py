@@ -132,7 +132,7 @@ def messages_content(space: EmbeddingSpace, messages: Conversation) -> PromptEmb
                 space.require(part)
                 pieces.append(part.to(torch.float32))
             elif part.strip():
-                pieces.append(space.embed(part.strip() + "\n").to(torch.float32))
+                pieces.append(space.embed(part.strip() + "\n", special_tokens=False).to(torch.float32))
     if not pieces:
         raise ValueError(
             "the messages have no content to distil; give the system prompt, the examples or the document as "

@@ -55,7 +55,7 @@ def load(settings: dict[str, Any]) -> tuple[RequestScreener, dict[str, Any]]:
     probes = [_probe(space, text) for text in PARITY_PROMPTS[:_PROBES]]
     # Full scores run every layer, so that lazily loaded parts are loaded once for all forks: also what compares rows
     # that are no token's with the whole vocabulary.
-    rows = [space.embed(text).vectors.float() for text in PARITY_PROMPTS[:_PROBES]]
+    rows = [space.embed(text, special_tokens=False).vectors.float() for text in PARITY_PROMPTS[:_PROBES]]
     guard.score_many([*rows, *(1.1 * each for each in rows)])
     filter_info = {
         "model": space.name,

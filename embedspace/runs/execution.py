@@ -12,10 +12,11 @@ from embedspace._util.progress import progress
 from embedspace.engines import Completion, Engine, RetryingEngine, Sampling, Scorer
 from embedspace.errors import EngineResponseError
 from embedspace.metrics import Score
-from embedspace.prompt import PromptEmbeds
+from embedspace.prompt import PromptEmbeds, Recipe
 from embedspace.runs.cases import AnswerOf, Case, Continuation, prompt_sha256
 from embedspace.runs.records import SCORED, Record
 from embedspace.runs.run import Run
+from embedspace.space import recorded_times, without_times
 
 SCORE_BATCH_SIZE = 64
 """Cases without an answer that the engine scores together; those of like length share a batch."""
@@ -128,8 +129,9 @@ class _Plan:
             seen.add(case.key)
             referred |= needed
             if case.key in done:
-                if done[case.key] != case.recipe.digest:
-                    raise ValueError(_other_prompts(run, case.key))
+                # Records of earlier versions have no times.
+                if done[case.key] not in (case.recipe.digest, without_times(case.recipe).digest):
+                    raise ValueError(_other_prompts(run, case.key, case.recipe))
             elif case.answered or run.engine_scores is not False:
                 pending.append(case)
         if unknown := done.keys() - seen:
@@ -143,7 +145,14 @@ def _drained(pending: deque[Case]) -> Iterator[Case]:
         yield pending.popleft()
 
 
-def _other_prompts(run: Run, key: str) -> str:
+def _other_prompts(run: Run, key: str, made: Recipe | None = None) -> str:
+    recorded = next((record.recipe for record in run.records() if record.key == key), None)
+    if made is not None and recorded is not None and without_times(made) == without_times(recorded):
+        return (
+            f"{run.folder} holds a record of {key!r} whose chat template read the time as {recorded_times(recorded)}, "
+            f"and this prompt was made at {recorded_times(made)}. Make prompts after Run.open, which gives templates "
+            "the time of the run, or set it: embed_chat(..., template={'strftime_now': '2026-07-12'})"
+        )
     return (
         f"{run.folder} holds records of other prompts than this version of the experiment makes (first: {key!r}); "
         "choose another out=FOLDER, or pass fresh=true to throw the old run away"

@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from embedspace.metrics import mean_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.prompt import PromptEmbeds, Recipe, mask_from_text, tensor_digest
 from embedspace.runs.cases import prompt_sha256
 from embedspace.runs.records import Record, read_records
-from embedspace.runs.run import MANIFEST, read_manifest
-from embedspace.space import EmbeddingSpace
+from embedspace.runs.run import MANIFEST, read_manifest, time_of
+from embedspace.space import EmbeddingSpace, fixed_template_time
 from embedspace.style import StyleVector, examples
 
 Parameters = Mapping[str, Any]
@@ -94,7 +95,8 @@ def replay(
     replayer = Replayer(
         space, {vector.digest: vector for vector in known}, {each.digest: each for each in soft}
     )
-    prompt = replayer.ids(record.recipe) or replayer.prompt(record.recipe)
+    with _time_of_run(path):
+        prompt = replayer.ids(record.recipe) or replayer.prompt(record.recipe)
     return Replayed(record, prompt, prompt_sha256(prompt))
 
 
@@ -155,14 +157,20 @@ def _embed_chat(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe])
     messages = json.loads(given["messages"])
     rows = iter(inputs)
     for message in messages:
-        if isinstance(message["content"], str):
+        if isinstance(message.get("content"), str | None):
             continue
         parts = message["content"] if isinstance(message["content"], list) else [message["content"]]
         message["content"] = [
             part if isinstance(part, str) else _recorded_rows(replayer, next(rows), part["rows"])
             for part in parts
         ]
-    made = replayer.space.embed_chat(messages, given["add_generation_prompt"])
+    space = replace(replayer.space, template={})  # the recipe has all variables
+    made = space.embed_chat(
+        messages,
+        given["add_generation_prompt"],
+        continue_final_message=given.get("continue_final_message", False),
+        template=json.loads(given.get("template", "{}")),
+    )
     # The recipe that is replayed: a content of rows alone is written without a list.
     return replace(made, recipe=Recipe.of("embed_chat", given, *inputs))
 
@@ -298,7 +306,9 @@ def _fit_style(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe]) 
 
 
 PROMPTS: dict[str, Step] = {
-    "embed": lambda replayer, given, inputs: replayer.space.embed(given["text"]),
+    "embed": lambda replayer, given, inputs: replayer.space.embed(
+        given["text"], special_tokens=given.get("special_tokens", False)
+    ),
     "embed_chat": _embed_chat,
     "to": _to,
     "concat": lambda replayer, given, inputs: PromptEmbeds.concat(
@@ -351,8 +361,17 @@ def _record(path: Path, index: int) -> Record:
     return found
 
 
+def _manifest_of(path: Path) -> dict[str, Any] | None:
+    return read_manifest(path.parent) if (path.parent / MANIFEST).exists() else None
+
+
+def _time_of_run(path: Path) -> AbstractContextManager[None]:
+    """Recipes of earlier versions do not say which time their chat template read."""
+    manifest = _manifest_of(path)
+    return nullcontext() if manifest is None else fixed_template_time(time_of(manifest))
+
+
 def _model_of(path: Path, record: Record) -> str:
-    manifest = read_manifest(path.parent) if (path.parent / MANIFEST).exists() else None
-    model = (manifest or {}).get("config", {}).get("model")
+    model = (_manifest_of(path) or {}).get("config", {}).get("model")
     name = model.get("name") if isinstance(model, dict) else None
     return str(name or record.engine.get("model", ""))

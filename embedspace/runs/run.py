@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +12,7 @@ from typing import Any, Self
 from embedspace._util.provenance import now, provenance
 from embedspace._util.run_folder import RunFolder, flatten_settings
 from embedspace.runs.records import Record, RecordLog, read_records
+from embedspace.space import fixed_template_time
 
 MANIFEST, RECORDS, REPORT, LOCK = "run.json", "records.jsonl", "report.html", "run.lock"
 
@@ -28,7 +30,8 @@ class Run:
     """A run folder that this process alone writes. Use it as a context manager.
 
     ``run.json`` says where the results come from, ``records.jsonl`` holds them, ``report.html`` shows
-    them. Opening a folder that holds the same run resumes it.
+    them. Opening a folder that holds the same run resumes it. The clock is read once a run: as long as the run is open,
+    chat templates that write the date get the time at which it was first opened, also when it is resumed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -79,16 +82,19 @@ class Run:
                 opened.clear()
             with opened.writable():
                 old = read_manifest(opened.path)
+            time = datetime.now().replace(microsecond=0) if old is None else time_of(old)
             new: dict[str, Any] = {
                 "config": dict(config),
                 "fingerprint": fingerprint,
                 "seeds": _seeds(config),
+                "template_time": time.isoformat(),
                 "sittings": [],
             }
             if old is not None:
                 opened.require_same(_settings(old), _settings(new), ignored)
                 new["sittings"] = old["sittings"]
             new["sittings"].append({"started": now(), "finished": None, **provenance()})
+            lock.enter_context(fixed_template_time(time))
             run = cls(opened, new, RecordLog(opened.path / RECORDS), lock)
             opened.write(new)
             return run
@@ -167,6 +173,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             "fresh=true to remove them"
         )
     return manifest
+
+
+def time_of(manifest: Mapping[str, Any]) -> datetime:
+    """The local time that chat templates read in a run; of a run of an earlier version, the time of its start."""
+    recorded = manifest.get("template_time")
+    if recorded is not None:
+        return datetime.fromisoformat(recorded)
+    sittings = manifest["sittings"]
+    started = datetime.fromisoformat(sittings[0]["started"]) if sittings else datetime.now()
+    return started.astimezone().replace(tzinfo=None)
 
 
 def _run_folder(path: Path) -> RunFolder:

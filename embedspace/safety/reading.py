@@ -48,7 +48,7 @@ class Reading:
         import torch
 
         if isinstance(prompt, str):
-            return cls(space, space.embed(prompt).vectors, prompt)
+            return cls(space, space.embed(prompt, special_tokens=False).vectors, prompt)
         if isinstance(prompt, PromptEmbeds):
             space.require(prompt)
             return cls(space, prompt.vectors)

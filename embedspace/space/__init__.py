@@ -4,12 +4,12 @@ from embedspace.space.conversation import (
     Conversation,
     Message,
     chat_recipe,
-    content_mask,
     text_recipe,
 )
 from embedspace.space.embedding_space import EmbeddingSpace, resolve_space
 from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.fingerprint import content_fingerprint
+from embedspace.space.message_spans import content_mask
 from embedspace.space.nearest_rows import (
     TokenMatches,
     match_tokens,
@@ -18,6 +18,12 @@ from embedspace.space.nearest_rows import (
     token_ids,
 )
 from embedspace.space.shared_prefix import PrefixedPrompts
+from embedspace.space.template_variables import (
+    fixed_template_time,
+    recorded_template,
+    recorded_times,
+    without_times,
+)
 from embedspace.space.token_texts import RowText, token_bytes, token_texts
 from embedspace.space.tokenizer import Tokenizer
 
@@ -33,12 +39,16 @@ __all__ = [
     "chat_recipe",
     "content_fingerprint",
     "content_mask",
+    "fixed_template_time",
     "match_tokens",
     "nearest_distances",
     "nearest_tokens",
+    "recorded_template",
+    "recorded_times",
     "resolve_space",
     "text_recipe",
     "token_bytes",
     "token_ids",
     "token_texts",
+    "without_times",
 ]

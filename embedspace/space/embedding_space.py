@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,11 @@ from embedspace.space.conversation import (
     Span,
     chat_recipe,
     check_messages,
-    content_mask,
     text_recipe,
 )
 from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.fingerprint import cached_fingerprint
+from embedspace.space.message_spans import content_mask, require_continuable, writes_order
 from embedspace.space.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -56,13 +57,20 @@ class EmbeddingSpace:
     """Identity by content: hash of the whole table, the tokenizer and the chat template."""
     context_length: int | None
     """Most rows and new tokens together that the model has positions for, where its configuration says."""
+    template: Mapping[str, object] = field(default_factory=dict)
+    """Variables of the chat template for every conversation of this space."""
 
     def __post_init__(self) -> None:
         register_space(self)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, table: str | None = None, revision: str | None = None
+        cls,
+        name: str | Path,
+        *,
+        table: str | None = None,
+        revision: str | None = None,
+        template: Mapping[str, object] | None = None,
     ) -> EmbeddingSpace:
         """The space of a model.
 
@@ -74,9 +82,12 @@ class EmbeddingSpace:
                 is not known here. It changes the name alone, not the scale of a known architecture; of one that is
                 not known, the caller guarantees that its layers receive the rows unchanged.
             revision: branch, tag or commit of a hub model; its main branch by default.
+            template: variables of the chat template for every conversation, as in :meth:`embed_chat`.
 
         Raises:
-            ValueError: unknown model or architecture, no configuration, tokenizer or table, or the hub's refusal.
+            TypeError: a variable of the template that JSON cannot hold.
+            ValueError: unknown model or architecture, no configuration, tokenizer or table, the hub's refusal, or a
+                variable that the template does not read.
             OSError: the cache folder cannot be written, or is full.
         """
         repository = hub_id(name)
@@ -88,7 +99,10 @@ class EmbeddingSpace:
             folder = table_folder(repository, revision=revision, tensor=table)
         rows = EmbeddingTable.from_folder(folder, tensor=table)
         tokenizer, fingerprint = Tokenizer.from_folder(folder), cached_fingerprint(folder, rows)
-        return cls(str(name), folder, tokenizer, rows, fingerprint, context_length(folder))
+        if template:
+            tokenizer.template_values(template)
+        variables = dict(template or {})
+        return cls(str(name), folder, tokenizer, rows, fingerprint, context_length(folder), variables)
 
     def __repr__(self) -> str:
         return f"EmbeddingSpace({self.name!r}, {self.vocab_size} x {self.hidden_size}, {self.fingerprint})"
@@ -119,9 +133,10 @@ class EmbeddingSpace:
         """Euclidean norm of every row, float32."""
         return torch.cat([chunk.norm(dim=1) for chunk in self.table.chunks()])
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text: no template, no special tokens around it."""
-        return self.tokenizer.encode(text)
+    def tokenize(self, text: str, *, special_tokens: bool = False) -> list[int]:
+        """Token ids of plain text: no template, and special tokens around it only where they are asked for."""
+        ids = self.tokenizer.encode(text)
+        return [*self.tokenizer.before, *ids, *self.tokenizer.after] if special_tokens else ids
 
     def lookup(self, ids: Sequence[int]) -> Float[Tensor, "tokens hidden"]:
         """The model's own input embeddings of token ids.
@@ -139,20 +154,33 @@ class EmbeddingSpace:
                 raise ValueError(f"token id {token} at position {position} is not in [0, {self.vocab_size})")
         return self.table.lookup(ids)
 
-    def embed(self, text: str) -> PromptEmbeds:
-        """Embed plain text; every row is content.
+    def embed(self, text: str, special_tokens: bool | None = None) -> PromptEmbeds:
+        """Embed plain text; every row of it is content.
 
         >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
         >>> space.embed("Hello world").vectors.shape
         torch.Size([2, 576])
 
+        Args:
+            text: not empty.
+            special_tokens: put the special tokens around the text that the model's tokenizer puts there, such as
+                ``<bos>``, without which many base models write rubbish. Their rows are template rows: no content.
+                ``False`` leaves them out, as for rows that go into a message; ``None`` does so too, and warns once
+                where there are any.
+
         Raises:
             ValueError: the text is empty.
         """
-        ids = self.tokenize(_not_empty(text))
-        return self._prompt([(self.lookup(ids), [True] * len(ids))], text_recipe(text))
+        return next(self._embed_batch([self._plain(text, special_tokens)], None))
 
-    def embed_chat(self, messages: Conversation, add_generation_prompt: bool = True) -> PromptEmbeds:
+    def embed_chat(
+        self,
+        messages: Conversation,
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template: Mapping[str, object] | None = None,
+    ) -> PromptEmbeds:
         """Embed a conversation through the model's chat template; rows of message text are content.
 
         Rows may stand wherever text does: they are put in as they are, in the wider dtype of table and rows, and
@@ -165,22 +193,38 @@ class EmbeddingSpace:
         >>> same = space.embed_chat([{"role": "user", "content": ["Hello", space.embed(" world")]}])
         >>> bool((same.vectors == prompt.vectors).all())
         True
+        >>> begun = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day, my"}]
+        >>> space.read(space.embed_chat(begun, continue_final_message=True))[-22:]
+        'assistant\\nGood day, my'
 
         Args:
             messages: ``{"role": ..., "content": ...}`` mappings. A content is text, a PromptEmbeds (of :meth:`embed`,
                 of a projector, of an adapter), a SoftPrompt, or a list of text and those, which are joined as they
                 are.
             add_generation_prompt: end with the header after which the model answers.
+            continue_final_message: end with the text of the last message, the assistant's, which the model goes on
+                with; no header is added then.
+            template: the template's own variables by name, such as ``{"enable_thinking": False}``, ``tools``,
+                ``documents`` or ``date_string``; they go before those of the space. ``{"strftime_now": "2026-07-12"}``
+                sets the clock of templates that read it, which otherwise is read once in a run or process. The
+                recipe keeps all of these.
 
         Raises:
-            TypeError: messages of another form.
-            ValueError: no messages, no template, a template that rewrites the messages' text, or rows of another
-                space or with a template of their own.
+            TypeError: messages of another form, or a variable that JSON cannot hold.
+            ValueError: no messages, no template, a template that rewrites the messages' text, leaves out a message or
+                does not read a variable, rows of another space or with a template of their own, or a last message
+                that cannot be continued.
         """
-        return next(self._embed_batch([self._render(messages, add_generation_prompt)], None))
+        options = _ChatOptions(add_generation_prompt, continue_final_message, template)
+        return next(self._embed_batch([self._render(messages, options)], None))
 
     def chat_pieces(
-        self, messages: Conversation, add_generation_prompt: bool = True
+        self,
+        messages: Conversation,
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template: Mapping[str, object] | None = None,
     ) -> list[list[int] | PromptEmbeds]:
         """A conversation in order: token ids of its text, and the rows that stand in it.
 
@@ -193,16 +237,35 @@ class EmbeddingSpace:
         Raises:
             TypeError, ValueError: as :meth:`embed_chat`.
         """
-        pieces = self._render(messages, add_generation_prompt).pieces
+        options = _ChatOptions(add_generation_prompt, continue_final_message, template)
+        pieces = self._render(messages, options).pieces
         return [
-            piece if isinstance(piece, PromptEmbeds) else self.tokenizer.encode(piece[0]) for piece in pieces
+            piece if isinstance(piece, PromptEmbeds) else self.tokenizer.encode(piece.text)
+            for piece in pieces
         ]
 
-    def chat_ids(self, messages: Conversation, add_generation_prompt: bool = True) -> list[int]:
-        """Token ids of a conversation through the chat template: the ordinary way to prompt the model."""
+    def chat_ids(
+        self,
+        messages: Conversation,
+        add_generation_prompt: bool = True,
+        *,
+        continue_final_message: bool = False,
+        template: Mapping[str, object] | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation through the chat template: the ordinary way to prompt the model.
+
+        Raises:
+            TypeError, ValueError: as :meth:`embed_chat`; the template may rewrite the messages' text.
+        """
         check_messages(messages)
+        values = self.tokenizer.template_values(self.template, template)
         return self.tokenizer.encode(
-            self.tokenizer.render(messages, add_generation_prompt=add_generation_prompt)
+            self.tokenizer.render(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                values=values,
+            )
         )
 
     def embed_many(
@@ -211,6 +274,8 @@ class EmbeddingSpace:
         *,
         batch_size: int = 256,
         cache: PromptStore | None = None,
+        special_tokens: bool | None = None,
+        template: Mapping[str, object] | None = None,
     ) -> Iterator[PromptEmbeds]:
         """Embed texts and conversations, in order, a batch at a time.
 
@@ -223,13 +288,27 @@ class EmbeddingSpace:
             batch_size: how many are read and tokenised together; it bounds the memory.
             cache: stores the prompts on disk. Rows that it holds are not looked up again; texts are still
                 tokenised, since the token ids are part of a prompt's key.
+            special_tokens: of strings, as for :meth:`embed`.
+            template: of conversations, as for :meth:`embed_chat`.
 
         Raises:
             ValueError: as :meth:`embed` and :meth:`embed_chat`; the message names the item.
         """
+        options = _ChatOptions(template=template)
+
+        def rendered(position: int, item: str | Conversation) -> _Rendered:
+            try:
+                return (
+                    self._plain(item, special_tokens)
+                    if isinstance(item, str)
+                    else self._render(item, options)
+                )
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"item {position}: {error}") from error
+
         numbered = enumerate(items)
         while batch := list(itertools.islice(numbered, batch_size)):
-            yield from self._embed_batch([self._render_item(*item) for item in batch], cache)
+            yield from self._embed_batch([rendered(*item) for item in batch], cache)
 
     def nearest(
         self, vectors: Float[Tensor, "n hidden"], k: int = 5
@@ -287,42 +366,55 @@ class EmbeddingSpace:
                 f"({self.fingerprint}); embed it with this space"
             )
 
-    def _render(self, messages: Conversation, add_generation_prompt: bool) -> _Rendered:
+    def _render(self, messages: Conversation, options: _ChatOptions) -> _Rendered:
         marked = MarkedConversation.of(messages)
+        if options.continue_final_message:
+            require_continuable(messages)
         for rows in marked.rows.values():
             self.require(rows)
-        text, spans = self.tokenizer.render_with_spans(
-            marked.messages, add_generation_prompt=add_generation_prompt
+        values = self.tokenizer.template_values(self.template, options.template)
+        settings = {
+            "add_generation_prompt": options.add_generation_prompt,
+            "continue_final_message": options.continue_final_message,
+        }
+        text, spans = self.tokenizer.render_with_spans(marked.messages, **settings, values=values)
+        recipe = chat_recipe(
+            marked.recipe_messages,
+            **settings,
+            inputs=marked.recipe_inputs,
+            template=values.recorded,
+            keep_order=writes_order(
+                lambda turns: self.tokenizer.render(turns, **settings, values=values), marked.messages, text
+            ),
         )
-        recipe = chat_recipe(marked.recipe_messages, add_generation_prompt, marked.recipe_inputs)
-        return _Rendered(marked.split(text, spans), recipe)
+        pieces = marked.split(text, spans)
+        return _Rendered(
+            [piece if isinstance(piece, PromptEmbeds) else _Text(*piece) for piece in pieces], recipe
+        )
 
-    def _render_item(self, position: int, item: str | Conversation) -> _Rendered:
-        try:
-            if isinstance(item, str):
-                return _Rendered([(_not_empty(item), None)], text_recipe(item))
-            return self._render(item, add_generation_prompt=True)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"item {position}: {error}") from error
+    def _plain(self, text: str, special_tokens: bool | None) -> _Rendered:
+        if special_tokens is None and (self.tokenizer.before or self.tokenizer.after):
+            _warn_of_special_tokens(self)
+        return _Rendered(
+            [_Text(_not_empty(text), None, bool(special_tokens))], text_recipe(text, bool(special_tokens))
+        )
 
     def _embed_batch(
         self, rendered: Sequence[_Rendered], cache: PromptStore | None
     ) -> Iterator[PromptEmbeds]:
-        texts = [piece[0] for one in rendered for piece in one.pieces if not isinstance(piece, PromptEmbeds)]
+        texts = [piece.text for one in rendered for piece in one.pieces if isinstance(piece, _Text)]
         unused = iter(self.tokenizer.encode_batch(texts))
         encoded = [
-            [([], []) if isinstance(piece, PromptEmbeds) else next(unused) for piece in one.pieces]
+            [self._marked(piece, *next(unused)) if isinstance(piece, _Text) else ([], []) for piece in one.pieces]
             for one in rendered
-        ]
+        ]  # fmt: skip
 
         def embedded(number: int) -> PromptEmbeds:
             parts = []
-            for piece, (ids, offsets) in zip(rendered[number].pieces, encoded[number], strict=True):
+            for piece, (ids, content) in zip(rendered[number].pieces, encoded[number], strict=True):
                 if isinstance(piece, PromptEmbeds):
                     parts.append((piece.vectors.cpu(), piece.content.tolist()))
                 else:
-                    text, spans = piece
-                    content = [True] * len(ids) if spans is None else content_mask(text, spans, offsets)
                     parts.append((self.lookup(ids), content))
             return self._prompt(parts, rendered[number].recipe)
 
@@ -334,6 +426,16 @@ class EmbeddingSpace:
                 for own, one in zip(encoded, rendered, strict=True)
             ]
             yield from cache.get_or_make(keys, embedded)
+
+    def _marked(self, piece: _Text, ids: list[int], offsets: list[Span]) -> tuple[list[int], list[bool]]:
+        """The tokens of a text, and which of them are content."""
+        if piece.spans is not None:
+            return ids, content_mask(piece.text, piece.spans, offsets)
+        if not piece.special_tokens:
+            return ids, [True] * len(ids)
+        before, after = self.tokenizer.before, self.tokenizer.after
+        content = [*[False] * len(before), *[True] * len(ids), *[False] * len(after)]
+        return [*before, *ids, *after], content
 
     def _key(self, ids: Sequence[int], recipe: Recipe) -> bytes:
         template = None if recipe.operation == "embed" else self.tokenizer.chat_template
@@ -352,12 +454,32 @@ class EmbeddingSpace:
         return PromptEmbeds(vectors, torch.tensor(content), self.fingerprint, recipe)
 
 
+@dataclass(frozen=True)
+class _ChatOptions:
+    """How conversations are put through the template."""
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Text of a prompt."""
+
+    text: str
+    spans: list[Span] | None
+    """Where its content stands; None for all of it."""
+    special_tokens: bool = False
+    """Whether the tokenizer's special tokens are put around it."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Rendered:
     """What a prompt is embedded from."""
 
-    pieces: Sequence[tuple[str, list[Span] | None] | PromptEmbeds]
-    """Text with the spans of its content (None: all of it), and rows, in order."""
+    pieces: Sequence[_Text | PromptEmbeds]
+    """Text and rows, in order."""
     recipe: Recipe
 
 
@@ -367,6 +489,24 @@ def _not_empty(text: str) -> str:
     if not text:
         raise ValueError("text is empty; a prompt needs at least one token")
     return text
+
+
+_WARNED: set[str] = set()
+
+
+def _warn_of_special_tokens(space: EmbeddingSpace) -> None:
+    """Once for each space of a process."""
+    if space.fingerprint in _WARNED:
+        return
+    _WARNED.add(space.fingerprint)
+    tokenizer = space.tokenizer
+    around = [tokenizer.decode([token]) for token in (*tokenizer.before, *tokenizer.after)]
+    warnings.warn(
+        f"embed(text) leaves out the special tokens {' '.join(around)} that the tokenizer of {space.name!r} puts "
+        "around a text. Pass special_tokens=True for a whole prompt, which models usually need, or "
+        "special_tokens=False for rows that become part of a message or of another prompt",
+        stacklevel=4,
+    )
 
 
 _SPACES: WeakSet[EmbeddingSpace] = WeakSet()

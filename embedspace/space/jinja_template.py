@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.sandbox
 from jinja2 import nodes
 from jinja2.parser import Parser
@@ -30,7 +30,13 @@ class _Generation(jinja2.ext.Extension):
 
 
 def render_template(
-    template: str, messages: Sequence[Mapping[str, Any]], special_tokens: Mapping[str, Any], *, prompt: bool
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    special_tokens: Mapping[str, Any],
+    *,
+    prompt: bool,
+    clock: Callable[[str], str],
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """A conversation as a chat template writes it.
 
@@ -39,16 +45,34 @@ def render_template(
         messages: the conversation.
         special_tokens: texts of the special tokens by name, e.g. ``bos_token``.
         prompt: whether to end with the header after which the model answers.
+        clock: gives the time in a format of ``strftime``.
+        variables: whatever else the template reads, e.g. ``tools``.
 
     Raises:
         jinja2.exceptions.TemplateError: the template is wrong, or refuses the conversation.
     """
-    return _compiled(template).render(
-        messages=[dict(message) for message in messages],
-        tools=None,
-        documents=None,
-        add_generation_prompt=prompt,
+    values = {
+        "tools": None,
+        "documents": None,
         **special_tokens,
+        **(variables or {}),
+        "messages": [dict(message) for message in messages],
+        "add_generation_prompt": prompt,
+        "strftime_now": clock,
+    }
+    return _compiled(template).render(values)
+
+
+@lru_cache(maxsize=32)
+def variables_read(template: str) -> frozenset[str]:
+    """Names that a template reads and does not set itself.
+
+    >>> sorted(variables_read("{% set x = tools %}{{ x }}{{ messages }}"))
+    ['messages', 'tools']
+    """
+    environment = _compiled(template).environment
+    return frozenset(
+        jinja2.meta.find_undeclared_variables(environment.parse(template)) - environment.globals.keys()
     )
 
 
@@ -59,7 +83,6 @@ def _compiled(template: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment.from_string(template)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedspace.prompt import PromptEmbeds, Recipe
-from embedspace.space.conversation import Message, Span, chat_recipe, check_messages, content_mask
+from embedspace.space.conversation import Message, Span, chat_recipe, check_messages
+from embedspace.space.message_spans import content_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,7 +42,8 @@ class PrefixedPrompts:
 
     Raises:
         TypeError: a system message or an example that is not of strings.
-        ValueError: an example that is not a pair, no chat template, or one that refuses the conversation.
+        ValueError: an example that is not a pair, no chat template, or one that refuses the conversation or does not
+            read a variable.
     """
 
     space: EmbeddingSpace
@@ -50,6 +52,8 @@ class PrefixedPrompts:
     """System message; without one the template may put in its own."""
     few_shot: Sequence[tuple[str, str]] = ()
     """Examples: pairs of a user's message and the assistant's answer."""
+    template: Mapping[str, object] | None = None
+    """Variables of the chat template, as in :meth:`EmbeddingSpace.embed_chat`."""
 
     def __post_init__(self) -> None:
         for position, pair in enumerate(self.few_shot):
@@ -73,7 +77,8 @@ class PrefixedPrompts:
         Raises:
             ValueError: they have no common prefix.
         """
-        return self.space.embed_chat(self.conversation(_PROBES[0])).first_rows(len(self._common.ids))
+        whole = self.space.embed_chat(self.conversation(_PROBES[0]), template=self.template)
+        return whole.first_rows(len(self._common.ids))
 
     def conversation(self, text: str) -> list[Message]:
         """The messages of the prompt with this user turn."""
@@ -113,10 +118,10 @@ class PrefixedPrompts:
     @cached_property
     def _common(self) -> _CommonPrefix:
         rendered = [self._render(probe) for probe in _PROBES]
-        encoded = self.space.tokenizer.encode_batch([text for text, _ in rendered])
-        (text, spans), (ids, offsets) = rendered[0], encoded[0]
+        encoded = self.space.tokenizer.encode_batch([text for text, _, _ in rendered])
+        (text, spans, _), (ids, offsets) = rendered[0], encoded[0]
         ids = ids[: _common_length([ids for ids, _ in encoded])]
-        common = text[: _common_length([text for text, _ in rendered])]
+        common = text[: _common_length([text for text, _, _ in rendered])]
         kept = _split_position(self.space.tokenizer, common, ids, offsets)
         content = content_mask(text, spans, offsets[: len(ids)])
         return _CommonPrefix(
@@ -127,14 +132,17 @@ class PrefixedPrompts:
         try:
             if not isinstance(text, str):
                 raise TypeError(f"a user turn must be a string, got a {type(text).__name__}")
-            rendered, spans = self._render(text)
+            rendered, spans, recipe = self._render(text)
         except (TypeError, ValueError) as error:
             raise type(error)(f"text {position}: {error}") from error
         start = len(self._common.text) if self._common.begins(rendered, spans) else 0
-        return _Turn(rendered, spans, start, chat_recipe(self.conversation(text)))
+        return _Turn(rendered, spans, start, recipe)
 
-    def _render(self, text: str) -> tuple[str, list[Span]]:
-        return self.space.tokenizer.render_with_spans(self.conversation(text))
+    def _render(self, text: str) -> tuple[str, list[Span], Recipe]:
+        tokenizer, messages = self.space.tokenizer, self.conversation(text)
+        values = tokenizer.template_values(self.space.template, self.template)
+        rendered, spans = tokenizer.render_with_spans(messages, values=values)
+        return rendered, spans, chat_recipe(messages, template=values.recorded)
 
     def _embed(self, turn: _Turn, ids: list[int], offsets: list[Span]) -> PromptEmbeds:
         common = self._common

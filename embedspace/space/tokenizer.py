@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from embedspace._util.files import read_cached_json, write_cached_json
 from embedspace.models import cache_folder
-from embedspace.space.conversation import Conversation, Span, render_with_spans
+from embedspace.space.conversation import Conversation, Render, Span
+from embedspace.space.message_spans import (
+    render_continued,
+    render_with_spans,
+    require_continuable,
+    require_every_message,
+)
+from embedspace.space.template_variables import TemplateValues
 
 if TYPE_CHECKING:
     import tokenizers
@@ -49,6 +56,10 @@ class Tokenizer:
     chat_template: str | None = field(repr=False)
     special_tokens: dict[str, Any]
     """Names and texts of the special tokens, as chat templates read them."""
+    before: Sequence[int] = ()
+    """Special tokens that the tokenizer puts before a plain text, where it is asked to."""
+    after: Sequence[int] = ()
+    """Those that it puts behind."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -104,38 +115,99 @@ class Tokenizer:
         """Text of token ids."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
-    def render(self, messages: Conversation, *, add_generation_prompt: bool) -> str:
-        """A conversation as the chat template writes it.
+    def template_values(self, *given: Mapping[str, object] | None) -> TemplateValues:
+        """Checked variables for one rendering of the chat template.
+
+        Args:
+            given: values by the names that the template reads, e.g. ``{"enable_thinking": False}``; later ones go
+                before earlier ones.
 
         Raises:
-            ValueError: there is no template, or it refuses the conversation.
+            TypeError: a value that JSON cannot hold.
+            ValueError: there is no template, or it does not read a variable.
         """
+        return TemplateValues.of(self._template, *given)
+
+    @property
+    def _template(self) -> str:
         if self.chat_template is None:
             raise ValueError(
-                "the model's folder has no chat template; use embed(text) for plain text, or put the "
-                "template into chat_template.jinja beside tokenizer.json"
+                "the model's folder has no chat template; use embed(text, special_tokens=True) for plain text, or put "
+                "the template into chat_template.jinja beside tokenizer.json"
             )
-        import jinja2.exceptions
+        return self.chat_template
 
-        from embedspace.space.jinja_template import render_template
+    def render(
+        self,
+        messages: Conversation,
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool = False,
+        values: TemplateValues | None = None,
+    ) -> str:
+        """A conversation as the chat template writes it.
 
-        try:
-            return render_template(
-                self.chat_template, messages, self.special_tokens, prompt=add_generation_prompt
-            )
-        except jinja2.exceptions.TemplateError as error:
-            roles = [message["role"] for message in messages]
-            raise ValueError(f"the chat template refuses the roles {roles}: {error}") from error
+        Args:
+            messages: of text.
+            add_generation_prompt: end with the header after which the model answers.
+            continue_final_message: end with the text of the last message, and no header.
+            values: of :meth:`template_values`; its clock notes what the template reads.
+
+        Raises:
+            ValueError: there is no template, it refuses the conversation, or it leaves out a message.
+        """
+        render = self._renderer(messages, add_generation_prompt, continue_final_message, values)
+        rendered = render(messages)
+        require_every_message(render, messages, rendered)
+        return rendered
 
     def render_with_spans(
-        self, messages: Conversation, *, add_generation_prompt: bool = True
+        self,
+        messages: Conversation,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        values: TemplateValues | None = None,
     ) -> tuple[str, list[Span]]:
         """:meth:`render`, and where in it the messages' own text stands.
 
         Raises:
             ValueError: as :meth:`render`, or the template rewrites the messages' text.
         """
-        return render_with_spans(partial(self.render, add_generation_prompt=add_generation_prompt), messages)
+        render = self._renderer(messages, add_generation_prompt, continue_final_message, values)
+        return render_with_spans(render, messages)
+
+    def _renderer(
+        self,
+        messages: Conversation,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        values: TemplateValues | None,
+    ) -> Render:
+        values = values or self.template_values()
+        if not continue_final_message:
+            return partial(self._rendered, prompt=add_generation_prompt, values=values)
+        require_continuable(messages)
+        return partial(render_continued, partial(self._rendered, prompt=False, values=values))
+
+    def _rendered(self, messages: Conversation, *, prompt: bool, values: TemplateValues) -> str:
+        import jinja2.exceptions
+
+        from embedspace.space.jinja_template import render_template
+
+        try:
+            return render_template(
+                self._template,
+                messages,
+                self.special_tokens,
+                prompt=prompt,
+                clock=values.clock,
+                variables=values.variables,
+            )
+        except (jinja2.exceptions.TemplateError, TypeError) as error:
+            # A TypeError comes of a template that takes no message without content.
+            roles = [message["role"] for message in messages]
+            raise ValueError(f"the chat template refuses the roles {roles}: {error}") from error
 
 
 def _checked(text: str) -> str:
@@ -156,6 +228,7 @@ def _memo_key(folder: Path) -> str:
             "can convert). Save one there with AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
         )
     key = hashlib.blake2b(importlib.metadata.version("transformers").encode(), digest_size=16)
+    key.update(b"with special tokens")  # the format of what is stored
     key.update(tokenizer_digest(folder))
     key.update((folder / "config.json").read_bytes())  # its model type decides on the tokenizer's class
     return key.hexdigest()
@@ -183,10 +256,24 @@ def _through_transformers(folder: Path) -> dict[str, Any]:
             f"the tokenizer in {folder} cannot be loaded as a fast tokenizer: {error}. "
             "Convert it with transformers and save tokenizer.json beside the model"
         ) from error
-    # A post-processor would trim white space from the offsets and add nothing that is used here.
+    before, after = _special_tokens_around(loaded)
+    # A post-processor would trim white space from the offsets; what it adds to a text is stored beside the pipeline.
     pipeline.update(padding=None, truncation=None, post_processor=None)
     return {
         "pipeline": json.dumps(pipeline, ensure_ascii=False),
         "chat_template": loaded.get_chat_template() if loaded.chat_template else None,
         "special_tokens": loaded.special_tokens_map,
+        "before": before,
+        "after": after,
     }
+
+
+def _special_tokens_around(loaded: Any) -> tuple[list[int], list[int]]:
+    """What a tokenizer of transformers puts before and behind a plain text."""
+    text = "a"
+    plain = loaded.encode(text, add_special_tokens=False)
+    whole = loaded.encode(text, add_special_tokens=True)
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start], whole[start + len(plain) :]
+    return [], []

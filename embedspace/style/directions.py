@@ -111,7 +111,7 @@ def _mean_row(space: EmbeddingSpace, example: str | PromptEmbeds, name: str) -> 
         raise TypeError(f"{name} must be a string or a PromptEmbeds, got a {type(example).__name__}")
     if isinstance(example, str) and not example.strip():
         raise ValueError(f"{name} is an empty text; leave it out")
-    prompt = space.embed(example) if isinstance(example, str) else example
+    prompt = space.embed(example, special_tokens=False) if isinstance(example, str) else example
     space.require(prompt)
     require_content(prompt, name)
     require_finite(prompt, name)

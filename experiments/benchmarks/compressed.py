@@ -113,4 +113,4 @@ def passages(space: EmbeddingSpace, seed: int) -> list[PromptEmbeds]:
     rng = random.Random(seed)
     words = [word for word in vocabulary_words(space) if word.isalpha() and word.isascii()]
     texts = (" ".join(rng.choices(words, k=ROWS)) for _ in range(PROMPTS + 1))
-    return [space.embed(text).first_rows(ROWS) for text in texts]
+    return [space.embed(text, special_tokens=False).first_rows(ROWS) for text in texts]

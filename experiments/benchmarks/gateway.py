@@ -133,7 +133,7 @@ def throughput(space: EmbeddingSpace, through: str, direct: str, rounds: int) ->
         # New prompts for each pass: none is in the server's prefix cache.
         texts = plain_texts(2 * PROMPTS * (rounds + 1))
         for start in range(0, len(texts), 2 * PROMPTS):
-            made = [space.embed(text) for text in texts[start : start + 2 * PROMPTS]]
+            made = [space.embed(text, special_tokens=False) for text in texts[start : start + 2 * PROMPTS]]
             ours, theirs = timed(own, made[:PROMPTS], sampling), timed(other, made[PROMPTS:], sampling)
             pairs.append((ours.throughput, theirs.throughput))
     del pairs[0]  # it warmed both up
@@ -149,7 +149,7 @@ def throughput(space: EmbeddingSpace, through: str, direct: str, rounds: int) ->
 
 def request_body(space: EmbeddingSpace, text: str, new_tokens: int = 1) -> dict[str, Any]:
     """The body of a completions request for one embedded prompt."""
-    payload = encode_prompt_embeds(space.embed(text))
+    payload = encode_prompt_embeds(space.embed(text, special_tokens=False))
     return {"prompt_embeds": [payload], "max_tokens": new_tokens, "n": 1}
 
 

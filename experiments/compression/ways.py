@@ -43,7 +43,7 @@ class Asked:
             messages.insert(PASSAGE, {"role": "system", "content": text})
         prompt = self.space.embed_chat(messages)
         if beginning := self.item.get("beginning"):
-            prompt = PromptEmbeds.concat([prompt, self.space.embed(beginning)])
+            prompt = PromptEmbeds.concat([prompt, self.space.embed(beginning, special_tokens=False)])
         return prompt
 
     def length(self, ratio: float) -> int:

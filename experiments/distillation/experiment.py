@@ -182,7 +182,7 @@ class _Teachers:
     def tags(self, question: str, prompt: Prompt) -> Mapping[str, Tag]:
         """Number of rows, divergence and equal greedy tokens of a prompt that asks the question."""
         assert isinstance(prompt, PromptEmbeds)
-        engine = engine_of(self.source.space.folder)
+        engine = engine_of(self.source.space)
         whole = self.source.whole(question)
         answer = next(iter(engine.generate([whole], Sampling(max_tokens=self.answer_tokens)))).token_ids
         ((divergence, equal),) = divergences(engine, [whole], [prompt], [answer])

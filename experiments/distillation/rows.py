@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from embedspace import EmbeddingSpace, PromptEmbeds, SoftPrompt
@@ -66,13 +65,14 @@ class RowSource:
             asked,
             tokens,
             dict(self.settings),
+            *([dict(self.space.template)] if self.space.template else []),
         ]
         name = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
         folder = cache_folder() / "soft_prompts" / name
         if not folder.exists():
             draft = folder.with_name(f"{name}.draft")
             soft = SoftPrompt.distill(
-                engine_of(self.space.folder),
+                engine_of(self.space),
                 self.prompt["messages"],
                 asked,
                 tokens=tokens,
@@ -111,6 +111,6 @@ class RowSource:
 
 
 @cache
-def engine_of(folder: Path) -> TransformersEngine:
+def engine_of(space: EmbeddingSpace) -> TransformersEngine:
     """One model in process for all prompts."""
-    return TransformersEngine(folder)
+    return TransformersEngine(space)

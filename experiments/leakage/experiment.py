@@ -103,7 +103,7 @@ class Leakage:
 
     def measured(self, space: EmbeddingSpace) -> Iterator[Leak]:
         """One row for each transform and attacker."""
-        prompts = [space.embed(text) for text in self.texts]
+        prompts = [space.embed(text, special_tokens=False) for text in self.texts]
         yield from _leaks(space, "none", prompts, prompts)
         yield from self._shifted(space, prompts)
         yield from self._noisy(space, prompts)

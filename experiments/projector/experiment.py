@@ -115,7 +115,10 @@ class SoftTokens:
         """Nothing, and the text."""
         for number, sentence in enumerate(self.kinds[kind]):
             tags: dict[str, Tag] = {"kind": kind, "projector": ANY, "sentence": number}
-            for condition, rows in ((NOTHING, None), (TEXT, space.embed(f" {sentence}"))):
+            for condition, rows in (
+                (NOTHING, None),
+                (TEXT, space.embed(f" {sentence}", special_tokens=False)),
+            ):
                 yield self._case({**tags, "condition": condition}, partial(self._prompt, space, rows), number)
 
     def _with(

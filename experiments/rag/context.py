@@ -61,7 +61,7 @@ class PassageContext:
             at = common_prefix(self.space.tokenize(said), self.space.tokenize(self.introduction))
             prompt = insert(prompt, rows, at)
         if question["beginning"]:
-            beginning = self.space.embed(question["beginning"])
+            beginning = self.space.embed(question["beginning"], special_tokens=False)
             prompt = PromptEmbeds.concat([prompt, beginning.to(prompt.vectors.dtype)])
         return prompt
 
@@ -74,7 +74,7 @@ class PassageContext:
             soft = [self.projector.project(self.vectors[passage], self.space) for passage in passages]
             return PromptEmbeds.concat(soft)
         texts = [self.knowledge.passages[passage] for passage in self.found[number][:count]]
-        text = self.space.embed(f" {' '.join(texts)}")
+        text = self.space.embed(f" {' '.join(texts)}", special_tokens=False)
         options = self.compressed.get(way)
         if options is None:
             return text

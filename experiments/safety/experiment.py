@@ -125,13 +125,14 @@ def _rowwise_cosine(space: EmbeddingSpace, examples: Sequence[Example], count: i
     unit = torch.nn.functional.normalize
     safe = [e.text for e in examples if e.source.side == "benign"]
     references = [
-        unit(space.embed(text).vectors.float(), dim=1) for text in safe[:: max(1, len(safe) // count)][:count]
+        unit(space.embed(text, special_tokens=False).vectors.float(), dim=1)
+        for text in safe[:: max(1, len(safe) // count)][:count]
     ]
 
     def scores(texts: Sequence[str]) -> list[float]:
         found = []
         for text in texts:
-            rows = unit(space.embed(text).vectors.float(), dim=1)
+            rows = unit(space.embed(text, special_tokens=False).vectors.float(), dim=1)
             likeness = [
                 float((rows[: len(other)] * other[: len(rows)]).sum(dim=1).mean()) for other in references
             ]

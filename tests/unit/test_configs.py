@@ -9,6 +9,9 @@ from hydra.utils import get_class, get_method, instantiate
 from omegaconf import OmegaConf
 
 import train.projector  # noqa: F401  adds the shared groups to the search path of trainings
+from embedspace import EmbeddingSpace
+from tests.checkpoints import make_tiny_checkpoint
+from tests.unit.space.templates import REASONING
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TRAIN = CONFIGS / "train"
@@ -87,6 +90,19 @@ def test_every_model_is_a_name_for_the_same_call(model):
 
 def test_the_packaged_model_is_built_from_its_configuration(smollm2):
     assert instantiate(composed("model=smollm2", "out=unused").model).fingerprint == smollm2.fingerprint
+
+
+@pytest.mark.parametrize(
+    "given", ["+model.template={enable_thinking: false}", "+model.template.enable_thinking=false"]
+)
+def test_variables_of_the_chat_template_can_be_given_to_a_run(tmp_path, given):
+    folder = make_tiny_checkpoint(tmp_path, layers=1, chat_template=REASONING)
+    space = instantiate(composed("model=qwen", f"model.name={folder}", given, "out=unused").model)
+    question = [{"role": "user", "content": "Is it warm?"}]
+    recipe = space.embed_chat(question).recipe
+    assert dict(recipe.parameters)["template"] == '{"enable_thinking": false}'
+    plain = EmbeddingSpace.from_pretrained(folder)
+    assert space.chat_ids(question) == plain.chat_ids(question, template={"enable_thinking": False})
 
 
 def test_no_configuration_holds_a_secret():

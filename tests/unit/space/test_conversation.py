@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedspace import EmbeddingSpace
-from embedspace.space.conversation import content_mask, render_with_spans
+from embedspace.space.message_spans import content_mask, render_with_spans
 from tests.checkpoints import LLAMA3_TEMPLATE, make_tiny_checkpoint
 
 CHATML = (
