@@ -18,6 +18,7 @@ from embedspace.models import MANIFEST
 from embedspace.prompt import PromptEmbeds
 from embedspace.space import EmbeddingSpace, content_fingerprint
 from embedspace.verification.certificate import GREEDY, Certificate, Check, compare_greedy
+from embedspace.verification.prompt_form import PromptForm
 from embedspace.verification.prompts import PARITY_PROMPTS
 from embedspace.verification.server import check_server
 
@@ -31,6 +32,8 @@ def verify(
     progress: Callable[[Check], None] | None = None,
 ) -> Certificate:
     """Check that a model, and optionally its server, treat text and its embeddings alike.
+
+    A base model, which has no chat template, is given plain text with its special tokens, and the certificate says so.
 
     Args:
         model: packaged name, local folder or hub id.
@@ -53,20 +56,22 @@ def verify(
 
 
 def _all_checks(space: EmbeddingSpace, server: str | None, api_key: str | None) -> Iterator[Check]:
-    conversations = [[{"role": "user", "content": text}] for text in PARITY_PROMPTS]
+    form = PromptForm(space)
     yield _table(space)
+    if not form.is_chat:
+        yield form.skipped()
     engine = TransformersEngine(space)  # in the dtype that is the default for this model
     yield _rows(space, engine)
-    yield _tokens(space, conversations)
-    yield _content(space, conversations)
-    prompts = list(space.embed_many(conversations))
-    ids = [space.chat_ids(conversation) for conversation in conversations]
+    yield _tokens(form)
+    prompts = form.prompts(PARITY_PROMPTS)
+    ids = [form.ids(text) for text in PARITY_PROMPTS]
+    yield _content(space, prompts, ids)
     yield _logits(engine, prompts, ids)
     by_rows = list(engine.generate(prompts, GREEDY))
     yield compare_greedy("greedy answers", by_rows, list(engine.generate(ids, GREEDY)))
     engine.close()
     if server is not None:
-        yield from check_server(space, server, api_key, prompts, ids, by_rows)
+        yield from check_server(form, server, api_key, prompts, ids, by_rows)
 
 
 def _table(space: EmbeddingSpace) -> Check:
@@ -119,34 +124,30 @@ def _rows(space: EmbeddingSpace, engine: TransformersEngine) -> Check:
     return Check("rows", different == 0, detail, {"different_rows": different, "largest_difference": largest})
 
 
-def _tokens(space: EmbeddingSpace, conversations: Sequence[list[dict[str, str]]]) -> Check:
+def _tokens(form: PromptForm) -> Check:
     """Token ids against those of transformers' own tokenizer and template."""
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(space.folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(form.space.folder, local_files_only=True)
     different = [
-        conversation[0]["content"]
-        for conversation in conversations
-        if list(tokenizer.apply_chat_template(conversation, add_generation_prompt=True)["input_ids"])
-        != space.chat_ids(conversation)
-        or tokenizer.encode(conversation[0]["content"], add_special_tokens=False)
-        != space.tokenize(conversation[0]["content"])
+        text
+        for text in PARITY_PROMPTS
+        if form.reference_ids(tokenizer, text) != form.ids(text)
+        or tokenizer.encode(text, add_special_tokens=False) != form.space.tokenize(text)
     ]
-    detail = f"{len(different)} of {len(conversations)} prompts tokenise differently from transformers"
+    detail = f"{len(different)} of {len(PARITY_PROMPTS)} prompts tokenise differently from transformers"
     return Check("tokens", not different, detail, {"different_prompts": len(different)})
 
 
-def _content(space: EmbeddingSpace, conversations: Sequence[list[dict[str, str]]]) -> Check:
-    """Content rows decode to the message; the other rows are the same for every message."""
+def _content(space: EmbeddingSpace, prompts: Sequence[PromptEmbeds], ids: Sequence[list[int]]) -> Check:
+    """Content rows decode to the text; the other rows are the same for every text."""
     frames, misread = set(), 0
-    for conversation in conversations:
-        ids = torch.tensor(space.chat_ids(conversation))
-        content = space.embed_chat(conversation).content
-        decoded = space.tokenizer.decode(ids[content].tolist())
-        misread += "".join(decoded.split()) != "".join(conversation[0]["content"].split())
-        frames.add("".join(space.tokenizer.decode(ids[~content].tolist()).split()))
+    for text, prompt, tokens in zip(PARITY_PROMPTS, prompts, ids, strict=True):
+        own, around = (torch.tensor(tokens)[rows].tolist() for rows in (prompt.content, ~prompt.content))
+        misread += "".join(space.tokenizer.decode(own).split()) != "".join(text.split())
+        frames.add("".join(space.tokenizer.decode(around).split()))
     detail = (
-        f"the content rows of {misread} of {len(conversations)} messages do not decode to them; "
+        f"the content rows of {misread} of {len(PARITY_PROMPTS)} messages do not decode to them; "
         f"{len(frames)} variant{'s' * (len(frames) > 1)} of the template's rows"
     )
     return Check(

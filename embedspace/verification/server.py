@@ -17,6 +17,7 @@ from embedspace.metrics import common_prefix
 from embedspace.prompt import PromptEmbeds, encode_prompt_embeds
 from embedspace.space import EmbeddingSpace
 from embedspace.verification.certificate import GREEDY, Check, compare_greedy
+from embedspace.verification.prompt_form import PromptForm
 from embedspace.verification.prompts import PARITY_PROMPTS
 
 MAX_MEAN_GAP = 0.1
@@ -27,13 +28,14 @@ Measured: 0.02 for the packaged model, 0.3 or more with one of its 30 layers rep
 
 
 def check_server(
-    space: EmbeddingSpace,
+    form: PromptForm,
     url: str,
     api_key: str | None,
     prompts: Sequence[PromptEmbeds],
     ids: Sequence[list[int]],
     in_process: Sequence[Completion],
 ) -> Iterator[Check]:
+    space = form.space
     with VLLMClient(url, api_key=api_key, hidden_size=space.hidden_size) as client:
         try:
             info = client.check()
@@ -44,7 +46,7 @@ def check_server(
             "server", True, f"vLLM {info.version} at {info.url} serves {info.model!r} and accepts embeddings"
         )
         try:
-            yield _server_tokens(space, info.url, info.model, api_key)
+            yield _server_tokens(form, info.url, info.model, api_key)
             yield _length_limit(space, info, api_key)
             by_rows = list(client.generate(prompts, GREEDY))
             yield compare_greedy("server's greedy answers", by_rows, list(client.generate(ids, GREEDY)))
@@ -55,14 +57,15 @@ def check_server(
             yield Check("server", False, f"it stopped answering: {error}")
 
 
-def _server_tokens(space: EmbeddingSpace, url: str, model: str, api_key: str | None) -> Check:
+def _server_tokens(form: PromptForm, url: str, model: str, api_key: str | None) -> Check:
     """Token ids of the server's template and tokenizer against those in process."""
     different = 0
     for text in PARITY_PROMPTS:
-        conversation = [{"role": "user", "content": text}]
-        body = {"model": model, "messages": conversation, "add_generation_prompt": True}
-        different += _post(f"{url}/tokenize", api_key, body)["tokens"] != space.chat_ids(conversation)
-    detail = f"{different} of {len(PARITY_PROMPTS)} conversations are templated or tokenised differently by the server"
+        body = {"model": model, **form.tokenize_request(text)}
+        different += _post(f"{url}/tokenize", api_key, body)["tokens"] != form.ids(text)
+    detail = (
+        f"{different} of {len(PARITY_PROMPTS)} prompts are templated or tokenised differently by the server"
+    )
     return Check("server's tokens", not different, detail, {"different_prompts": different})
 
 

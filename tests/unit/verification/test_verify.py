@@ -13,6 +13,7 @@ from embedspace.space.embedding_table import LAYOUTS
 from embedspace.verification import verify
 from embedspace.verification.certificate import compare_greedy
 from tests.checkpoints import make_tiny_checkpoint
+from tests.unit.space.templates import DATED
 
 
 def checks(certificate):
@@ -27,6 +28,25 @@ def test_whole_models_pass_every_check(tmp_path, family):
         "embedding table", "rows", "tokens", "content mask", "logits", "greedy answers",
     }  # fmt: skip
     assert next(c for c in certificate.checks if c.name == "greedy answers").values["prompts"] >= 32
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_a_base_model_is_verified_on_plain_text_with_its_special_tokens(tmp_path, family):
+    certificate = verify(
+        str(make_tiny_checkpoint(tmp_path, family, dtype=torch.bfloat16, chat_template=None))
+    )
+    assert certificate.passed, certificate
+    found = {check.name: check.detail for check in certificate.checks}
+    assert set(found) == {
+        "embedding table", "chat template", "rows", "tokens", "content mask", "logits", "greedy answers",
+    }  # fmt: skip
+    assert "skipped" in found["chat template"]
+    assert "<|begin_of_text|>" in found["chat template"]
+
+
+def test_a_model_whose_template_reads_the_clock_is_verified(tmp_path):
+    certificate = verify(str(make_tiny_checkpoint(tmp_path, layers=1, chat_template=DATED)))
+    assert certificate.passed, certificate
 
 
 def test_a_table_with_a_row_that_is_not_finite_fails(tmp_path):
