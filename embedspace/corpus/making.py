@@ -6,10 +6,11 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,8 +20,8 @@ from embedspace._util.provenance import now, provenance
 from embedspace.corpus.manifest import corpus_folder, totals
 from embedspace.corpus.shard import Payload, Shard, is_whole, make_shard, number_of, summary_of
 from embedspace.corpus.sources import Source
-from embedspace.corpus.tokens import Template
-from embedspace.space import EmbeddingSpace
+from embedspace.corpus.tokens import Template, variables_of
+from embedspace.space import EmbeddingSpace, fixed_template_time
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -49,6 +50,9 @@ class CorpusSpec:
     """Texts of a shard."""
     max_tokens: int | None = None
     """A longer prompt is refused; None is the model's context length."""
+    variables: Mapping[str, Any] | None = None
+    """Of the chat template, as in ``EmbeddingSpace.embed_chat``. The time that a template reads is that of the first
+    start, and stands in the manifest."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -69,6 +73,7 @@ class CorpusSpec:
             "template": self.template,
             "shard_size": self.shard_size,
             "max_tokens": self.max_tokens,
+            **({"variables": dict(self.variables)} if self.variables else {}),
         }
 
     def make(self, space: EmbeddingSpace, number: int) -> Shard:
@@ -83,6 +88,7 @@ class CorpusSpec:
             what=self.what,
             template=self.template,
             max_tokens=self.max_tokens or space.context_length,
+            variables=self.variables,
         )
 
 
@@ -142,6 +148,9 @@ def make_corpus(
         if (old := folder.read()) is not None:
             folder.require_same(_settings(old), _settings(manifest))
             manifest["sittings"] = old["sittings"]
+        if spec.template == "chat" and (variables := _variables(spec, space, old)):
+            manifest["variables"] = variables
+            spec = replace(spec, variables=variables)
         sitting = {"started": now(), "finished": None, **provenance()}
         manifest["sittings"].append(sitting)
         folder.write(manifest)
@@ -158,6 +167,18 @@ def make_corpus(
         counts["texts"], counts["rows"], counts["bytes"], spec.shards, len(pending), damaged,
         len(counts["refused"]),
     )  # fmt: skip
+
+
+def _variables(spec: CorpusSpec, space: EmbeddingSpace, old: dict[str, Any] | None) -> dict[str, Any]:
+    """Variables of the template, and the time that it read when the corpus was begun."""
+    if old is None or not old["sittings"]:
+        return variables_of(space, spec.variables)
+    if "variables" in old:
+        return dict(old["variables"])
+    # Earlier versions kept no time: that of the start is the likeliest.
+    started = datetime.fromisoformat(old["sittings"][0]["started"]).astimezone()
+    with fixed_template_time(started.replace(tzinfo=None)):
+        return variables_of(space, spec.variables)
 
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,18 +104,22 @@ class Corpus:
         if not path.is_file() or (check and not is_whole(path)):
             state = "damaged: its bytes are not those that were written" if path.is_file() else "missing"
             raise ValueError(f"{path} is {state}; make the corpus again, which replaces only this shard")
-        return _Opened(path, self.space, self.manifest["settings"]["template"])
+        return _Opened(
+            path, self.space, self.manifest["settings"]["template"], self.manifest.get("variables", {})
+        )
 
 
 class _Opened:
     """One shard, memory-mapped."""
 
-    def __init__(self, path: Path, space: EmbeddingSpace, template: Any) -> None:
+    def __init__(
+        self, path: Path, space: EmbeddingSpace, template: Any, variables: Mapping[str, object]
+    ) -> None:
         file = open_tensors(path, advice="make the corpus again, which replaces only this shard")
         self._tensors = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         self._offsets = file.get_tensor("offsets").tolist()
         self._ends = file.get_tensor("ends").tolist()
-        self._space, self._template = space, template
+        self._space, self._template, self._variables = space, template, variables
 
     def prompt(self, position: int) -> PromptEmbeds:
         """The prompt at a position of the shard, in memory of its own."""
@@ -134,4 +138,5 @@ class _Opened:
             if "content" in self._tensors
             else torch.ones(stop - start, dtype=torch.bool)
         )
-        return PromptEmbeds(rows, content, self._space.fingerprint, recipe_of(text, self._template))
+        recipe = recipe_of(text, self._template, self._variables)
+        return PromptEmbeds(rows, content, self._space.fingerprint, recipe)

@@ -64,6 +64,7 @@ def make_shard(
     what: Payload,
     template: Template,
     max_tokens: int | None,
+    variables: Mapping[str, object] | None = None,
 ) -> Shard:
     """Tokenise the texts of a shard and write it, atomically: the same texts always make the same bytes.
 
@@ -74,7 +75,8 @@ def make_shard(
     """
     columns = _Columns(template)
     for start in range(0, len(texts), TOKENIZE_BATCH_SIZE):
-        for tokens in tokens_of(space, texts[start : start + TOKENIZE_BATCH_SIZE], template, max_tokens):
+        batch = texts[start : start + TOKENIZE_BATCH_SIZE]
+        for tokens in tokens_of(space, batch, template, max_tokens, variables):
             columns.add(tokens)
     refused = {str(first + position): reason for position, reason in columns.refused.items()}
     metadata = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from embedspace.corpus.files import Refusal
-from embedspace.prompt import Recipe
-from embedspace.space import EmbeddingSpace, content_mask
+from embedspace.prompt import Recipe, Value
+from embedspace.space import EmbeddingSpace, content_mask, recorded_template
 
 Template = Literal["none", "chat"]
 """Plain texts, every row content; or conversations through the model's template, a text being one question."""
@@ -28,7 +29,11 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(
-    space: EmbeddingSpace, texts: Sequence[Any], template: Template, max_tokens: int | None
+    space: EmbeddingSpace,
+    texts: Sequence[Any],
+    template: Template,
+    max_tokens: int | None,
+    variables: Mapping[str, object] | None = None,
 ) -> list[Tokens | Refusal]:
     """Tokenise texts together; one that is no prompt is a :class:`Refusal` and the others are not affected.
 
@@ -37,8 +42,9 @@ def tokens_of(
         texts: strings, for a chat also lists of messages.
         template: how they are embedded.
         max_tokens: a longer prompt is refused; None for any length.
+        variables: of the chat template, and the time that it reads.
     """
-    prepared = [_prepared(space, text, template) for text in texts]
+    prepared = [_prepared(space, text, template, variables) for text in texts]
     fine = [one for one in prepared if not isinstance(one, Refusal)]
     if template == "none":
         encoded = [(ids, None) for ids in space.tokenizer.encode_many([text for text, _, _ in fine])]
@@ -59,15 +65,30 @@ def tokens_of(
     return tokens
 
 
-def recipe_of(text: str, template: Template) -> Recipe:
+def variables_of(space: EmbeddingSpace, given: Mapping[str, object] | None) -> dict[str, Any]:
+    """The variables of a chat template, and what it reads from the clock now, as recipes keep them.
+
+    Raises:
+        TypeError, ValueError: a variable that cannot be used.
+    """
+    if space.tokenizer.chat_template is None:
+        return dict(given or {})
+    values = space.tokenizer.template_values(given)
+    with contextlib.suppress(ValueError):  # each text says why it is refused
+        space.tokenizer.render([{"role": "user", "content": "a"}], add_generation_prompt=True, values=values)
+    return values.recorded
+
+
+def recipe_of(text: str, template: Template, variables: Mapping[str, object] | None = None) -> Recipe:
     """The recipe of the prompt, equal to that of ``space.embed`` or ``space.embed_chat``."""
     if template == "none":
         return Recipe.of("embed", {"text": text})
-    return Recipe.of("embed_chat", {"messages": text, "add_generation_prompt": True})
+    recorded: dict[str, Value] = {"template": recorded_template(variables)} if variables else {}
+    return Recipe.of("embed_chat", {"messages": text, "add_generation_prompt": True, **recorded})
 
 
 def _prepared(
-    space: EmbeddingSpace, text: Any, template: Template
+    space: EmbeddingSpace, text: Any, template: Template, variables: Mapping[str, object] | None
 ) -> tuple[str, list[tuple[int, int]], str] | Refusal:
     """What is tokenised, the spans of the messages in it, and the recipe's text."""
     if isinstance(text, Refusal):
@@ -80,7 +101,8 @@ def _prepared(
         messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
         for message in messages:
             _plain(message["content"])
-        rendered, spans = space.tokenizer.render_with_spans(messages)
+        values = space.tokenizer.template_values(variables)
+        rendered, spans = space.tokenizer.render_with_spans(messages, values=values)
         as_json = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
         return rendered, spans, as_json
     except (TypeError, ValueError, KeyError) as error:

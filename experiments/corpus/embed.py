@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from embedspace.corpus import CorpusSpec, Payload, Runner, Template, make_corpus, open_source
 
@@ -29,6 +30,8 @@ class EmbedCorpus:
     """Workers, on a cluster actors; None for one a core."""
     runner: Runner
     fresh: bool
+    variables: Mapping[str, Any] | None = None
+    """Of the chat template."""
 
     def run(self, folder: Path) -> str:
         """Make every shard that is missing or damaged.
@@ -45,6 +48,7 @@ class EmbedCorpus:
             self.template,
             self.shard_size,
             self.max_tokens,
+            self.variables,
         )
         made = make_corpus(spec, processes=self.processes, runner=self.runner, fresh=self.fresh)
         again = f", {made.damaged} of them because they were damaged" if made.damaged else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -13,7 +14,9 @@ from hypothesis import given, settings
 
 from embedspace import EmbeddingSpace
 from embedspace.corpus import Corpus, CorpusSpec, make_corpus, open_source
+from embedspace.space import fixed_template_time
 from tests.checkpoints import make_tiny_checkpoint
+from tests.unit.space.templates import DATED
 
 TEXTS = ["The capital of France", "Zwei Wörter, ein café", "東京", "a", " leading space", "the end " * 40]
 
@@ -263,3 +266,26 @@ def test_the_manifest_tells_counts_settings_and_where_it_comes_from(
     assert [shard["name"] for shard in manifest["shards"]] == sorted(contents(tmp_path / "corpus"))
     assert {"packages", "git", "machine"} <= set(manifest["sittings"][0])
     assert manifest["refused"] == {"6": "the text is empty"}
+
+
+def test_a_corpus_has_the_variables_and_the_one_time_of_its_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny_checkpoint(tmp_path / "model", layers=1, chat_template=DATED)
+    space = EmbeddingSpace.from_pretrained(model)
+    texts: list[object] = [f"question {number}" for number in range(6)]
+    spec = work(model, tmp_path, texts, template="chat", shard_size=2, variables={"bos_token": "x"})
+    with fixed_template_time(datetime(2026, 7, 12)):
+        make_corpus(spec)
+        expected = [
+            space.embed_chat([{"role": "user", "content": text}], template={"bos_token": "x"})
+            for text in texts
+        ]
+    next(spec.folder.glob("shard-*")).unlink()
+    with fixed_template_time(datetime(2026, 7, 13)):
+        assert make_corpus(spec).made == 1
+    for prompt, whole in zip(Corpus(spec.folder, space), expected, strict=True):
+        assert torch.equal(prompt.vectors, whole.vectors)
+        assert prompt.recipe == whole.recipe
+    with pytest.raises(ValueError, match=r"variables.bos_token: 'x' -> 'y'"):
+        make_corpus(replace(spec, variables={"bos_token": "y"}))
