@@ -82,7 +82,7 @@ class Compressed:
     """Whether it compares whole sentences with the question too."""
     keep: bool = False
     """Whether it is told the words of the right answer, which is the most that ``keep`` can bring; they are left out
-    where they do not fit."""
+    where they would take more than half of the rows, or do not fit."""
 
     def __call__(self, asked: Asked, ratio: float) -> PromptEmbeds:
         """See :class:`Way`."""
@@ -93,9 +93,10 @@ class Compressed:
             options["query"] = asked.item["question"]
         if self.encoder:
             options["encoder"] = SentenceEncoder()
-        if self.keep and (strings := asked.item.get("strings", ())):
-            with suppress(ValueError):  # they need more rows than the ratio leaves
-                return compress(asked.prompt, ratio, keep=list(strings), **options)
+        strings = list(asked.item.get("strings", ())) if self.keep else []
+        if strings and 2 * len(asked.space.tokenize(" ".join(strings))) <= asked.length(ratio):
+            with suppress(ValueError):  # the words that they stand in need more rows than the ratio leaves
+                return compress(asked.prompt, ratio, keep=strings, **options)
         return compress(asked.prompt, ratio, **options)
 
 
