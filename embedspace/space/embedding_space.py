@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +103,16 @@ class EmbeddingSpace:
             tokenizer.template_values(template)
         variables = dict(template or {})
         return cls(str(name), folder, tokenizer, rows, fingerprint, context_length(folder), variables)
+
+    def __reduce__(self) -> tuple[Callable[..., EmbeddingSpace], tuple[object, ...]]:
+        """Another process opens the model's folder for itself: a pickle holds neither table nor tokenizer.
+
+        Reading it raises ``ValueError`` where the folder is not there, or has another table or tokenizer by now.
+        """
+        rest = (self.fingerprint, self.context_length, self.template)
+        if self.table.tensor is None:
+            return type(self), (self.name, self.folder, self.tokenizer, self.table, *rest)
+        return _reopened, (self.name, self.folder, self.table, *rest)
 
     def __repr__(self) -> str:
         return f"EmbeddingSpace({self.name!r}, {self.vocab_size} x {self.hidden_size}, {self.fingerprint})"
@@ -481,6 +491,23 @@ class _Rendered:
     pieces: Sequence[_Text | PromptEmbeds]
     """Text and rows, in order."""
     recipe: Recipe
+
+
+def _reopened(
+    name: str,
+    folder: Path,
+    table: EmbeddingTable,
+    fingerprint: str,
+    length: int | None,
+    template: Mapping[str, object],
+) -> EmbeddingSpace:
+    found = cached_fingerprint(folder, table)
+    if found != fingerprint:
+        raise ValueError(
+            f"the pickled space {name!r} was {fingerprint}, and {folder} holds {found} now: table, tokenizer or "
+            "template changed. Load the space again with EmbeddingSpace.from_pretrained"
+        )
+    return EmbeddingSpace(name, folder, Tokenizer.from_folder(folder), table, fingerprint, length, template)
 
 
 def _not_empty(text: str) -> str:

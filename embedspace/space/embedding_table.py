@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,14 @@ class EmbeddingTable:
     """What the model's embedding module multiplies a row by."""
     path: Path
     """The safetensors file."""
+    tensor: str | None = None
+    """The table's name in that file; None where the rows are in no file."""
+
+    def __reduce__(self) -> tuple[Callable[..., EmbeddingTable], tuple[object, ...]]:
+        """Another process opens the file for itself."""
+        if self.tensor is None:
+            return type(self), (self.rows, self.scale, self.path)
+        return _reopened, (self.path, self.tensor, self.scale)
 
     @classmethod
     def from_folder(cls, folder: Path, *, tensor: str | None = None) -> EmbeddingTable:
@@ -113,7 +121,7 @@ class EmbeddingTable:
                 f"{name} in {path} has shape {list(rows.shape)} and dtype {rows.dtype}; a table of floating-point "
                 "rows is needed (a quantised checkpoint must be dequantised first)"
             )
-        return cls(rows, layout.scale(config), path)
+        return cls(rows, layout.scale(config), path, name)
 
     def lookup(self, ids: list[int] | Int[Tensor, " tokens"]) -> Float[Tensor, "tokens hidden"]:
         """Rows as the model's own embedding module returns them, in new memory."""
@@ -138,6 +146,21 @@ class EmbeddingTable:
         return digest.digest()
 
 
+def _reopened(path: Path, tensor: str, scale: float) -> EmbeddingTable:
+    """A pickled table.
+
+    Raises:
+        ValueError: its file is not here, or is another one.
+    """
+    absent = (
+        f"{path}, the file of a pickled embedding table, is not on this machine: its rows are not in the pickle. "
+        "Load the space here with EmbeddingSpace.from_pretrained"
+    )
+    with open_tensors(path, advice="fetch or convert the model again", absent=absent) as file:
+        _first([tensor], file.keys(), f"is in {path}")
+        return EmbeddingTable(file.get_tensor(tensor), scale, path, tensor)
+
+
 def table_names(config: Config, source: Path | str, tensor: str | None = None) -> list[str]:
     """The names under which a checkpoint may hold its table, likeliest first.
 
@@ -159,7 +182,7 @@ def table_names(config: Config, source: Path | str, tensor: str | None = None) -
 
 
 def _layout(config: Config, source: Path | str, tensor: str | None) -> Layout:
-    kind, inner = config.get("model_type"), text_config(config).get("model_type")
+    kind, inner = (str(part.get("model_type")) for part in (config, text_config(config)))
     if tensor is not None:
         known = LAYOUTS.get(kind) or LAYOUTS.get(inner)
         if known is None:

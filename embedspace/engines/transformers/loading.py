@@ -66,10 +66,10 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
+        model, report = loaded
         if missing := sorted(report["missing_keys"]):
             raise ValueError(
                 f"it lacks {len(missing)} tensors, such as {missing[0]}, in whose place there would be random numbers"
