@@ -233,7 +233,7 @@ def _plain(value: object, place: str) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [_plain(inner, f"{place}[{position}]") for position, inner in enumerate(value)]
     if isinstance(value, FunctionType | MethodType):
-        from transformers.utils import get_json_schema
+        from transformers.utils.chat_template_utils import get_json_schema
 
         return _plain(get_json_schema(value), place)
     raise TypeError(
