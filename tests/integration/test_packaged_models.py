@@ -38,9 +38,9 @@ def space(request: pytest.FixtureRequest) -> EmbeddingSpace:
 
 @pytest.fixture
 def server(space: EmbeddingSpace, tmp_path: Path) -> Iterator[VLLMServer]:
-    with VLLMServer(
-        space.name, dtype="float32", max_model_len=256, log_path=tmp_path / "server.log"
-    ) as running:
+    # Rows that a model scales are rounded in the checkpoint's dtype.
+    dtype = "float32" if space.table.scale == 1 else "bfloat16"
+    with VLLMServer(space.name, dtype=dtype, max_model_len=256, log_path=tmp_path / "server.log") as running:
         yield running
 
 
@@ -70,7 +70,11 @@ def test_a_server_answers_embeddings_as_it_answers_token_ids(
     space: EmbeddingSpace, server: VLLMServer
 ) -> None:
     with VLLMClient(server.url) as client:
-        as_ids, embedded = (list(client.generate(prompts, GREEDY)) for prompts in asked(space))
+        # One by one: in bfloat16, an answer depends on what it is batched with.
+        as_ids, embedded = (
+            [answer for prompt in prompts for answer in client.generate([prompt], GREEDY)]
+            for prompts in asked(space)
+        )
     assert all(each.error is None for each in (*as_ids, *embedded))
     assert [each.token_ids for each in as_ids] == [each.token_ids for each in embedded]
 
