@@ -278,7 +278,7 @@ def _runs(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from embedspace.runs import read_records
+    from embedspace.runs import last_engine, read_records
     from embedspace.runs.run import RECORDS, REPORT, read_manifest
 
     table = Table("folder", "model", "engine", "records", "failed", "started", "report")
@@ -288,9 +288,7 @@ def _runs(options: argparse.Namespace) -> int:
         manifest = read_manifest(folder)
         if manifest is None or "fingerprint" not in manifest:
             continue  # a corpus or a training
-        engine: dict[str, object] = next(
-            (each["engine"] for each in reversed(manifest["sittings"]) if each.get("engine")), {}
-        )
+        engine = last_engine(manifest)
         path = folder / RECORDS
         errors = [record.error is not None for record in read_records(path)] if path.is_file() else []
         table.add_row(

@@ -42,6 +42,16 @@ def _loaded(name: str, device: str | None) -> Any:
     )
 
 
+@cached
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    names = ("*.safetensors", "tokenizer.json", "config.json", "modules.json", "1_Pooling/*.json")
+    for path in sorted(path for pattern in names for path in folder.glob(pattern)):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 class SentenceEncoder:
     """A sentence-transformers model whose unit vectors a projector starts from.
 
@@ -66,15 +76,10 @@ class SentenceEncoder:
         """The local folder of the model."""
         return resolve(self.name)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Identity by content: hash of weights, tokenizer and configuration."""
-        digest = hashlib.blake2b(digest_size=16)
-        names = ("*.safetensors", "tokenizer.json", "config.json", "modules.json", "1_Pooling/*.json")
-        for path in sorted(path for pattern in names for path in self.folder.glob(pattern)):
-            digest.update(f"{path.relative_to(self.folder)} {path.stat().st_size} ".encode())
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
+        """Identity by content: hash of weights, tokenizer and configuration, computed once in a process."""
+        return _fingerprint(self.folder)
 
     @property
     def model(self) -> Any:

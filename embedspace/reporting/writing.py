@@ -12,7 +12,7 @@ from embedspace._util.files import atomic_write
 from embedspace._util.provenance import describe_origin
 from embedspace.metrics import Interval
 from embedspace.reporting.report import Cell, Report, Section, unsigned
-from embedspace.runs import Tag
+from embedspace.runs import Tag, last_engine
 
 if TYPE_CHECKING:
     from embedspace.runs import Run
@@ -90,15 +90,10 @@ def _tags(tags: Mapping[str, Tag]) -> str:
 
 
 def _chips(run: Run) -> list[str]:
-    engine = _last(run.manifest, "engine") or {}
+    engine = last_engine(run.manifest)
     dtype = engine.get("dtype", "")
     chips = [engine.get("model", ""), f"{engine.get('engine', '')} {dtype if dtype.isalnum() else ''}"]
     return [chip.strip() for chip in (*chips, run.sitting["started"][:10]) if chip.strip()]
-
-
-def _last(manifest: Mapping[str, Any], entry: str) -> Any:
-    """An entry of the latest sitting that has it."""
-    return next((sitting[entry] for sitting in reversed(manifest["sittings"]) if sitting.get(entry)), None)
 
 
 def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -110,7 +105,7 @@ def _provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     )
     return {
         "Model fingerprint": manifest["fingerprint"],
-        "Engine": _pairs(_last(manifest, "engine") or {}),
+        "Engine": _pairs(last_engine(manifest)),
         "Seeds": _pairs(manifest["seeds"]),
         "Commit": commit,
         "Python": sitting["python"],

@@ -5,7 +5,7 @@ from embedspace.runs.diff import differences
 from embedspace.runs.execution import execute
 from embedspace.runs.records import Record, Tag, by_tags, read_records
 from embedspace.runs.replayer import replay
-from embedspace.runs.run import UNIMPORTANT, Run
+from embedspace.runs.run import UNIMPORTANT, Run, last_engine
 
 __all__ = [
     "UNIMPORTANT",
@@ -17,6 +17,7 @@ __all__ = [
     "by_tags",
     "differences",
     "execute",
+    "last_engine",
     "read_records",
     "replay",
 ]

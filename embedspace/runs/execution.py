@@ -130,8 +130,9 @@ class _Plan:
             referred |= needed
             if case.key in done:
                 # Records of earlier versions have no times.
-                if done[case.key] not in (case.recipe.digest, without_times(case.recipe).digest):
-                    raise ValueError(_other_prompts(run, case.key, case.recipe))
+                digest, recipe = done[case.key], case.recipe
+                if digest != recipe.digest and digest != without_times(recipe).digest:
+                    raise ValueError(_other_prompts(run, case.key, recipe))
             elif case.answered or run.engine_scores is not False:
                 pending.append(case)
         if unknown := done.keys() - seen:

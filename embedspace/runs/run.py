@@ -160,6 +160,13 @@ class Run:
             self.close()
 
 
+def last_engine(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the engine said of itself in the latest sitting that had one; empty where none ever had."""
+    return next(
+        (sitting["engine"] for sitting in reversed(manifest["sittings"]) if sitting.get("engine")), {}
+    )
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What ``run.json`` of a run folder holds; None where nothing was ever run in it.
 

@@ -57,18 +57,17 @@ def match_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -
     rows = vectors.detach().cpu().bfloat16()
     hashes, owners = _hashed_table(space)
     wanted = _hash(rows)
-    places = torch.searchsorted(hashes, wanted).clamp_max(len(hashes) - 1)
-    ids = owners[places]
-    exact = (space.table.lookup(ids.tolist()).bfloat16() == rows).all(dim=1)
-    # Rows that are equal in the hashed columns stand side by side.
-    others = (~exact & (hashes[places] == wanted)).nonzero().flatten()
-    while len(others):
-        places[others] += 1
-        others = others[places[others] < len(hashes)]
-        others = others[hashes[places[others]] == wanted[others]]
-        same = (space.table.lookup(owners[places[others]].tolist()).bfloat16() == rows[others]).all(dim=1)
-        ids[others[same]], exact[others[same]] = owners[places[others[same]]], True
-        others = others[~same]
+    places = torch.searchsorted(hashes, wanted)
+    ids, exact = torch.zeros_like(places), torch.zeros_like(places, dtype=torch.bool)
+    left = torch.arange(len(rows))
+    while len(left):
+        left = left[places[left] < len(hashes)]
+        left = left[hashes[places[left]] == wanted[left]]
+        found = owners[places[left]]
+        same = (space.table.lookup(found.tolist()).bfloat16() == rows[left]).all(dim=1)
+        ids[left[same]], exact[left[same]] = found[same], True
+        left = left[~same]
+        places[left] += 1  # rows that are equal in the hashed columns stand side by side
     if not bool(exact.all()):
         ids[~exact] = nearest_tokens(space, vectors[~exact.to(vectors.device)])
     return TokenMatches(ids, exact)
