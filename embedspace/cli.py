@@ -1,4 +1,4 @@
-"""The command ``embedspace models | serve | verify | cache | gateway | runs | replay | diff | distill``."""
+"""The command ``embedspace models | serve | verify | cache | gateway | playground | runs | diff | ...``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from embedspace._util.extras import pip_install
 from embedspace._version import __version__
 from embedspace.errors import EngineError
 from embedspace.gateway.process import add_arguments as add_gateway_arguments
+from embedspace.playground.server import add_arguments as add_playground_arguments
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     gateway.set_defaults(run=_gateway)
     add_gateway_arguments(gateway)
+    playground = commands.add_parser(
+        "playground", help="a local web page that moves a prompt and shows the answers"
+    )
+    playground.set_defaults(run=_playground)
+    add_playground_arguments(playground)
     return parser
 
 
@@ -232,6 +238,18 @@ def _gateway(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; the gateway needs more packages: {pip_install('gateway')}") from None
     serve(read_settings(options))
+    return 0
+
+
+def _playground(options: argparse.Namespace) -> int:
+    from embedspace.playground.server import serve
+
+    try:
+        serve(options)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{error}; the playground needs more packages: {pip_install('playground')}"
+        ) from None
     return 0
 
 

@@ -41,7 +41,7 @@ sweeps = [*extras["joblib"], *extras["slurm"]]
 build = [*pyproject["build-system"]["requires"], "setuptools"]
 (scratch / "docs.in").write_text("\n".join([*extras["docs"], *extras["gateway"]]))
 (scratch / "core.in").write_text("\n".join([*project["dependencies"], *models, *build]))
-(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *extras["gateway"], *vllm]))
+(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *extras["gateway"], *extras["playground"], *vllm]))
 PYTHON
 
 resolve "$scratch/all.json" --constraint "$scratch/held.txt" -r "$scratch/core.in" -r "$scratch/test.in"

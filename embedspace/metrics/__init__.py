@@ -1,7 +1,14 @@
 """Metrics: paired measures with intervals, likelihoods, judges of texts, transitions, and control prompts."""
 
 from embedspace.metrics.clusters import ratio_interval
-from embedspace.metrics.controls import mean_rows, random_rows, shuffle_rows, zero_padded
+from embedspace.metrics.controls import (
+    mean_rows,
+    noisy_rows,
+    random_rows,
+    shuffle_rows,
+    vocabulary_radius,
+    zero_padded,
+)
 from embedspace.metrics.intervals import (
     CONFIDENCE,
     MIN_ITEMS,
@@ -37,9 +44,11 @@ __all__ = [
     "log_odds",
     "mean_interval",
     "mean_rows",
+    "noisy_rows",
     "random_rows",
     "ratio_interval",
     "share_interval",
     "shuffle_rows",
+    "vocabulary_radius",
     "zero_padded",
 ]

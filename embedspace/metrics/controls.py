@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from embedspace.prompt import PromptEmbeds, Recipe, require_same_space
+from embedspace.prompt import PromptEmbeds, Recipe, require_content, require_same_space
 from embedspace.space import EmbeddingSpace
 
 
@@ -35,6 +37,46 @@ def random_rows(space: EmbeddingSpace, prompt: PromptEmbeds, seed: int) -> Promp
     ids = torch.randint(space.vocab_size, (count,), generator=torch.Generator().manual_seed(seed))
     recipe = Recipe.of("random_rows", {"seed": seed}, prompt.recipe)
     return prompt.with_content(space.lookup(ids.tolist()), recipe)
+
+
+def noisy_rows(space: EmbeddingSpace, prompt: PromptEmbeds, scale: float, seed: int) -> PromptEmbeds:
+    """The prompt with Gaussian noise on its content rows; template rows stay bit-identical.
+
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> prompt = space.embed("A short text.")
+    >>> moved = (noisy_rows(space, prompt, 0.5, seed=0).vectors.float() - prompt.vectors.float()).norm(dim=1).mean()
+    >>> round(float(moved / vocabulary_radius(space)), 1)
+    0.5
+
+    Args:
+        space: of the prompt.
+        prompt: whose rows.
+        scale: norm of the noise in a row, in units of :func:`vocabulary_radius`; 0 gives the prompt itself.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a prompt of another space or without content, or a scale that is negative or not finite.
+    """
+    space.require(prompt)
+    require_content(prompt, "noise")
+    if not (math.isfinite(scale) and scale >= 0):
+        raise ValueError(f"scale is {scale!r}; it must be a finite number, 0 or more")
+    if scale == 0:
+        return prompt
+    rows = prompt.content_vectors.cpu().float()
+    drawn = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+    noise = scale * vocabulary_radius(space) * torch.nn.functional.normalize(drawn, dim=1)
+    recipe = Recipe.of("noisy_rows", {"scale": float(scale), "seed": seed}, prompt.recipe)
+    return prompt.with_content(rows + noise, recipe)
+
+
+def vocabulary_radius(space: EmbeddingSpace) -> float:
+    """Root mean square distance of the vocabulary's rows from their mean.
+
+    >>> round(vocabulary_radius(EmbeddingSpace.from_pretrained("smollm2-135m-instruct")), 1)
+    2.4
+    """
+    return math.sqrt(float(space.norms.double().square().mean() - space.mean.double().square().sum()))
 
 
 def zero_padded(a: PromptEmbeds, b: PromptEmbeds, t: float) -> PromptEmbeds:

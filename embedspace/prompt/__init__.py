@@ -14,6 +14,14 @@ from embedspace.prompt.row_selection import (
     row_mask,
 )
 from embedspace.prompt.rows import describe_nonfinite_rows, evenly_spaced, in_blocks, tensor_digest
+from embedspace.prompt.token_strip import (
+    MAX_STRIP_ROWS,
+    TokenRow,
+    TokenStrip,
+    read_strip,
+    register_reader,
+    strip_style,
+)
 from embedspace.prompt.wire import (
     decode_prompt_embeds,
     encode_checked_vectors,
@@ -23,12 +31,15 @@ from embedspace.prompt.wire import (
 
 __all__ = [
     "CACHE_FORMAT",
+    "MAX_STRIP_ROWS",
     "Part",
     "PromptEmbeds",
     "PromptStore",
     "Recipe",
     "RowSource",
     "Rows",
+    "TokenRow",
+    "TokenStrip",
     "Value",
     "add_to_rows",
     "cache_key",
@@ -42,12 +53,15 @@ __all__ = [
     "mask_from_text",
     "message_parts",
     "preflight",
+    "read_strip",
+    "register_reader",
     "require_content",
     "require_finite",
     "require_key",
     "require_row_mask",
     "require_same_space",
     "row_mask",
+    "strip_style",
     "tensor_digest",
     "transformed_key",
 ]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedspace._util.notebook import block, facts
 from embedspace.prompt.recipe import Recipe
 from embedspace.prompt.rows import describe_nonfinite_rows, tensor_digest
+from embedspace.prompt.token_strip import read_strip, strip_style
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +73,14 @@ class PromptEmbeds:
         return (
             f"PromptEmbeds({len(self)} rows, {int(self.content.sum())} of content, "
             f"hidden {self.hidden_size}, {str(self.vectors.dtype).removeprefix('torch.')}, {self.recipe})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the rows as coloured tokens."""
+        shape = {"rows": len(self), "of content": int(self.content.sum()), "hidden": self.hidden_size}
+        strip = read_strip(self.vectors, self.content, self.space)
+        return block(
+            facts("PromptEmbeds", shape | {"made by": self.recipe}) + strip.html(), style=strip_style()
         )
 
     @property

@@ -17,7 +17,7 @@ from embedspace.distillation import SoftPrompt
 from embedspace.encoders import SentenceEncoder
 from embedspace.engines import Prompt
 from embedspace.interpolation import blend, interpolate
-from embedspace.metrics import mean_rows, random_rows, shuffle_rows, zero_padded
+from embedspace.metrics import mean_rows, noisy_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.prompt import PromptEmbeds, Recipe, mask_from_text, tensor_digest
 from embedspace.runs.cases import prompt_sha256
 from embedspace.runs.records import Record, read_records
@@ -328,6 +328,9 @@ PROMPTS: dict[str, Step] = {
     "mean_rows": lambda replayer, given, inputs: mean_rows(replayer.space, given["rows"]),
     "random_rows": lambda replayer, given, inputs: random_rows(
         replayer.space, replayer.prompt(inputs[0]), given["seed"]
+    ),
+    "noisy_rows": lambda replayer, given, inputs: noisy_rows(
+        replayer.space, replayer.prompt(inputs[0]), given["scale"], given["seed"]
     ),
     "zero_padded": lambda replayer, given, inputs: zero_padded(
         replayer.prompt(inputs[0]), replayer.prompt(inputs[1]), given["t"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from embedspace._util.notebook import block, facts, table
 from embedspace.prompt import tensor_digest
 from embedspace.safety.calibration import Calibration, conformal_threshold
 from embedspace.safety.file import FilterParts, read_filter, write_filter
@@ -76,6 +77,21 @@ class SafetyFilter:
         return (
             f"SafetyFilter({self.space.name!r}, {' + '.join(each.name for each in self.layers)}, {threshold})"
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the layers with their weights."""
+        rows = [
+            [
+                each.name,
+                f"weight {self.weights[each.name]:.2f}"
+                if each.name in self.weights
+                else "refuses on its own",
+            ]
+            for each in self.layers
+        ]
+        known = "not calibrated" if self.threshold is None else f"{self.threshold:.3f}"
+        values = {"of": self.space.name, "threshold": known}
+        return block(facts("SafetyFilter", values) + table(["layer", "how it counts"], rows))
 
     @classmethod
     def fit(
@@ -273,7 +289,7 @@ class SafetyFilter:
         contributions = {name: each.score * self.weights.get(name, 1.0) for name, each in findings.items()}
         name = max(contributions, key=contributions.__getitem__)
         reason = "nothing suspicious was found" if allowed else f"{name}: {findings[name].reason}"
-        return Verdict(allowed, low, threshold, reason)
+        return Verdict(allowed, low, threshold, reason, findings)
 
 
 def _fail_closed(layer: Layer, readings: Sequence[Reading]) -> list[Finding]:

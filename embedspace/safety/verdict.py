@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
+
+from embedspace._util.notebook import block, table
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class Verdict:
     threshold: float
     reason: str
     """The layer that decided and what it found."""
+    findings: Mapping[str, Finding] = field(default_factory=dict, repr=False, compare=False)
+    """Of the layers that ran, by name."""
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the decision and the layers that ran."""
+        return block(verdict_html(self, self.findings))
 
 
 @dataclass(frozen=True)
@@ -62,3 +72,54 @@ class Explanation:
     """By the layer's name, in the order in which the layers run."""
     texts: Mapping[str, str]
     """By the layer's name: the read-back text of the rows that its score rests on."""
+
+    def html(self) -> str:
+        """The decision, and every layer with the text that its score rests on; escaped."""
+        return verdict_html(self.verdict, self.findings, self.texts)
+
+    def _repr_html_(self) -> str:
+        return block(self.html())
+
+
+def verdict_html(
+    verdict: Verdict, findings: Mapping[str, Finding], texts: Mapping[str, str] | None = None
+) -> str:
+    """HTML of a verdict, escaped.
+
+    >>> verdict_html(Verdict(True, 0.1, 0.5, "nothing suspicious was found"), {})[:46]
+    '<p class="verdict allowed"><b>allowed</b> with'
+
+    Args:
+        verdict: the decision.
+        findings: by the layer's name.
+        texts: by the layer's name, the read-back text that its score rests on.
+    """
+    word = "allowed" if verdict.allowed else "refused"
+    lines = [
+        f'<p class="verdict {word}"><b>{word}</b> with a score of {_number(verdict.score)}; '
+        f"the threshold is {_number(verdict.threshold)}. {escape(verdict.reason.capitalize())}.</p>"
+    ]
+    if findings:
+        shown = [
+            [name, _number(found.score), found.reason, (texts or {}).get(name, "") if found.score else ""]
+            for name, found in findings.items()
+        ]
+        if any(row[3] for row in shown):
+            lines.append(
+                table(
+                    ["layer", "score", "what it found", "where"],
+                    [[*row[:3], _short(row[3])] for row in shown],
+                )
+            )
+        else:
+            lines.append(table(["layer", "score", "what it found"], [row[:3] for row in shown]))
+    return "".join(lines)
+
+
+def _number(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.2f}"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}…"

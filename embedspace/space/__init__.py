@@ -6,7 +6,7 @@ from embedspace.space.conversation import (
     chat_recipe,
     text_recipe,
 )
-from embedspace.space.embedding_space import EmbeddingSpace, resolve_space
+from embedspace.space.embedding_space import EmbeddingSpace, find_space, resolve_space
 from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.fingerprint import content_fingerprint
 from embedspace.space.message_spans import content_mask
@@ -24,6 +24,7 @@ from embedspace.space.template_variables import (
     recorded_times,
     without_times,
 )
+from embedspace.space.token_strip import strip_of_rows, token_strip
 from embedspace.space.token_texts import RowText, token_bytes, token_texts
 from embedspace.space.tokenizer import Tokenizer
 
@@ -39,6 +40,7 @@ __all__ = [
     "chat_recipe",
     "content_fingerprint",
     "content_mask",
+    "find_space",
     "fixed_template_time",
     "match_tokens",
     "nearest_distances",
@@ -46,9 +48,11 @@ __all__ = [
     "recorded_template",
     "recorded_times",
     "resolve_space",
+    "strip_of_rows",
     "text_recipe",
     "token_bytes",
     "token_ids",
+    "token_strip",
     "token_texts",
     "without_times",
 ]

@@ -546,6 +546,15 @@ def register_space(space: EmbeddingSpace) -> None:
         _SPACES.add(space)
 
 
+def find_space(fingerprint: str) -> EmbeddingSpace | None:
+    """A registered space with a fingerprint.
+
+    >>> find_space("no such fingerprint")
+    """
+    with _LOCK:
+        return next((known for known in _SPACES if known.fingerprint == fingerprint), None)
+
+
 def resolve_space(prompt: PromptEmbeds, given: EmbeddingSpace | None, purpose: str) -> EmbeddingSpace:
     """The space of a prompt: the one given, or a registered one with its fingerprint.
 
@@ -563,10 +572,7 @@ def resolve_space(prompt: PromptEmbeds, given: EmbeddingSpace | None, purpose: s
     Raises:
         ValueError: another space is given; or none is, and none with that fingerprint is registered.
     """
-    space = given
-    if space is None:
-        with _LOCK:
-            space = next((known for known in _SPACES if known.fingerprint == prompt.space), None)
+    space = find_space(prompt.space) if given is None else given
     if space is None:
         raise ValueError(
             f"{purpose}, and no space with the prompt's fingerprint {prompt.space} is in use: pass the prompt's space="

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from embedspace._util.notebook import block, facts, table
 from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.prompt import (
     PromptEmbeds,
@@ -24,6 +25,7 @@ from embedspace.prompt import (
     row_mask,
     tensor_digest,
 )
+from embedspace.space import find_space, token_texts
 from embedspace.style.directions import (
     DIRECTIONS,
     Direction,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 Method = Direction | Literal["optimised"]
 
 FILE_FORMAT = "embedspace.style_vector.v1"
+_SHOWN_WORDS = 8
 SHIPPED = Path(__file__).with_name("vectors")
 
 
@@ -210,6 +213,27 @@ class StyleVector:
 
     def __repr__(self) -> str:
         return f"StyleVector({self.method}, hidden {len(self.vector)}, norm {self.norm:.3f}, {self.recipe})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the words that lie in the direction and against it, where the space is loaded."""
+        values = {
+            "method": self.method,
+            "hidden": len(self.vector),
+            "norm": f"{self.norm:.3f}",
+            "rows": self.rows,
+        }
+        head = facts("StyleVector", values | {"made by": self.recipe})
+        space = find_space(self.space)
+        if space is None or self.norm == 0:
+            return block(head)
+        ids, cosines = space.nearest(space.mean + torch.stack([self.vector, -self.vector]), k=_SHOWN_WORDS)
+        columns = [
+            [f"{text!r} {cosine:.2f}" for text, cosine in zip(token_texts(space, own), near, strict=True)]
+            for own, near in zip(ids.tolist(), cosines.tolist(), strict=True)
+        ]
+        return block(
+            head + table(["words it points to (cosine)", "and away from"], list(zip(*columns, strict=True)))
+        )
 
     def apply(
         self,

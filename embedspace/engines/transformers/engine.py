@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,7 @@ from embedspace.engines.batching import Batch, check_prompt, padded, require_pro
 from embedspace.engines.transformers.loading import choose_device, choose_dtype, load_model
 from embedspace.engines.transformers.sampling import Sampler, StopStrings
 from embedspace.engines.transformers.shared_prefix import SharedPrefix
+from embedspace.engines.transformers.streaming import TokenFeed
 from embedspace.errors import EngineError
 from embedspace.models import resolve
 from embedspace.prompt import PromptEmbeds
@@ -99,6 +101,31 @@ class TransformersEngine:
         ):
             while batch := [(position, prompt) for position, (prompt, _) in itertools.islice(alike, size)]:
                 yield from self._generate_batch(batch, fitting)
+
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
+        """The text of one completion, piece by piece as it is generated; abandoning the iterator ends the generation.
+
+        Raises:
+            ValueError: ``sampling.n`` is not 1, or this model cannot answer the prompt.
+            EngineError: the device ran out of memory.
+        """
+        if sampling.n != 1:
+            raise ValueError(f"Sampling.n is {sampling.n}; one completion can be streamed at a time")
+        self._require_usable()
+        prompt = require_prompt(prompt)
+        sampling = self._fit_to_context(prompt, sampling)
+        feed = TokenFeed()
+        # With embeddings, generate knows the new tokens only; with ids, the prompt before them.
+        skipped = 0 if isinstance(prompt, PromptEmbeds) else len(prompt)
+        decode = partial(self.space.tokenizer.decode, skip_special_tokens=True)
+
+        def complete() -> Completion:
+            (completion,) = self._generate_batch([(0, prompt)], sampling, (feed,))
+            if completion.error is not None:
+                raise ValueError(completion.error)
+            return completion
+
+        yield from feed.pieces(complete, lambda tokens: decode(tokens[skipped:]), sampling.stop)
 
     def score(self, prompt: Prompt, continuation: str | Sequence[int]) -> Float[Tensor, " tokens"]:
         """Log-probabilities, in nats, of the tokens of a continuation after a prompt.
@@ -184,7 +211,7 @@ class TransformersEngine:
             self.space.lookup(checked)
 
     def _generate_batch(
-        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling
+        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling, feeds: Sequence[TokenFeed] = ()
     ) -> Sequence[Completion]:
         valid: list[tuple[int, Prompt]] = []
         failed: list[Completion] = []
@@ -195,7 +222,7 @@ class TransformersEngine:
             except ValueError as error:
                 failed.append(Completion.failed(position, str(error)))
         try:
-            completions = self._complete_or_fail(valid, sampling)
+            completions = self._complete_or_fail(valid, sampling, feeds)
         except torch.OutOfMemoryError as error:
             raise EngineError(
                 f"{self.device} ran out of memory with {len(valid)} prompts of up to "
@@ -203,22 +230,26 @@ class TransformersEngine:
             ) from error
         return Batch(tuple(valid), tuple(failed)).in_order(completions)
 
-    def _complete_or_fail(self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling) -> list[Completion]:
+    def _complete_or_fail(
+        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling, feeds: Sequence[TokenFeed]
+    ) -> list[Completion]:
         """Completions of checked prompts; one for which the model has no positions fails alone."""
         try:
-            return self._complete(batch, sampling) if batch else []
+            return self._complete(batch, sampling, feeds) if batch else []
         except IndexError as error:
             if len(batch) == 1:
                 ((position, prompt),) = batch
                 return [Completion.failed(position, _no_positions(prompt, sampling.max_tokens, error))]
         half = len(batch) // 2
         return [
-            *self._complete_or_fail(batch[:half], sampling),
-            *self._complete_or_fail(batch[half:], sampling),
+            *self._complete_or_fail(batch[:half], sampling, feeds),
+            *self._complete_or_fail(batch[half:], sampling, feeds),
         ]
 
     @torch.inference_mode()
-    def _complete(self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling) -> list[Completion]:
+    def _complete(
+        self, batch: Sequence[tuple[int, Prompt]], sampling: Sampling, feeds: Sequence[TokenFeed] = ()
+    ) -> list[Completion]:
         started = time.monotonic()
         sequences = [(position, index) for position, _ in batch for index in range(sampling.n)]
         repeated = [prompt for _, prompt in batch for _ in range(sampling.n)]
@@ -229,7 +260,7 @@ class TransformersEngine:
         stops = StopStrings(sampling.stop, self.space.tokenizer, skipped)
         config = self._generation_config(sampling)
         output = self.model.generate(
-            **inputs, generation_config=config, logits_processor=[sampler], stopping_criteria=[stops]
+            **inputs, generation_config=config, logits_processor=[sampler], stopping_criteria=[stops, *feeds]
         )
         seconds = time.monotonic() - started
         ends = {*config.eos_token_id, config.pad_token_id}

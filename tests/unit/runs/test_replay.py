@@ -15,7 +15,7 @@ from embedspace.distillation import Optimisation
 from embedspace.encoders import SentenceEncoder
 from embedspace.engines import Sampling, TransformersEngine
 from embedspace.interpolation import blend
-from embedspace.metrics import random_rows, shuffle_rows, zero_padded
+from embedspace.metrics import noisy_rows, random_rows, shuffle_rows, zero_padded
 from embedspace.runs.cases import Case, prompt_sha256
 from embedspace.runs.execution import execute
 from embedspace.runs.records import read_records
@@ -89,6 +89,7 @@ WAYS = {
     "merge": lambda s: compress(s.embed("one two three four"), ratio=2, method="merge", space=s),
     "shuffle_rows": lambda s: shuffle_rows(s.embed("one two three four"), 5),
     "random_rows": lambda s: random_rows(s, s.embed("one two three four"), 5),
+    "noisy_rows": lambda s: noisy_rows(s, chat(s, "one two three"), 0.5, 5),
     "zero_padded": lambda s: zero_padded(s.embed("one two three four"), chat(s, "five"), 0.3),
 }  # fmt: skip
 
