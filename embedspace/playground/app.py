@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -82,8 +83,17 @@ class Playground:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        threading.Thread(target=self.warm_up, name="embedspace-warm-up", daemon=True).start()
         yield
         self.engine.close()
+
+    def warm_up(self) -> None:
+        """Compute what the first moved slider and the first verdict would wait for."""
+        view = View(noise=0.1)
+        make_panel(self.bench, view, self.engine.choice)
+        nearest_words(self.bench, view)
+        if self.bench.materials.guard is not None:
+            self.bench.materials.guard.explain(self.bench.apply(View()).base)
 
     async def page(self, request: Request) -> Response:
         """The whole page of the view that the address describes; of the default view where it describes none."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DISTANCES = (0.01, 0.1, 0.25, 0.5, 0.75)
 """Distances from the nearest word at which the background changes: a word itself has none."""
-NORMS = (0.6, 0.85, 1.2, 1.6)
+NORMS = (0.5, 0.75, 1.25, 1.6)
 """Norms, in units of the vocabulary's mean norm, at which the lower edge changes."""
 MAX_STRIP_ROWS = 400
 """Rows that are drawn; of the others the number is shown."""
