@@ -18,17 +18,17 @@ from embedspace._util.forks import lock_across_forks
 from embedspace._util.model_config import context_length
 from embedspace.models import hub_id, local_folder
 from embedspace.prompt import PromptEmbeds, Recipe, cache_key
-from embedspace.space.conversation import (
-    Conversation,
-    MarkedConversation,
-    Span,
-    chat_recipe,
-    check_messages,
-    text_recipe,
-)
+from embedspace.space.conversation import Conversation, check_messages
 from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.fingerprint import cached_fingerprint
-from embedspace.space.message_spans import content_mask, require_continuable, writes_order
+from embedspace.space.rendered_prompt import (
+    ChatOptions,
+    RenderedPrompt,
+    Tokens,
+    encode,
+    render_chat,
+    rendered_text,
+)
 from embedspace.space.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class EmbeddingSpace:
                 does not read a variable, rows of another space or with a template of their own, or a last message
                 that cannot be continued.
         """
-        options = _ChatOptions(add_generation_prompt, continue_final_message, template)
+        options = ChatOptions(add_generation_prompt, continue_final_message, template)
         return next(self._embed_batch([self._render(messages, options)], None))
 
     def chat_pieces(
@@ -247,12 +247,9 @@ class EmbeddingSpace:
         Raises:
             TypeError, ValueError: as :meth:`embed_chat`.
         """
-        options = _ChatOptions(add_generation_prompt, continue_final_message, template)
-        pieces = self._render(messages, options).pieces
-        return [
-            piece if isinstance(piece, PromptEmbeds) else self.tokenizer.encode(piece.text)
-            for piece in pieces
-        ]
+        options = ChatOptions(add_generation_prompt, continue_final_message, template)
+        [encoded] = encode(self.tokenizer, [self._render(messages, options)])
+        return [piece if isinstance(piece, PromptEmbeds) else piece.ids for piece in encoded]
 
     def chat_ids(
         self,
@@ -304,9 +301,9 @@ class EmbeddingSpace:
         Raises:
             ValueError: as :meth:`embed` and :meth:`embed_chat`; the message names the item.
         """
-        options = _ChatOptions(template=template)
+        options = ChatOptions(template=template)
 
-        def rendered(position: int, item: str | Conversation) -> _Rendered:
+        def rendered(position: int, item: str | Conversation) -> RenderedPrompt:
             try:
                 return (
                     self._plain(item, special_tokens)
@@ -376,76 +373,41 @@ class EmbeddingSpace:
                 f"({self.fingerprint}); embed it with this space"
             )
 
-    def _render(self, messages: Conversation, options: _ChatOptions) -> _Rendered:
-        marked = MarkedConversation.of(messages)
-        if options.continue_final_message:
-            require_continuable(messages)
-        for rows in marked.rows.values():
+    def _render(self, messages: Conversation, options: ChatOptions) -> RenderedPrompt:
+        rendered = render_chat(self.tokenizer, messages, options, self.template)
+        for rows in rendered.rows:
             self.require(rows)
-        values = self.tokenizer.template_values(self.template, options.template)
-        settings = {
-            "add_generation_prompt": options.add_generation_prompt,
-            "continue_final_message": options.continue_final_message,
-        }
-        text, spans = self.tokenizer.render_with_spans(marked.messages, **settings, values=values)
-        recipe = chat_recipe(
-            marked.recipe_messages,
-            **settings,
-            inputs=marked.recipe_inputs,
-            template=values.recorded,
-            keep_order=writes_order(
-                lambda turns: self.tokenizer.render(turns, **settings, values=values), marked.messages, text
-            ),
-        )
-        pieces = marked.split(text, spans)
-        return _Rendered(
-            [piece if isinstance(piece, PromptEmbeds) else _Text(*piece) for piece in pieces], recipe
-        )
+        return rendered
 
-    def _plain(self, text: str, special_tokens: bool | None) -> _Rendered:
+    def _plain(self, text: str, special_tokens: bool | None) -> RenderedPrompt:
         if special_tokens is None and (self.tokenizer.before or self.tokenizer.after):
             _warn_of_special_tokens(self)
-        return _Rendered(
-            [_Text(_not_empty(text), None, bool(special_tokens))], text_recipe(text, bool(special_tokens))
-        )
+        return rendered_text(text, bool(special_tokens))
 
     def _embed_batch(
-        self, rendered: Sequence[_Rendered], cache: PromptStore | None
+        self, rendered: Sequence[RenderedPrompt], cache: PromptStore | None
     ) -> Iterator[PromptEmbeds]:
-        texts = [piece.text for one in rendered for piece in one.pieces if isinstance(piece, _Text)]
-        unused = iter(self.tokenizer.encode_batch(texts))
-        encoded = [
-            [self._marked(piece, *next(unused)) if isinstance(piece, _Text) else ([], []) for piece in one.pieces]
-            for one in rendered
-        ]  # fmt: skip
+        encoded = encode(self.tokenizer, rendered)
 
         def embedded(number: int) -> PromptEmbeds:
-            parts = []
-            for piece, (ids, content) in zip(rendered[number].pieces, encoded[number], strict=True):
-                if isinstance(piece, PromptEmbeds):
-                    parts.append((piece.vectors.cpu(), piece.content.tolist()))
-                else:
-                    parts.append((self.lookup(ids), content))
+            parts = [
+                (piece.vectors.cpu(), piece.content.tolist())
+                if isinstance(piece, PromptEmbeds)
+                else (self.lookup(piece.ids), piece.content)
+                for piece in encoded[number]
+            ]
             return self._prompt(parts, rendered[number].recipe)
 
         if cache is None:
             yield from map(embedded, range(len(rendered)))
         else:
             keys = [
-                self._key([token for ids, _ in own for token in ids], one.recipe)
+                self._key(
+                    [token for piece in own if isinstance(piece, Tokens) for token in piece.ids], one.recipe
+                )
                 for own, one in zip(encoded, rendered, strict=True)
             ]
             yield from cache.get_or_make(keys, embedded)
-
-    def _marked(self, piece: _Text, ids: list[int], offsets: list[Span]) -> tuple[list[int], list[bool]]:
-        """The tokens of a text, and which of them are content."""
-        if piece.spans is not None:
-            return ids, content_mask(piece.text, piece.spans, offsets)
-        if not piece.special_tokens:
-            return ids, [True] * len(ids)
-        before, after = self.tokenizer.before, self.tokenizer.after
-        content = [*[False] * len(before), *[True] * len(ids), *[False] * len(after)]
-        return [*before, *ids, *after], content
 
     def _key(self, ids: Sequence[int], recipe: Recipe) -> bytes:
         template = None if recipe.operation == "embed" else self.tokenizer.chat_template
@@ -464,35 +426,6 @@ class EmbeddingSpace:
         return PromptEmbeds(vectors, torch.tensor(content), self.fingerprint, recipe)
 
 
-@dataclass(frozen=True)
-class _ChatOptions:
-    """How conversations are put through the template."""
-
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    template: Mapping[str, object] | None = None
-
-
-@dataclass(frozen=True)
-class _Text:
-    """Text of a prompt."""
-
-    text: str
-    spans: list[Span] | None
-    """Where its content stands; None for all of it."""
-    special_tokens: bool = False
-    """Whether the tokenizer's special tokens are put around it."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Rendered:
-    """What a prompt is embedded from."""
-
-    pieces: Sequence[_Text | PromptEmbeds]
-    """Text and rows, in order."""
-    recipe: Recipe
-
-
 def _reopened(
     name: str,
     folder: Path,
@@ -508,14 +441,6 @@ def _reopened(
             "template changed. Load the space again with EmbeddingSpace.from_pretrained"
         )
     return EmbeddingSpace(name, folder, Tokenizer.from_folder(folder), table, fingerprint, length, template)
-
-
-def _not_empty(text: str) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"text must be a string, got a {type(text).__name__}; for messages use embed_chat")
-    if not text:
-        raise ValueError("text is empty; a prompt needs at least one token")
-    return text
 
 
 _WARNED: set[str] = set()

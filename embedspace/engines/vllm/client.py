@@ -23,6 +23,7 @@ from embedspace.engines.vllm.protocol import (
     CompletionRequest,
     embedded_parts,
     require_conversations,
+    server_variables,
 )
 from embedspace.engines.vllm.transport import Connection, ServerInfo
 from embedspace.errors import EngineError, EngineResponseError, PromptRefusedError, PromptRejectedError
@@ -173,7 +174,11 @@ class VLLMClient:
             yield from completions
 
     def generate_chat(
-        self, conversations: Iterable[Sequence[Message]], sampling: Sampling
+        self,
+        conversations: Iterable[Sequence[Message]],
+        sampling: Sampling,
+        *,
+        template: Mapping[str, object] | None = None,
     ) -> Iterator[Completion]:
         """Completions of conversations that the server templates, as :meth:`generate`; one for each request.
 
@@ -182,15 +187,24 @@ class VLLMClient:
 
         A content may be None beside tool calls.
 
+        Args:
+            conversations: read as they are needed.
+            sampling: how to generate.
+            template: variables of the server's chat template, such as ``{"enable_thinking": False}``. A name that the
+                template does not read is ignored by the server; ``space.embed_chat(..., template=)`` refuses it.
+
         Raises:
-            TypeError: a content is something else, or a conversation is not a list of messages.
-            ValueError: a PromptEmbeds has template rows, which the server would put around it once more.
+            TypeError: a content is something else, a conversation is not a list of messages, or a variable that JSON
+                cannot hold.
+            ValueError: a PromptEmbeds has template rows, which the server would put around it once more; or a variable
+                that only ``embed_chat`` takes.
             EngineError: the server failed.
         """
-        return warn_of_failure(self._generate_chat(require_conversations(conversations), sampling))
+        variables = server_variables(template)
+        return warn_of_failure(self._generate_chat(require_conversations(conversations), sampling, variables))
 
     def _generate_chat(
-        self, conversations: Iterable[Sequence[Message]], sampling: Sampling
+        self, conversations: Iterable[Sequence[Message]], sampling: Sampling, template: Mapping[str, object]
     ) -> Iterator[Completion]:
         info = self.info
 
@@ -200,7 +214,7 @@ class VLLMClient:
                 return [Completion.failed(position, problem)]
             try:
                 return await self._pool.send(
-                    ChatRequest(info.model, position, messages, sampling, self._dtype)
+                    ChatRequest(info.model, position, messages, sampling, self._dtype, template)
                 )
             except (PromptRejectedError, ValueError) as error:
                 return [Completion.failed(position, str(error))]

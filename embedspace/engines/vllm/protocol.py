@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedspace.engines.base import Completion, Prompt, Sampling
 from embedspace.prompt import PromptEmbeds, encode_checked_vectors, encode_prompt_embeds, message_parts
+from embedspace.space.template_variables import CLOCK, RESERVED
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +81,8 @@ class ChatRequest:
     messages: Sequence[Message]
     sampling: Sampling
     dtype: torch.dtype | None
+    template: Mapping[str, object]
+    """Variables of the server's chat template."""
 
     @property
     def subject(self) -> str:
@@ -93,6 +97,8 @@ class ChatRequest:
         body["messages"] = [
             {**message, "content": _encode_content(message, self.dtype)} for message in self.messages
         ]
+        if self.template:
+            body["chat_template_kwargs"] = dict(self.template)
         return body
 
     def read(self, sent: float, answer: Any) -> list[Completion]:
@@ -124,6 +130,40 @@ def require_conversations(conversations: Iterable[Sequence[Message]]) -> Iterabl
     if isinstance(conversations, str | bytes | Mapping) or not isinstance(conversations, Iterable):
         raise TypeError(f"conversations must be a list of them, got {conversations!r:.80}; {_EXAMPLE}")
     return conversations
+
+
+_OWN_FIELDS = {
+    CLOCK: "the server reads its own clock",
+    "tools": "the server takes tools in a field of its own and reads calls out of the answer",
+    **RESERVED,
+}
+
+
+def server_variables(template: Mapping[str, object] | None) -> Mapping[str, object]:
+    """Variables of a server's chat template, as JSON holds them.
+
+    >>> server_variables({"enable_thinking": False})
+    {'enable_thinking': False}
+
+    Raises:
+        TypeError: not a mapping of names, or a value that JSON cannot hold.
+        ValueError: what a server does not take as a variable.
+    """
+    if not isinstance(template, Mapping | None) or not all(isinstance(name, str) for name in template or {}):
+        raise TypeError(
+            f"template must be a mapping of names to values, such as {{'enable_thinking': False}}; got {template!r:.80}"
+        )
+    for name in template or {}:
+        if name in _OWN_FIELDS:
+            raise ValueError(
+                f"template[{name!r}] cannot be given to a server: {_OWN_FIELDS[name]}. Make the prompt with "
+                "space.embed_chat, which takes everything that a template reads, and give it to generate"
+            )
+    try:
+        found: Mapping[str, object] = json.loads(json.dumps(dict(template or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"template must hold what JSON can hold: {error}") from error
+    return found
 
 
 def _require_messages(messages: Sequence[Message]) -> Sequence[Message]:

@@ -10,6 +10,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -468,6 +469,37 @@ def test_chat_sends_embedded_content_as_parts_and_leaves_the_template_to_the_ser
     assert system == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
     assert [part["type"] for part in user["content"]] == ["text", "prompt_embeds"]
     assert decode_prompt_embeds(user["content"][1]["data"]).equal(embedded(3).vectors)
+
+
+def test_variables_of_the_template_go_to_the_server(fake: FakeVLLM, connect: Connect) -> None:
+    fake.respond = chat_choices
+    conversation = [{"role": "user", "content": "Hello"}]
+    variables = {"enable_thinking": False, "date_string": "12 Jul 2026"}
+    list(connect().generate_chat([conversation], GREEDY, template=variables))
+    list(connect().generate_chat([conversation], GREEDY))
+    first, second = fake.requests
+    assert first.body["chat_template_kwargs"] == variables
+    assert "chat_template_kwargs" not in second.body
+
+
+@pytest.mark.parametrize(
+    ("variables", "error", "said"),
+    [
+        ({"strftime_now": "2026-07-12"}, ValueError, r"server reads its own clock.*space\.embed_chat"),
+        ({"tools": []}, ValueError, r"field of its own.*space\.embed_chat"),
+        ({"messages": []}, ValueError, "the conversation is the first argument"),
+        ({"enable_thinking": object()}, TypeError, "JSON"),
+        ({"budget": float("nan")}, TypeError, "JSON"),
+        ({1: True}, TypeError, "mapping of names"),
+        (["enable_thinking"], TypeError, "mapping of names"),
+    ],
+)
+def test_what_a_server_does_not_take_as_a_variable_is_refused_before_anything_is_sent(
+    fake: FakeVLLM, connect: Connect, variables: Any, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        connect().generate_chat([[{"role": "user", "content": "Hello"}]], GREEDY, template=variables)
+    assert not fake.requests
 
 
 def test_chat_refuses_embeddings_that_are_templated_already(connect: Connect) -> None:
