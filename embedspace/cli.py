@@ -131,7 +131,7 @@ def _fold(table: Table) -> None:
 _SHIPPED = {
     "projector; Projector.from_pretrained": "projector/weights/*/",
     "safety filter; SafetyFilter.from_pretrained": "safety/weights/*/",
-    "style vector; StyleVector.load": "style/vectors/*.safetensors",
+    "style vector; StyleVector.from_pretrained": "style/vectors/*.safetensors",
 }
 """What is at hand beside models, and where it lies in the package."""
 

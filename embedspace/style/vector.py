@@ -354,6 +354,11 @@ class StyleVector:
     def from_pretrained(cls, name: str | Path, space: EmbeddingSpace) -> StyleVector:
         """A vector that ships with the package, or a file.
 
+        >>> from embedspace import EmbeddingSpace
+        >>> cheerful = StyleVector.from_pretrained("cheerful", EmbeddingSpace.from_pretrained("smollm2-135m-instruct"))
+        >>> cheerful.rows, round(cheerful.norm, 1)
+        ('last', 4.2)
+
         Args:
             name: packaged name (:func:`embedspace.style.packaged_vectors`) or path.
             space: the space of the model that it was learnt for.
@@ -387,8 +392,8 @@ class StyleVector:
 def packaged_vectors() -> list[str]:
     """Names of the vectors that ship with the package, learnt for ``smollm2-135m-instruct``.
 
-    >>> "buccaneer" in packaged_vectors()
-    False
+    >>> packaged_vectors()
+    ['cheerful', 'pirate', 'terse']
     """
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 

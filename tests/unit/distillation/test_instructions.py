@@ -1,12 +1,15 @@
 """Vectors distilled from an instruction by one call."""
 
+import json
+
 import pytest
 import torch
 
-from embedspace import StyleVector
+from embedspace import EmbeddingSpace, StyleVector
 from embedspace.distillation import Distillation, fidelity
 from embedspace.engines import VLLMClient
-from embedspace.style import packaged_recipe
+from embedspace.style import packaged_recipe, packaged_vectors
+from embedspace.style.vector import SHIPPED
 
 QUESTIONS = ["What is rain?", "Who are you?", "Tell me a story.", "Why is the sky blue?", "How do birds fly?"]
 INSTRUCTION = "Answer like a pirate."
@@ -86,3 +89,20 @@ def test_names_that_are_no_vector_are_refused_with_the_ones_there_are(engine):
         StyleVector.from_pretrained("buccaneer", engine.space)
     assert packaged_recipe("buccaneer") is None
     assert packaged_recipe("pirate")[0] == INSTRUCTION
+
+
+def test_the_packaged_vectors_were_learnt_from_the_packaged_recipes():
+    space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    question = space.embed_chat([{"role": "user", "content": "What is the capital of France?"}])
+    assert packaged_vectors() == ["cheerful", "pirate", "terse"]
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 100_000
+    for name in packaged_vectors():
+        shipped = StyleVector.from_pretrained(name, space)
+        learnt = dict(shipped.recipe.parameters)
+        instruction, examples = packaged_recipe(name)
+        assert learnt["instruction"] == instruction
+        assert json.loads(learnt["examples"]) == [list(pair) for pair in examples]
+        assert learnt["divergence"] < 0.5 * learnt["divergence_without"]
+        moved = (shipped.apply(question).vectors != question.vectors).any(dim=1)
+        assert moved.sum() == 1
+        assert space.tokenizer.decode(space.nearest(question.vectors[moved], k=1)[0][0].tolist()) == "?"
