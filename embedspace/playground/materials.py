@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from embedspace.distillation import SoftPrompt
 from embedspace.safety import SafetyFilter
@@ -14,6 +15,8 @@ from embedspace.style import StyleVector, packaged_vectors
 
 if TYPE_CHECKING:
     from embedspace.playground.view import View
+
+T = TypeVar("T")
 
 SHIPPED_FILTER = "smollm2-injection"
 
@@ -63,15 +66,14 @@ class Materials:
             )
         found: dict[str, StyleVector] = {}
         for name in packaged_vectors():
-            vector = _if_it_fits(lambda name=name: StyleVector.from_pretrained(name, space))
+            vector = _if_it_fits(partial(StyleVector.from_pretrained, name, space))
             if vector is not None:
                 found[name] = vector
         found |= {str(path): StyleVector.load(path, space) for path in styles}
-        shipped = guard is None
         fitting = (
             _if_it_fits(lambda: SafetyFilter.from_pretrained(SHIPPED_FILTER, space))
-            if shipped
-            else SafetyFilter.from_pretrained(str(guard), space)
+            if guard is None
+            else SafetyFilter.from_pretrained(guard, space)
         )
         return cls(space, found, {str(path): SoftPrompt.load(path, space) for path in softs}, fitting)
 
@@ -89,7 +91,7 @@ class Materials:
                 )
 
 
-def _if_it_fits(load):  # type: ignore[no-untyped-def]
+def _if_it_fits(load: Callable[[], T]) -> T | None:
     """What ``load`` gives, or None for a file of another space."""
     try:
         return load()

@@ -7,9 +7,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedspace.playground.view import LIMITS
-
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.types import ASGIApp
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -58,6 +57,8 @@ def serve(options: argparse.Namespace) -> None:
         ValueError: an address that others can reach, a port in use, an unknown model, or files of another space.
     """
     with listener(options.host, options.port) as bound:
+        import uvicorn
+
         # torch is loaded here, and not with the command line, which the gateway's process has too.
         from embedspace.playground.app import Playground
         from embedspace.playground.engines import EngineChoice
@@ -75,14 +76,14 @@ def serve(options: argparse.Namespace) -> None:
             f"playground at http://{f'[{host}]' if ':' in host else host}:{port}/ (stop with Ctrl-C)",
             flush=True,
         )
-        run(app, bound)
+        uvicorn.Server(settings(app)).run(sockets=[bound])
 
 
-def run(app: ASGIApp, bound: socket.socket) -> None:
-    """Serve an application at a socket until SIGINT or SIGTERM."""
+def settings(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves the page."""
     import uvicorn
 
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http="h11",
         ws="none",
@@ -90,10 +91,9 @@ def run(app: ASGIApp, bound: socket.socket) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=_HEADER_BYTES + LIMITS.body_bytes,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[bound])
 
 
 def listener(host: str, port: int) -> socket.socket:

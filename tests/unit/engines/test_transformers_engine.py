@@ -1,6 +1,7 @@
 """The in-process engine: embeddings and token ids are the same thing, and batches change nothing."""
 
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -235,3 +236,28 @@ def test_engine_options_out_of_range_name_the_value(smollm2, options, words):
 def test_an_empty_continuation_cannot_be_scored(engine, prompts):
     with pytest.raises(ValueError, match="no tokens to score"):
         engine.score(prompts[0], "")
+
+
+@pytest.mark.parametrize("stop", [(), ("capital", "is "), (".",)])
+def test_the_pieces_of_a_stream_are_the_answer_of_generate(engine, prompts, ids, stop):
+    sampling = Sampling(max_tokens=12, stop=stop)
+    for prompt in (prompts[0], ids[0], prompts[2]):
+        (whole,) = engine.generate([prompt], sampling)
+        assert "".join(engine.stream(prompt, sampling)) == whole.text
+    assert len(list(engine.stream(prompts[0], GREEDY))) > 3
+
+
+def test_an_abandoned_stream_ends_the_generation(engine, prompts):
+    pieces = engine.stream(prompts[0], Sampling(max_tokens=2000))
+    next(pieces)
+    pieces.close()
+    assert not [each for each in threading.enumerate() if each.name == "embedspace-stream"]
+    assert "".join(engine.stream(prompts[0], GREEDY))
+
+
+def test_a_prompt_that_cannot_be_answered_is_an_error_of_its_stream(engine, prompts):
+    foreign = dataclasses.replace(prompts[0], space="another")
+    with pytest.raises(ValueError, match="another"):
+        list(engine.stream(foreign, GREEDY))
+    with pytest.raises(ValueError, match="one completion can be streamed"):
+        list(engine.stream(prompts[0], Sampling(n=2, temperature=1.0)))
