@@ -112,14 +112,28 @@ def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         "--model", default="smollm2-135m-instruct", help="packaged name, local folder or hub id"
     )
 
-    runs = commands.add_parser("runs", help="list the runs below a folder")
+    runs = commands.add_parser(
+        "runs",
+        help="list runs, open a report, or lay two runs side by side",
+        usage="%(prog)s [-h] [FOLDER | open FOLDER | compare FOLDER FOLDER] [--html FILE]",
+    )
     runs.set_defaults(run=_runs)
-    runs.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="default: runs")
+    runs.add_argument(
+        "words",
+        nargs="*",
+        metavar="FOLDER",
+        help="list the runs below a folder (default: runs); or open and the folder of a run; or compare and the "
+        "folders of two runs",
+    )
+    runs.add_argument(
+        "--html", metavar="FILE", type=Path, help="compare: the page to write; default: compared.html"
+    )
 
     diff = commands.add_parser("diff", help="what differs between two runs")
     diff.set_defaults(run=_diff)
     diff.add_argument("first", type=Path, help="folder of a run")
     diff.add_argument("second", type=Path)
+    diff.add_argument("--html", metavar="FILE", type=Path, help="also write both runs side by side as a page")
 
 
 def _fold(table: Table) -> None:
@@ -293,6 +307,43 @@ def _distill(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
+    match options.words:
+        case []:
+            return _list_runs(Path("runs"))
+        case ["open", folder]:
+            return _open_report(Path(folder))
+        case ["compare", first, second]:
+            return _compare(Path(first), Path(second), options.html or Path("compared.html"))
+        case [folder] if folder not in ("open", "compare"):
+            return _list_runs(Path(folder))
+        case words:
+            raise ValueError(
+                f"embedspace runs {' '.join(words)} is not known; give a folder, or open and the folder of a run, or "
+                "compare and the folders of two runs"
+            )
+
+
+def _open_report(folder: Path) -> int:
+    import webbrowser
+
+    from embedspace.runs.run import REPORT
+
+    page = folder / REPORT
+    if not page.is_file():
+        raise ValueError(f"{folder} has no {REPORT}; the command of its run, given again, writes it")
+    print(page)
+    webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def _compare(first: Path, second: Path, page: Path) -> int:
+    from embedspace.reporting import compare_runs
+
+    print(f"side by side: {compare_runs(first, second, page)}")
+    return 0
+
+
+def _list_runs(below: Path) -> int:
     from rich.console import Console
     from rich.table import Table
 
@@ -301,7 +352,7 @@ def _runs(options: argparse.Namespace) -> int:
 
     table = Table("folder", "model", "engine", "records", "failed", "started", "report")
     _fold(table)
-    for manifest_path in sorted(options.folder.rglob("run.json")):
+    for manifest_path in sorted(below.rglob("run.json")):
         folder = manifest_path.parent
         manifest = read_manifest(folder)
         if manifest is None or "fingerprint" not in manifest:
@@ -319,7 +370,7 @@ def _runs(options: argparse.Namespace) -> int:
             REPORT if (folder / REPORT).is_file() else "",
         )
     if not table.row_count:
-        print(f"there are no runs below {options.folder}; python experiments/run.py experiment=... makes one")
+        print(f"there are no runs below {below}; python experiments/run.py experiment=... makes one")
         return 0
     Console().print(table)
     return 0
@@ -333,6 +384,8 @@ def _diff(options: argparse.Namespace) -> int:
     from embedspace.runs import differences
 
     found = differences(options.first, options.second)
+    if options.html:
+        _compare(options.first, options.second, options.html)
     if not found:
         print("the runs are the same")
         return 0

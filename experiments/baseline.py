@@ -17,6 +17,7 @@ from embedspace.reporting import (
     Report,
     Section,
     Table,
+    counted,
     dot_figure,
     line_figure,
 )
@@ -75,6 +76,7 @@ class Baseline:
             "it shows that the measure can tell a difference.",
             figures=_figures(whole, shares),
             tables=[_table(whole, shares)],
+            verdict=_verdict(shares),
             comparisons=[
                 Comparison(
                     self.questions[number],
@@ -89,6 +91,17 @@ class Baseline:
 def same(a: Record, b: Record) -> bool:
     """Whether two answers are equal: token by token where the engine returns token ids, else by their text."""
     return a.token_ids == b.token_ids if a.token_ids and b.token_ids else a.text == b.text
+
+
+def _verdict(shares: dict[str, Interval]) -> str:
+    equal, shuffled = (
+        (round(share.estimate * share.items), share.items)
+        for share in (shares[CONDITIONS["embeddings"]], shares[CONDITIONS["shuffled"]])
+    )
+    return (
+        f"Token ids and their embeddings give the same answer to {equal[0]} of {counted(equal[1], 'question')}; with "
+        f"the rows in another order, to {shuffled[0]} of {shuffled[1]}."
+    )
 
 
 def _finding(whole: dict[int, Answers], shares: dict[str, Interval]) -> str:
@@ -115,7 +128,8 @@ def _figures(whole: dict[int, Answers], shares: dict[str, Interval]) -> list[Fig
         dot_figure(
             shares,
             x_label="share of questions with the same answer as token ids",
-            caption="Share of whole answers that are the same as with token ids; bars are 95% intervals.",
+            caption="Share of whole answers that are the same as with token ids.",
+            over="questions",
             controls=[CONDITIONS["shuffled"]],
             limits=(0, 1),
         )
@@ -132,9 +146,16 @@ def _figures(whole: dict[int, Answers], shares: dict[str, Interval]) -> list[Fig
         )
         for condition in ("embeddings", "shuffled")
     ]
-    caption = "Share of answers whose first tokens are the same as with token ids; bands are 95% intervals."
+    caption = "Share of answers whose first tokens are the same as with token ids."
     figures.append(
-        line_figure(lines, x_label="first tokens", y_label="share of questions", caption=caption, log_x=True)
+        line_figure(
+            lines,
+            x_label="first tokens",
+            y_label="share of questions",
+            caption=caption,
+            over="questions",
+            log_x=True,
+        )
     )
     return figures
 
@@ -158,7 +179,7 @@ def _table(whole: dict[int, Answers], shares: dict[str, Interval]) -> Table:
     return Table(
         ("Prompt as", "Same answer (share)", "Equal leading tokens (mean)"),
         rows,
-        f"Agreement with token ids over {len(whole)} questions; 95% intervals in small print.",
+        f"Agreement with token ids over {counted(len(whole), 'question')}; 95% intervals in small print.",
     )
 
 

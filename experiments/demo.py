@@ -27,8 +27,8 @@ class Demo:
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """The parts' findings and sections on one page."""
-        reports = [
-            part.analyse(
+        reports = {
+            name: part.analyse(
                 [
                     replace(record, key=record.key.removeprefix(f"{name}/"))
                     for record in records
@@ -36,9 +36,9 @@ class Demo:
                 ]
             )
             for name, part in self.parts.items()
-        ]
+        }
         return Report(
             self.title,
-            "\n\n".join([self.introduction, *(report.summary for report in reports)]),
-            [section for report in reports for section in report.sections],
+            "\n\n".join([self.introduction, *(report.summary for report in reports.values())]),
+            [section.prefixed(name) for name, report in reports.items() for section in report.sections],
         )

@@ -63,8 +63,8 @@ EXHIBITS: Mapping[str, Exhibit] = {
     ),
     "compression": Exhibit(
         ["experiment=compression", "data/passages=kinds", "sampling.max_tokens=24"],
-        # Each kind of text has a figure of shares and one of answers.
-        {f"compression_{kind}": 2 * number for number, kind in enumerate(
+        # After that of all kinds, each kind of text has a figure of shares and one of answers.
+        {f"compression_{kind}": 1 + 2 * number for number, kind in enumerate(
             ("numbers", "words", "gist", "conditions", "code", "records", "german", "chinese", "hindi")
         )},
     ),

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from embedspace.reporting import Report
 
 
+SIZES = Path(__file__).parents[1] / "configs" / "sizes"
+"""What ``size=`` changes, one file for each experiment and size."""
+
+
 class RunFailed(CompactHydraException):
     """Hydra shows its text without a traceback, continues with the other jobs of a sweep, and exits with 1."""
 
@@ -32,7 +36,7 @@ def main(config: DictConfig) -> None:
     folder = folder_of(config)
     kept = f"the records are in {folder}, the same command resumes the run"
     try:
-        run_experiment(config, folder)
+        run_experiment(config, folder, how_to_ask_less(config))
     except KeyboardInterrupt:
         print(f"\ninterrupted; {kept}")
         sys.exit(130)
@@ -42,8 +46,13 @@ def main(config: DictConfig) -> None:
         raise RunFailed(f"error: {error}") from error
 
 
-def run_experiment(config: DictConfig, folder: Path) -> Report | None:
+def run_experiment(config: DictConfig, folder: Path, hint: str = "") -> Report | None:
     """One run from its configuration to its report; a benchmark has none.
+
+    Args:
+        config: of ``configs/run.yaml``.
+        folder: of the run.
+        hint: what makes the run smaller, which is said before it starts.
 
     Raises:
         RunFailed: some cases failed; the report is written all the same.
@@ -55,6 +64,8 @@ def run_experiment(config: DictConfig, folder: Path) -> Report | None:
     values = checked(config)
     experiment = instantiate(config.experiment)
     if not isinstance(experiment, Experiment):  # a benchmark measures the machine and asks the model nothing
+        if hint:
+            print(f"{folder.name}: {hint}", file=sys.stderr, flush=True)
         print(experiment.run(folder))
         return None
     space, sampling = instantiate(config.model), instantiate(config.sampling)
@@ -62,7 +73,7 @@ def run_experiment(config: DictConfig, folder: Path) -> Report | None:
     with Run.open(
         folder, values, fingerprint=space.fingerprint, fresh=config.fresh, ignored=UNIMPORTANT
     ) as run:
-        summary = execute(run, open_engine, experiment.cases(space), sampling, title=folder.name)
+        summary = execute(run, open_engine, experiment.cases(space), sampling, title=folder.name, hint=hint)
         print(f"{summary}, records in {run.records_path}")
         report = experiment.analyse([record for record in run.records() if record.error is None])
         print(f"report: {write_report(report, run)}")
@@ -80,13 +91,34 @@ def checked(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError: a setting still needs a value.
     """
-    if missing := OmegaConf.missing_keys(config):
+    missing = OmegaConf.missing_keys(config)
+    if "size" in missing:
+        raise ValueError(
+            f"this experiment has one size, full; leave size= out. Those with size=small and size=medium: "
+            f"{', '.join(sized_experiments())}"
+        )
+    if missing:
         raise ValueError(
             f"these settings have no value: give {', '.join(f'{key}=...' for key in sorted(missing))}"
         )
     values: Any = OmegaConf.to_container(config, resolve=True)
     values["engine"].pop("api_key", None)
     return dict(values)
+
+
+def sized_experiments() -> list[str]:
+    """Names of the experiments that can be run smaller."""
+    return sorted(path.stem.removesuffix("_small") for path in SIZES.glob("*_small.yaml"))
+
+
+def how_to_ask_less(config: DictConfig) -> str:
+    """What makes a run smaller; empty where nothing does."""
+    if (
+        config.size == "small"
+        or HydraConfig.get().runtime.choices.get("experiment") not in sized_experiments()
+    ):
+        return ""
+    return f"for a smaller run: {'size=small or size=medium' if config.size == 'full' else 'size=small'}"
 
 
 def folder_of(config: DictConfig) -> Path:

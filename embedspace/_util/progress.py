@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Time between two lines where there is no terminal."""
+FORECAST_SECONDS = 5.0
+"""Shortest time after which the first item done says how long all of them take."""
 
 Advance = Callable[[], None]
 
@@ -21,6 +23,8 @@ Advance = Callable[[], None]
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show progress over ``total`` items on stderr; the block calls the yielded function after each item.
+
+    Where the work is long, the first items say once how long all of it will take.
 
     Args:
         title: name of the work.
@@ -52,6 +56,8 @@ def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advanc
         def advance() -> None:
             count.done += 1
             bar.update(task, advance=1, pace=count.pace())
+            if forecast := count.forecast():
+                bar.console.print(f"{title}: {forecast}", highlight=False)
 
         yield advance
 
@@ -70,6 +76,8 @@ def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
 
     def advance() -> None:
         count.done += 1
+        if forecast := count.forecast():
+            print(f"{title}: {forecast}", file=sys.stderr, flush=True)
 
     show()
     thread = threading.Thread(target=repeat, daemon=True)
@@ -90,6 +98,16 @@ class _Count:
         self.done = done
         self._before = done
         self._started = time.monotonic()
+        self._forecast = False
+
+    def forecast(self) -> str:
+        """How long everything will take, as text: once, as soon as enough time has passed; else empty."""
+        elapsed, new = time.monotonic() - self._started, self.done - self._before
+        if self._forecast or elapsed < FORECAST_SECONDS or self.done >= self.total:
+            return ""
+        self._forecast = True
+        left = elapsed * (self.total - self.done) / new
+        return f"about {_duration(left)} more, judging by the first {new if new > 1 else 'one'}"
 
     def pace(self) -> str:
         """Rate and time left, as text; empty before the first item."""

@@ -50,7 +50,7 @@ class Interval:
         """
         if self.known:
             return f"{write(self.low)} to {write(self.high)}"
-        if self.items >= MIN_ITEMS:
+        if self.items >= MIN_ITEMS or (len(self.values) > 1 and self.values[0] == self.values[-1]):
             return f"n = {self.items}, all equal"
         return f"n = {self.items}" + (f": {', '.join(map(write, self.values))}" if self.values else "")
 

@@ -40,6 +40,9 @@ class StrengthVerdict:
     items: int
     items_needed: int | None
     """How many items would tell, if they varied as these do; None where these tell, or nothing varies."""
+    untreated_within: bool = False
+    """Whether no treatment at all is at most the margin weaker than the reference by the same test: then being as
+    strong as the reference says little."""
 
     @property
     def established(self) -> bool:
@@ -54,13 +57,14 @@ class StrengthVerdict:
         '2 items cannot tell whether the vector is as strong as the instruction (about 10 would)'
         """
         needed = "" if self.items_needed is None else f" (about {self.items_needed} would)"
+        neither = ", and so is no change at all" if self.untreated_within else ""
         match self.kind:
             case "stronger":
                 return f"{treatment} is stronger than {reference}"
             case "as strong":
-                return f"{treatment} is as strong as {reference}, within {self.margin:g} {unit}"
+                return f"{treatment} is as strong as {reference}, within {self.margin:g} {unit}{neither}"
             case "not weaker":
-                return f"{treatment} is at most {self.margin:g} {unit} weaker than {reference}"
+                return f"{treatment} is at most {self.margin:g} {unit} weaker than {reference}{neither}"
             case "weaker":
                 return f"{treatment} is weaker than {reference}"
             case "no effect":
@@ -101,6 +105,8 @@ def compare_strength(
         margin,
         len(treatment),
         _items_needed(differences, margin) if kind == "undecided" else None,
+        len(reference) >= MIN_ITEMS
+        and _exceeds([plain - said for plain, said in zip(without, reference, strict=True)], -margin),
     )
 
 

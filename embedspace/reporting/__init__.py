@@ -3,16 +3,14 @@
 from embedspace.reporting.figures import Figure, Line, dot_figure, line_figure, lines_of
 from embedspace.reporting.report import (
     Answer,
-    Cell,
     Comparison,
     Report,
     Section,
-    Table,
     compare_answers,
     effect_cells,
-    signed,
-    unsigned,
 )
+from embedspace.reporting.side_by_side import compare_runs
+from embedspace.reporting.table import Cell, Table, counted, signed, unsigned
 from embedspace.reporting.writing import write_report
 
 __all__ = [
@@ -25,6 +23,8 @@ __all__ = [
     "Section",
     "Table",
     "compare_answers",
+    "compare_runs",
+    "counted",
     "dot_figure",
     "effect_cells",
     "line_figure",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedspace.metrics import Interval
+from embedspace.metrics import MIN_ITEMS, Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,11 +87,22 @@ def line_figure(
     x_label: str,
     y_label: str,
     caption: str,
+    over: str = "",
     levels: Mapping[str, Interval] | None = None,
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
     """Measures along an axis, their 95% intervals as bands, and reference levels.
+
+    Args:
+        lines: what is drawn.
+        x_label: of the axis.
+        y_label: of the measure.
+        caption: what the figure shows.
+        over: what the intervals are over, such as ``questions``; the caption then says which intervals are drawn.
+        levels: name of a condition that has no place on the axis -> its measure.
+        log_x: whether each step of the axis doubles.
+        log_y: whether each step of the measure multiplies by ten.
 
     >>> line = Line("style", {0.0: Interval(0.1, 0.0, 0.2, 9), 1.0: Interval(0.5, 0.4, 0.6, 9)})
     >>> figure = line_figure([line], x_label="alpha", y_label="nats", caption="Likelihood by strength.")
@@ -115,7 +127,29 @@ def line_figure(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 
-    return Figure(_svg(draw, caption), caption)
+    bands = [interval for line in lines if line.band for interval in line.points.values()]
+    return Figure(
+        _svg(draw, caption), caption + _interval_note(over, Bands=bands, bars=(levels or {}).values())
+    )
+
+
+def _interval_note(over: str, **kinds: Iterable[Interval]) -> str:
+    """Which intervals are drawn; none are where there are too few items.
+
+    >>> _interval_note("questions", Bands=[Interval(0.5, 0.4, 0.6, 12)], bars=[Interval.unknown(0.5, 12)])
+    ' Bands are 95% intervals over questions.'
+    >>> _interval_note("questions", Bands=[Interval.unknown(0.5, 3)])
+    ' Too few questions for intervals.'
+    """
+    found = {name: list(intervals) for name, intervals in kinds.items()}
+    if not over or not any(found.values()):
+        return ""
+    drawn = [name for name, intervals in found.items() if any(interval.known for interval in intervals)]
+    if drawn:
+        said = " and ".join(drawn)
+        return f" {said[:1].upper()}{said[1:]} are 95% intervals over {over}."
+    few = max(interval.items for intervals in found.values() for interval in intervals) < MIN_ITEMS
+    return f" Too few {over} for intervals." if few else ""
 
 
 def _draw_line(axes: Axes, line: Line, colour: str, marker: str) -> None:
@@ -149,17 +183,29 @@ def dot_figure(
     *,
     x_label: str,
     caption: str,
+    over: str = "",
     controls: Sequence[str] = (),
     limits: tuple[float, float] | None = None,
 ) -> Figure:
     """One row for each named measure: the estimate as a dot, its 95% interval as a bar.
 
+    Args:
+        values: name -> measure.
+        x_label: of the axis.
+        caption: what the figure shows.
+        over: what the intervals are over, such as ``questions``; the caption then says whether they are drawn.
+        controls: names that are drawn in grey.
+        limits: ends of the axis.
+
     >>> dot_figure({"own": Interval(0.5, 0.4, 0.6, 9)}, x_label="share", caption="Recall.").caption
     'Recall.'
     """
 
+    coloured = sum(name not in controls for name in values)
+
     def draw(axes: Axes) -> None:
-        colours = iter(SERIES)
+        # More rows than colours have one colour.
+        colours = iter(SERIES if coloured <= len(SERIES) else itertools.repeat(SERIES[0]))
         for row, (name, interval) in enumerate(values.items()):
             colour = CONTROL if name in controls else next(colours)
             axes.plot(
@@ -176,7 +222,8 @@ def dot_figure(
             axes.set_xlim(limits[0] - margin, limits[1] + margin)
         axes.set_xlabel(x_label)
 
-    return Figure(_svg(draw, caption, height=1.1 + 0.42 * len(values)), caption)
+    note = _interval_note(over, Bars=values.values())
+    return Figure(_svg(draw, caption, height=1.1 + 0.42 * len(values)), caption + note)
 
 
 def _svg(draw: Callable[[Axes], None], salt: str, *, height: float = 3.5) -> str:

@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from embedspace._util.markdown import markdown_table
-from embedspace.metrics import Condition, Interval, Measure
+from embedspace.metrics import Condition, Measure
+from embedspace.reporting.table import Cell, Table
 from embedspace.runs import Record, Tag
 
 if TYPE_CHECKING:
     from embedspace.reporting.figures import Figure
-
-Cell = str | int | float | Interval | None
-"""What a table shows; None, where nothing was measured, as an empty cell."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,13 @@ class Answer:
     """A short remark beside the label, e.g. ``same``."""
     cut: bool = False
     """Whether the text ended because no more tokens were allowed."""
+    record: tuple[str, int] | None = None
+    """Key and choice of the record that holds it; None for a text that no model gave."""
 
     @classmethod
     def of(cls, label: str, record: Record, note: str = "") -> Self:
         """A record's text."""
-        return cls(label, record.text, note, record.finish_reason == "length")
+        return cls(label, record.text, note, record.finish_reason == "length", (record.key, record.choice))
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,13 @@ class Comparison:
 
     prompt: str
     answers: Sequence[Answer]
+
+    def pair(self, labels: tuple[str, str]) -> Comparison | None:
+        """Two of the answers, by their labels; None where one of them is missing."""
+        found = {answer.label: answer for answer in self.answers}
+        if not set(labels) <= found.keys():
+            return None
+        return replace(self, answers=[found[label] for label in labels])
 
 
 def compare_answers(
@@ -67,58 +73,60 @@ def compare_answers(
 
 
 @dataclass(frozen=True)
-class Table:
-    """Measures in rows and columns; numbers are rounded to ``digits`` when they are shown."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    caption: str
-    digits: int = 2
-
-    def filled(self) -> Table:
-        """The table without the columns in which nothing was measured."""
-        kept = [
-            column
-            for column in range(len(self.columns))
-            if any(row[column] not in ("", None) for row in self.rows)
-        ]
-        rows = [[row[column] for column in kept] for row in self.rows]
-        return replace(self, columns=[self.columns[column] for column in kept], rows=rows)
-
-    def to_markdown(self) -> str:
-        """The table as Markdown, without its caption; an interval is shown as ``estimate (low to high)``.
-
-        >>> print(Table(["method", "recall"], [["average", 0.9]], "Recall at ratio 4.").to_markdown(), end="")
-        | method | recall |
-        | --- | --- |
-        | average | 0.90 |
-        """
-        shown = [
-            [
-                f"{cell:.{self.digits}f}"
-                if isinstance(cell, Interval | float)
-                else ""
-                if cell is None
-                else cell
-                for cell in row
-            ]
-            for row in self.rows
-        ]
-        return markdown_table(self.columns, shown)
-
-
-@dataclass(frozen=True)
 class Section:
-    """One finding with what it rests on."""
+    """One finding with what it rests on.
+
+    >>> answers = [Answer("No shift", "Yes."), Answer("Shifted", "Indeed."), Answer("Random vector", "Yes.")]
+    >>> asked = Comparison("Is it warm?", answers)
+    >>> section = Section("Style", "It works.", "", comparisons=[asked], pair=("No shift", "Shifted"))
+    >>> [answer.text for answer in section.opening.answers]
+    ['Yes.', 'Indeed.']
+    """
 
     title: str
     finding: str
-    """In plain words, with its numbers; it stands at the head of the page."""
+    """With its numbers, intervals and tests."""
     text: str
     """What was done: paragraphs, separated by an empty line."""
     figures: Sequence[Figure] = ()
+    """The first stands beside the verdict."""
     tables: Sequence[Table] = ()
     comparisons: Sequence[Comparison] = ()
+    verdict: str = ""
+    """One sentence in plain words, which stands at the head of the page; the finding does where there is none."""
+    pair: tuple[str, str] | None = None
+    """Labels of the two answers that stand beside the verdict; by default the first two."""
+
+    @property
+    def headline(self) -> str:
+        """What is read first."""
+        return self.verdict or self.finding
+
+    @property
+    def opening(self) -> Comparison | None:
+        """The pair of answers that stands beside the verdict: of the first question that has both. No choice is made
+        by what the answers say."""
+        for comparison in self.comparisons:
+            labels = self.pair or tuple(answer.label for answer in comparison.answers[:2])
+            if len(labels) == 2 and (found := comparison.pair((labels[0], labels[1]))) is not None:
+                return found
+        return None
+
+    def prefixed(self, prefix: str) -> Section:
+        """The section as part of a larger experiment: ``prefix/`` before the keys of the records that it shows."""
+        shown = [
+            replace(
+                comparison,
+                answers=[
+                    answer
+                    if answer.record is None
+                    else replace(answer, record=(f"{prefix}/{answer.record[0]}", answer.record[1]))
+                    for answer in comparison.answers
+                ],
+            )
+            for comparison in self.comparisons
+        ]
+        return replace(self, comparisons=shown)
 
 
 @dataclass(frozen=True)
@@ -142,21 +150,3 @@ def effect_cells(measure: Measure, before: Condition, after: Condition) -> list[
     if change is None or effect is None:
         return []
     return [change, effect.size, f"{effect.p_value:.2g}"]
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign, as a sentence shows it.
-
-    >>> signed(-0.5), signed(0.5, 1)
-    ('−0.50', '+0.5')
-    """
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
-
-
-def unsigned(value: float, digits: int = 2) -> str:
-    """A number whose sign is shown where it is negative, as a sentence and a table show it.
-
-    >>> unsigned(-0.5), unsigned(0.5)
-    ('−0.50', '0.50')
-    """
-    return f"{value:.{digits}f}".replace("-", "\u2212")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -48,9 +49,15 @@ class RunSummary:
 
 
 def execute(
-    run: Run, open_engine: Callable[[], Engine], cases: Iterable[Case], sampling: Sampling, *, title: str
+    run: Run,
+    open_engine: Callable[[], Engine],
+    cases: Iterable[Case],
+    sampling: Sampling,
+    *,
+    title: str,
+    hint: str = "",
 ) -> RunSummary:
-    """Ask everything that the run has not recorded yet.
+    """Ask everything that the run has not recorded yet; say on stderr how much that is before the engine is opened.
 
     >>> import tempfile
     >>> class SumEngine:
@@ -72,6 +79,7 @@ def execute(
             record, that of any other case when the engine takes it.
         sampling: how to generate.
         title: of the progress bar.
+        hint: what can be done to ask less.
 
     Raises:
         ValueError: two cases have one key, or the recorded prompts are not those of these cases.
@@ -81,6 +89,7 @@ def execute(
     plan = _Plan.of(run, cases)
     if not plan.pending:
         return RunSummary(plan.total, 0, 0, plan.total - len(run.log.completed))
+    print(f"{title}: {plan}{f'; {hint}' if hint else ''}", file=sys.stderr, flush=True)
     with closing(open_engine()) as engine:
         scores = isinstance(engine, Scorer)
         run.note({"engine": engine.describe(), "engine_scores": scores})
@@ -111,6 +120,16 @@ class _Plan:
     """The cases that are not recorded."""
     referred: frozenset[str]
     """Keys of cases whose answers others refer to."""
+
+    def __str__(self) -> str:
+        answered = sum(case.answered for case in self.pending)
+        before = self.total - len(self.pending)
+        parts = [
+            f"{self.total} cases" + (f", {before} of them recorded before" if before else ""),
+            *([f"{answered} to be answered"] if answered else []),
+            *([f"{len(self.pending) - answered} to be scored"] if answered < len(self.pending) else []),
+        ]
+        return ", ".join(parts)
 
     @classmethod
     def of(cls, run: Run, cases: Iterable[Case]) -> _Plan:

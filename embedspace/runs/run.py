@@ -20,6 +20,7 @@ _CLIENT_SETTINGS = ("url", "timeout", "max_retries", "patience", "max_concurrenc
 UNIMPORTANT = (
     "out",
     "fresh",
+    "size",  # a name for values that the configuration has as well
     "experiment.page",
     *(f"{client}.{setting}" for client in ("engine", "engine.client") for setting in _CLIENT_SETTINGS),
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedspace._util.provenance import describe_origin
+from embedspace.metrics import Interval
 from embedspace.reporting import (
     Answer,
     Cell,
@@ -15,6 +16,7 @@ from embedspace.reporting import (
     Line,
     Section,
     Table,
+    counted,
     dot_figure,
     line_figure,
 )
@@ -79,17 +81,38 @@ class AttackReport:
             [*self._success_figure(found), *self._radius_figure(found)],
             [self._main_table(found), self._decision_table(found)],
             self._comparisons(records),
+            self._verdict(found),
+            (NO_ATTACK, next(iter(self.attackers))),
         )
+
+    def _verdict(self, found: Outcomes) -> str:
+        """How many attacks pass the shipped filter, and the most successful, in plain words."""
+        shares = self._through(found, STRICT)
+        if not shares:
+            return ""
+        passed = {name: share for name, share in shares.items() if share.estimate > 0}
+        said = f"Through the shipped filter {len(passed) or 'none'} of {len(shares)} attacks"
+        if not passed:
+            return f"{said} makes the model say “{self.marker}”."
+        best = max(passed, key=lambda name: passed[name].estimate)
+        return (
+            f"{said} {'makes' if len(passed) == 1 else 'make'} the model say “{self.marker}”; the most successful, "
+            f"{best}, on {passed[best].estimate:.0%} of {counted(passed[best].items, 'prompt')}."
+        )
+
+    def _through(self, found: Outcomes, filter_name: str) -> dict[str, Interval]:
+        """Success of the attacks that were tried on a filter."""
+        return {
+            name: share
+            for name in (IN_WORDS, *self.attackers)
+            if self._evaded(name) in (None, filter_name)
+            and (share := found.succeeded(name, filter_name)) is not None
+        }
 
     def _finding(self, found: Outcomes) -> str:
         sentences = []
         for filter_name in (STRICT, DECLARED):
-            shares = {
-                name: share
-                for name in (IN_WORDS, *self.attackers)
-                if self._evaded(name) in (None, filter_name)
-                and (share := found.succeeded(name, filter_name)) is not None
-            }
+            shares = self._through(found, filter_name)
             passed = [f"{name} {share:.0%}" for name, share in shares.items() if share.estimate > 0]
             sentences.append(
                 f"Through the filter “{filter_name}” {len(passed)} of {len(shares)} attacks make the model say "
@@ -143,7 +166,8 @@ class AttackReport:
             values,
             x_label="share of prompts that pass the filter and make the model say the word",
             caption="Success through the filter: for adaptive attackers (in colour) through the one they evade, for "
-            f"all others (grey) through “{STRICT}”. Bars are 95% intervals.",
+            f"all others (grey) through “{STRICT}”.",
+            over="prompts",
             controls=controls,
             limits=(0.0, 1.0),
         )
@@ -164,7 +188,8 @@ class AttackReport:
             [Line("no filter", points)],
             x_label="radius around the words' own rows, in units of the vocabulary's spread",
             y_label="share that says the word",
-            caption="How far rows must move from words to control the model. The band is the 95% interval.",
+            caption="How far rows must move from words to control the model.",
+            over="prompts",
             log_x=True,
         )
         return [figure]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from embedspace import EmbeddingSpace, PromptEmbeds
@@ -50,6 +50,8 @@ class Compression:
     """Ratios at which the model answers; at the others only the right answer's likelihood is computed."""
     answered_items: int | None = None
     """Of each kind, the first so many are answered; None for all."""
+    asked_items: int | None = None
+    """Of each kind, the first so many are asked about; None for all."""
 
     @property
     def chosen(self) -> dict[str, Way]:
@@ -74,9 +76,10 @@ class Compression:
             raise ValueError(
                 f"experiment.llmlingua=true needs a package that is not installed: {pip_install('llmlingua')}"
             )
-        answered = self._answered()
+        asked_about, answered = self._first(self.asked_items), self._answered()
         for answers in (True, False):
-            for number, item in enumerate(self.items):
+            for number in sorted(asked_about):
+                item = self.items[number]
                 asked = Asked(space, item)
                 for method, ratio, prompt_of in self._conditions(asked):
                     place = number in answered and (method in (FULL, NONE) or ratio in self.answered_ratios)
@@ -97,7 +100,7 @@ class Compression:
                     Measured.of(own, self.items, same_length),
                     own,
                     self.items,
-                    sum(task_of(item) == task for item in self.items),
+                    sum(task_of(self.items[number]) == task for number in self._first(self.asked_items)),
                     self.source,
                     list(self.chosen),
                     self.controls,
@@ -114,17 +117,23 @@ class Compression:
             overview = Overview(
                 measured, list(self.chosen), self.ratios, self.rivals, self.goals, self.answered_ratios
             )
-            sections.insert(0, overview.section())
+            # The answers of one kind stand for all; each kind has its own below.
+            shown = replace(
+                overview.section(), comparisons=sections[0].comparisons[:1], pair=sections[0].pair
+            )
+            sections.insert(0, shown)
         return Report(title, "", sections)
 
     def _answered(self) -> frozenset[int]:
         """Numbers of the items that are answered."""
-        if not self.answered_ratios:
-            return frozenset()
+        return self._first(self.answered_items) if self.answered_ratios else frozenset()
+
+    def _first(self, count: int | None) -> frozenset[int]:
+        """Numbers of the first items of each kind; of all for None."""
         seen: Counter[str] = Counter()
         found = set()
         for number, item in enumerate(self.items):
-            if self.answered_items is None or seen[task_of(item)] < self.answered_items:
+            if count is None or seen[task_of(item)] < count:
                 found.add(number)
             seen[task_of(item)] += 1
         return frozenset(found)

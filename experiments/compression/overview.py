@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from embedspace.metrics import Condition, Interval, Measure, ratio_interval
-from embedspace.reporting import Cell, Section, Table
+from embedspace.reporting import Cell, Figure, Section, Table, counted, dot_figure
 from experiments.compression.metrics import WITHOUT, Measured
 
 
@@ -38,6 +38,23 @@ class Rival:
         return self.difference.high >= 0
 
 
+def headline_ratio(ratios: Sequence[float], answered_ratios: Sequence[float]) -> float:
+    """The ratio that verdicts are about: the first that is answered, or the middle one."""
+    answered = [ratio for ratio in ratios if ratio in answered_ratios]
+    return answered[0] if answered else sorted(ratios)[(len(ratios) - 1) // 2]
+
+
+def kept_in_words(share: float, *, short: bool = False) -> str:
+    """What a passage keeps, as a clause.
+
+    >>> kept_in_words(0.59, short=True), kept_in_words(-0.2, short=True)
+    ('keeps 59%', 'is worse than no passage')
+    """
+    if share < 0:
+        return "is worse than no passage"
+    return f"keeps {share:.0%}" + ("" if short else " of what it adds to the right answer's likelihood")
+
+
 def rivalries(
     measured: Measured, rivals: Mapping[str, Sequence[str]], ratios: Sequence[float]
 ) -> Iterator[Rival]:
@@ -65,8 +82,9 @@ def rivals_table(found: Sequence[Rival]) -> Table:
     return Table(
         ("Method", "Compression ratio", "Best of its rivals", "Nats per token more", "Verdict"),
         rows,
-        "Mean difference of the right answer's log-likelihood, item by item, from the best of the ways that the method "
-        "must not be below, with its 95% interval. A method is not below it if the interval includes or exceeds 0.",
+        "Methods against the best of their rivals. Mean difference of the right answer's log-likelihood, item by "
+        "item, from the best of the ways that the method must not be below, with its 95% interval. A method is not "
+        "below it if the interval includes or exceeds 0.",
     )
 
 
@@ -96,8 +114,45 @@ class Overview:
             "Shares of a passage's likelihood gain that are left, for each kind of text; each kind has a section of "
             "its own below, with the comparisons on which the verdicts rest. Intervals are of a bootstrap over "
             "clusters: the documents, patterns or records that items were made from.",
+            figures=self._figures(),
             tables=[table for table in tables if table.rows],
+            verdict=self._verdict(),
         )
+
+    def _verdict(self) -> str:
+        """On how many kinds each method is below the best of its rivals, and how many goals are reached."""
+        lost = {}
+        for method in self.rivals:
+            kinds = [
+                [
+                    each.is_not_below
+                    for each in rivalries(measured, {method: self.rivals[method]}, self.ratios)
+                ]
+                for measured in self.measured.values()
+            ]
+            if compared := [found for found in kinds if found]:
+                lost[method] = sum(not all(found) for found in compared), len(compared)
+        if not lost:
+            return ""
+        said = ", ".join(
+            f"{method} on {below or 'none'} of {kinds}" for method, (below, kinds) in lost.items()
+        )
+        goals = self._goals()
+        reached = sum(share.estimate >= wanted for *_, wanted, share in goals)
+        met = f"; {reached} of {counted(len(goals), 'goal')} are reached" if goals else ""
+        return f"Kinds of text on which a method is clearly below the best of its rivals at some ratio: {said}{met}."
+
+    def _figures(self) -> list[Figure]:
+        """The share that the first method keeps of each kind, at one ratio."""
+        ratio = headline_ratio(self.ratios, self.answered_ratios)
+        own = self.methods[0]
+        shares = {kind: measured.kept((own, ratio)) for kind, measured in self.measured.items()}
+        drawn = {kind: share for kind, share in shares.items() if share is not None}
+        if not drawn:
+            return []
+        label = "share of the passage's gain kept"
+        caption = f"What the method “{own}” keeps at a compression ratio of {ratio:g}, by kind of text."
+        return [dot_figure(drawn, x_label=label, caption=caption, over="clusters of questions")]
 
     def _finding(self) -> str:
         said = [sentence for method in self.rivals if (sentence := self._finding_of(method))]

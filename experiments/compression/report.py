@@ -15,6 +15,7 @@ from embedspace.reporting import (
     Section,
     Table,
     compare_answers,
+    counted,
     effect_cells,
     line_figure,
     lines_of,
@@ -22,8 +23,11 @@ from embedspace.reporting import (
 )
 from embedspace.runs import Record, by_tags
 from experiments.compression.items import Item
-from experiments.compression.metrics import LLMLINGUA, NONE, WHOLE, WITHOUT, Measured
-from experiments.compression.overview import rivalries, rivals_table
+from experiments.compression.metrics import FULL, LLMLINGUA, NONE, WHOLE, WITHOUT, Measured
+from experiments.compression.overview import headline_ratio, kept_in_words, rivalries, rivals_table
+
+WHOLE_LABEL = "Whole passage"
+"""Of the answers to the whole passage."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class CompressionReport:
         return Section(
             self.title,
             self._finding(),
-            f"{self.count} questions are asked about a passage that the model reads as embeddings ({self.source}). The "
+            f"{counted(self.count, 'question')} about passages that the model reads as embeddings ({self.source}). A "
             "passage is a system message and its rows are compressed; the rows of the question, of the template and of "
             "the answer's first words, which are given, stay. A passage's gain is how much likelier it makes the right "
             "answer, in nats per token; a method keeps a share of that gain. Below 0, the model does worse than "
@@ -64,7 +68,35 @@ class CompressionReport:
             figures=self._figures(),
             tables=[table for table in (self._table(), *self._comparison_tables()) if table.rows],
             comparisons=self._comparisons(),
+            verdict=self._verdict(),
+            pair=self._pair,
         )
+
+    @property
+    def _pair(self) -> tuple[str, str] | None:
+        if not self.answered_ratios:
+            return None
+        return WHOLE_LABEL, _way_label(self.methods[0], self.answered_ratios[0])
+
+    def _verdict(self) -> str:
+        """What the first method and the best of the simple ways keep at one ratio, in plain words."""
+        measured, own = self.measured, self.methods[0]
+        whole, without = measured.likelihood.mean(WHOLE), measured.likelihood.mean(WITHOUT)
+        ratio = headline_ratio(self.ratios, self.answered_ratios)
+        kept = measured.kept((own, ratio))
+        if whole is None or without is None or kept is None:
+            return ""
+        if whole.estimate <= without.estimate:
+            return "The whole passage does not make the right answer likelier, so there is nothing that could be kept."
+        said = (
+            f"Cut to 1/{ratio:g} of its rows by the method “{own}”, a passage {kept_in_words(kept.estimate)} "
+            f"({counted(without.items, 'question')})"
+        )
+        others = [other for other in self.rivals.get(own, self.controls) if other in self.methods]
+        best = measured.best([(other, ratio) for other in others])
+        if best is None or (share := measured.kept(best)) is None:
+            return f"{said}."
+        return f"{said}; by the best of the simple ways, “{best[0]}”, it {kept_in_words(share.estimate, short=True)}."
 
     def _about_llmlingua(self) -> str:
         if self.same_length is None:
@@ -119,7 +151,8 @@ class CompressionReport:
                 lines,
                 x_label="compression ratio",
                 y_label=label,
-                caption=f"{caption}. Bands are 95% intervals over clusters of questions.",
+                caption=f"{caption}.",
+                over="clusters of questions",
                 log_x=True,
                 levels=levels,
             )
@@ -146,8 +179,8 @@ class CompressionReport:
                 kept.append(f"{method}: {', '.join(shares)}".replace("-", "\u2212"))
         return (
             f"The right answer has a log-likelihood of {unsigned(full.estimate)} nats per token with the whole passage "
-            f"and {unsigned(without.estimate)} without it ({without.items} questions). Share of that gain kept, by "
-            f"method and compression ratio: {'; '.join(kept)}."
+            f"and {unsigned(without.estimate)} without it ({counted(without.items, 'question')}). Share of that gain "
+            f"kept, by method and compression ratio: {'; '.join(kept)}."
         )
 
     def _finding_of_answers(self) -> str:
@@ -165,7 +198,7 @@ class CompressionReport:
             ]
             return (
                 f"{name} is {unsigned(full.estimate)} with the whole passage and {unsigned(without.estimate)} without "
-                f"it ({without.items} questions)."
+                f"it ({counted(without.items, 'question')})."
                 + (f" At a compression ratio of {self.ratios[0]:g}: {', '.join(means)}." if means else "")
             )
         return "Too few answers were recorded to compare lengths of a passage."
@@ -183,7 +216,7 @@ class CompressionReport:
                 kept = measured.rows.mean(place)
                 rows.append(
                     [
-                        place[0],
+                        _PASSAGES.get(str(place[0]), place[0]),
                         f"{ratio:.3g}" if place[0] != NONE else "",
                         f"{kept.estimate:.1f}" if kept else "",
                         *means,
@@ -201,9 +234,10 @@ class CompressionReport:
                 "Inventions",
             ),
             rows,
-            "Means over questions; 95% bootstrap intervals over clusters in small print. Rows are those left of the "
-            "passage: whole words may fill fewer than a ratio allows. Right answers contain the right string; "
-            "inventions are shortened passages with a word or number that the passage does not have.",
+            "Every method and ratio. Means over questions; 95% bootstrap intervals over clusters in small print. "
+            "Rows are those left of the passage: whole words may fill fewer than a ratio allows. Right answers "
+            "contain the right string; inventions are shortened passages with a word or number that the passage does "
+            "not have.",
         ).filled()
 
     def _comparison_tables(self) -> list[Table]:
@@ -233,12 +267,21 @@ class CompressionReport:
         )
 
     def _comparisons(self) -> list[Comparison]:
-        places: dict[str, Condition] = {"Whole passage": WHOLE}
+        places: dict[str, Condition] = {WHOLE_LABEL: WHOLE}
         for ratio in self.answered_ratios[:1]:
-            places |= {f"{method.capitalize()}, ratio {ratio:g}": (method, ratio) for method in self.methods}
+            places |= {_way_label(method, ratio): (method, ratio) for method in self.methods}
         return compare_answers(
             [item["question"] for item in self.items],
             by_tags(self.records, "passage", "method", "ratio"),
             {**places, "No passage": WITHOUT},
             [Answer("Right answer", item["answer"]) for item in self.items],
         )
+
+
+_PASSAGES = {FULL: "whole passage", NONE: "no passage"}
+"""How tables name the conditions that are no method."""
+
+
+def _way_label(method: str, ratio: float) -> str:
+    """Of the answers to passages that a method shortened."""
+    return f"{method[:1].upper()}{method[1:]}, ratio {ratio:g}"

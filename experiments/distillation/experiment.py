@@ -20,6 +20,7 @@ from experiments.distillation.report import (
     finding,
     prompts_table,
     questions_figure,
+    verdict,
 )
 from experiments.distillation.rows import RowSource, SystemPrompt, engine_of
 
@@ -114,6 +115,8 @@ class DistilledPrompts:
                 if table.rows
             ],
             comparisons=self._comparisons(records, most),
+            verdict=verdict(measured, self.main_rows, most),
+            pair=("The whole prompt", f"{self.main_rows} distilled rows"),
         )
         return Report(title, "", [section])
 

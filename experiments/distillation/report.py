@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from embedspace.metrics import Interval
-from embedspace.reporting import Cell, Figure, Table, line_figure, lines_of
+from embedspace.reporting import Cell, Figure, Table, counted, line_figure, lines_of
 from experiments.distillation.metrics import DISTILLED, FULL, NONE, Measured
 from experiments.distillation.rows import SystemPrompt
+
+
+def verdict(measured: Measured, tokens: int, questions: int) -> str:
+    """How far the distilled rows go towards the whole prompt, in one plain sentence; empty where nothing is known."""
+    place = (DISTILLED, float(tokens), float(questions))
+    prompts = sorted({item // 1000 for item in measured.divergence.values.get(place, {})})
+    share = measured.closed_mean(place, prompts)
+    if share is None:
+        return ""
+    over = counted(len(prompts), "system prompt")
+    if share.estimate <= 0:
+        return f"{tokens} distilled rows bring the answers no nearer to those under the whole system prompt ({over})."
+    return (
+        f"{tokens} distilled rows bring the answers {share.estimate:.0%} of the way from no system prompt to the whole "
+        f"one ({over})."
+    )
 
 
 def finding(measured: Measured, tokens: int, questions: int) -> str:
@@ -19,7 +35,7 @@ def finding(measured: Measured, tokens: int, questions: int) -> str:
         return "Too few answers were recorded to compare rows."
     text = (
         f"{tokens} distilled rows close {share:.0%} of the divergence between no system prompt and the whole one "
-        f"(mean over {len(prompts)} prompts)"
+        f"(mean over {counted(len(prompts), 'prompt')})"
     )
     controls = {
         other: found.estimate
@@ -66,7 +82,8 @@ def conditions_table(measured: Measured) -> Table:
             "Rows of the whole prompt",
         ),
         rows,
-        "Over the sealed questions of all system prompts; 95% bootstrap intervals over questions in small print.",
+        "Every condition. Over the sealed questions of all system prompts; 95% bootstrap intervals over questions in "
+        "small print.",
     ).filled()
 
 

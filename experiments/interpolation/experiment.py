@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from embedspace import EmbeddingSpace, PromptEmbeds, interpolate
 from embedspace.engines import Prompt
 from embedspace.metrics import random_rows, zero_padded
-from embedspace.reporting import Comparison, Report, Section, compare_answers
+from embedspace.reporting import Comparison, Report, Section, compare_answers, counted
 from embedspace.runs import AnswerOf, Case, Record, Tag, by_tags
 from embedspace.space import nearest_distances
 from experiments.interpolation.metrics import COPIED, FIRST, RANDOM, SECOND, Walks
@@ -21,6 +21,7 @@ from experiments.interpolation.report import (
     kinds_table,
     leaving_table,
     places_table,
+    verdict,
     ways_table,
 )
 
@@ -89,19 +90,34 @@ class Interpolation:
         section = Section(
             title,
             finding(walks),
-            f"{len(self.pairs)} pairs of prompts ({', '.join(dict.fromkeys(kinds))}). The content rows of the first "
-            "prompt are moved to those of the second (t from 0 to 1), the template's stay. The answers of both ends "
-            "become more or less likely along the path. A pair's transition from the first answer to the "
+            f"{counted(len(self.pairs), 'pair')} of prompts ({', '.join(dict.fromkeys(kinds))}). The content rows of "
+            "the first prompt are moved to those of the second (t from 0 to 1), the template's stay. The answers of "
+            "both ends become more or less likely along the path. A pair's transition from the first answer to the "
             "second is the stretch of t in which the difference of their likelihoods makes 80% of its change, from 10% "
             "to 90%; were likelihood linear in t, its width would be 0.8.\n\n"
-            "Controls: paths to random rows of the vocabulary, "
-            f"{len(self.random_seeds)} for each pair, which end at no other prompt; and what is often copied, whole "
-            "prompts padded with zeros at the end of the shorter one, the template's rows blended with the rest.",
+            f"{self._controls()}",
             figures=figures(walks),
             tables=[table for table in tables if table.rows],
             comparisons=self._comparisons(records),
+            verdict=verdict(walks),
+            pair=("t 0: first prompt", f"t {min(self.answered_steps):g}") if self.answered_steps else None,
         )
         return Report(title, "", [section])
+
+    def _controls(self) -> str:
+        """What is measured besides the methods."""
+        controls = []
+        if self.random_seeds:
+            controls.append(
+                f"paths to random rows of the vocabulary, {len(self.random_seeds)} for each pair, which end at no "
+                "other prompt"
+            )
+        if self.zero_padded:
+            controls.append(
+                "what is often copied, whole prompts padded with zeros at the end of the shorter one, the template's "
+                "rows blended with the rest"
+            )
+        return f"Controls: {'; and '.join(controls)}." if controls else ""
 
     def _walks(self) -> Iterator[tuple[str, int | None, float]]:
         """Path, seed and position; the ends, which all methods share, are measured with the first method."""

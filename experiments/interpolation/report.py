@@ -3,10 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from embedspace.metrics import MIN_ITEMS, STRAIGHT_WIDTH, Measure
-from embedspace.reporting import Cell, Figure, Table, effect_cells, line_figure, lines_of, unsigned
+from embedspace.metrics import MIN_ITEMS, STRAIGHT_WIDTH, Interval, Measure
+from embedspace.reporting import Cell, Figure, Table, counted, effect_cells, line_figure, lines_of, unsigned
 from experiments.interpolation.metrics import COPIED, FIRST, RANDOM, SECOND, STRAIGHT, Walks
+
+Course = Literal["too few", "switch", "path", "neither", "slower"]
+
+_NAMES: dict[Course, str] = {
+    "switch": "A switch, not a path",
+    "path": "A path, not a switch",
+    "neither": "Neither a path nor a switch",
+    "slower": "Slower than a path",
+}
+_PLAINLY: dict[Course, str] = {
+    "switch": "Between two prompts the answer switches",
+    "path": "Between two prompts the answer changes as gradually as a straight line",
+    "neither": "Between two prompts the answer changes faster than a straight line, and does not switch",
+    "slower": "Between two prompts the answer changes more slowly than a straight line",
+}
+
+
+def verdict(walks: Walks) -> str:
+    """Whether it is a path or a switch, in one plain sentence; empty where too little was recorded."""
+    way = walks.ways[0]
+    width, begin, end = (walks.transitions.mean((quantity, way)) for quantity in ("width", "begin", "end"))
+    if not (width and begin and end):
+        return ""
+    course = _course(width)
+    said = (
+        f"{counted(width.items, 'pair')} of prompts {'is' if width.items == 1 else 'are'} too few to tell a path from "
+        "a switch"
+        if course == "too few"
+        else _PLAINLY[course]
+    )
+    return (
+        f"{said}: the change from the first prompt's answer to the second's falls mostly (80% of it) between "
+        f"{begin.estimate:.0%} and {end.estimate:.0%} of the way."
+    )
+
+
+def _course(width: Interval) -> Course:
+    """What the mean width of the transitions says, by its interval."""
+    if width.items < MIN_ITEMS:
+        return "too few"
+    low, high = (width.low, width.high) if width.known else (width.estimate, width.estimate)
+    if high < STRAIGHT_WIDTH / 2:
+        return "switch"
+    if round(low, 6) <= STRAIGHT_WIDTH <= round(high, 6):
+        return "path"
+    return "neither" if low < STRAIGHT_WIDTH else "slower"
 
 
 def finding(walks: Walks) -> str:
@@ -17,18 +64,11 @@ def finding(walks: Walks) -> str:
     )
     if not (width and begin and middle and end and slope):
         return "Too few answers were recorded to follow a path between prompts."
-    low, high = (width.low, width.high) if width.known else (width.estimate, width.estimate)
-    if width.items < MIN_ITEMS:
-        verdict = f"{width.items} pairs cannot tell a path from a switch"
-    elif high < STRAIGHT_WIDTH / 2:
-        verdict = "A switch, not a path"
-    elif round(low, 6) <= STRAIGHT_WIDTH <= round(high, 6):
-        verdict = "A path, not a switch"
-    else:
-        verdict = "Neither a path nor a switch" if low < STRAIGHT_WIDTH else "Slower than a path"
+    pairs, course = counted(width.items, "pair"), _course(width)
+    said = f"{pairs} cannot tell a path from a switch" if course == "too few" else _NAMES[course]
     measure = "likelihood" if walks.likelihood else "similarity of the answers given"
     text = (
-        f"{verdict}: between two prompts ({width.items} pairs, {way}) the {measure} changes from the first's answer to "
+        f"{said}: between two prompts ({pairs}, {way}) the {measure} changes from the first's answer to "
         f"the second's between t {begin.estimate:.2f} and {end.estimate:.2f}, half of it by t {middle:.2f}. That is a "
         f"width of {width:.2f}, where a straight line has {STRAIGHT_WIDTH:g}, and {slope:.1f} times its slope"
     )
@@ -86,8 +126,9 @@ def effects_table(walks: Walks) -> Table:
     return Table(
         ("Compared", "In", "Difference", "Effect size", "p"),
         rows,
-        "Pair by pair: mean difference with its 95% interval, effect size (mean over standard deviation of the "
-        "differences) and p-value (Wilcoxon's signed-rank test, not corrected for the number of comparisons).",
+        "Methods compared pair by pair. Mean difference with its 95% interval, effect size (mean over standard "
+        "deviation of the differences) and p-value (Wilcoxon's signed-rank test, not corrected for the number of "
+        "comparisons).",
     )
 
 
@@ -101,8 +142,9 @@ def leaving_table(walks: Walks) -> Table:
     return Table(
         ("Path", "10% lost at t", "50% lost at t", "90% lost at t", "Width"),
         rows,
-        "Likelihood of the first prompt's answer, from its value at t 0 to that at t 1, read at the same positions of "
-        "both paths. Does the transition come from arriving at another prompt, or from leaving the first?",
+        "How the first prompt's answer is lost. Its likelihood, from its value at t 0 to that at t 1, read at the "
+        "same positions of both paths. Does the transition come from arriving at another prompt, or from leaving the "
+        "first?",
     )
 
 
@@ -138,7 +180,8 @@ def places_table(walks: Walks) -> Table:
     return Table(
         ("Path", "Whose answer", "t", "Log-likelihood, nats per token", "Similarity of the answer given"),
         rows,
-        "Means over pairs; 95% bootstrap intervals in small print.",
+        "Every position of the first method and of the controls. Means over pairs; 95% bootstrap intervals in small "
+        "print.",
     )
 
 
@@ -154,8 +197,7 @@ def figures(walks: Walks) -> list[Figure]:
     paths = {path: (path,) for path in (*walks.ways, COPIED, RANDOM)}
     shown = (
         (walks.likelihood, ends, "log-likelihood, nats per token",
-         f"Log-likelihood of each end's own greedy answer along the path ({way}). Bands are 95% intervals over pairs; "
-         "grey is the path to random rows."),
+         f"Log-likelihood of each end's own greedy answer along the path ({way})."),
         (walks.progress, paths, "share of the transition",
          "The difference of the two answers' likelihoods, second less first, from 0 at the first prompt to 1 at the "
          "second, mean over pairs. On a straight line from corner to corner, likelihood would be linear in t."),
@@ -165,10 +207,18 @@ def figures(walks: Walks) -> list[Figure]:
          "Euclidean distance of the content rows to the nearest row of the vocabulary; zero-padded prompts: of "
          "all rows."),
     )  # fmt: skip
+    greys = {RANDOM: "the path to random rows", COPIED: "whole prompts padded with zeros"}
     drawn = []
     for measure, names, label, caption in shown:
         curves = {name: measure.curve(walks.places(*place)) for name, place in names.items()}
         controls = [name for name, place in names.items() if place[0] in (COPIED, RANDOM)]
         if lines := lines_of(curves, controls, bands=names is ends):
-            drawn.append(line_figure(lines, x_label="position t on the path", y_label=label, caption=caption))
+            grey = [what for path, what in greys.items()
+                    if any(line.control and names[line.label][0] == path for line in lines)]  # fmt: skip
+            said = f"{caption} Grey: {' and '.join(grey)}." if grey else caption
+            drawn.append(
+                line_figure(
+                    lines, x_label="position t on the path", y_label=label, caption=said, over="pairs"
+                )
+            )
     return drawn

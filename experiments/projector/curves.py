@@ -40,8 +40,8 @@ def curve_figures(
             shown,
             x_label=axis,
             y_label=label,
-            caption=f"{kind.capitalize()}: share of the text's likelihood gain that is recovered, over {axis}. Bands "
-            "are 95% intervals over sentences.",
+            caption=f"{kind.capitalize()}: share of the text's likelihood gain that is recovered, over {axis}.",
+            over="sentences",
             log_x=True,
         )
         for drawn, axis in ((over_tokens, "soft tokens"), (over_examples, "training sentences"))
@@ -53,6 +53,7 @@ def curve_figures(
                 heads,
                 x_label=label,
                 caption=f"{kind.capitalize()}: the best of each head at its most sentences.",
+                over="sentences",
             )
         )
     return figures

@@ -17,6 +17,7 @@ from embedspace.reporting import (
     Section,
     Table,
     compare_answers,
+    counted,
     dot_figure,
     unsigned,
 )
@@ -72,6 +73,23 @@ class SoftTokenReport:
                 *([answers_table(similarity)] if any(similarity) else []),
             ],
             comparisons=self._comparisons(),
+            verdict=self._verdict(),
+            pair=("From its own soft tokens", "From another sentence's"),
+        )
+
+    def _verdict(self) -> str:
+        if self._scores is None:
+            return ""
+        share = self._scores.gap_closed()
+        control = "nothing" if self._scores.better_control == "nothing" else "another sentence's soft tokens"
+        if share.estimate <= 0:
+            return (
+                f"A sentence's own soft tokens tell the model no more about it than {control} "
+                f"({counted(share.items, 'sentence')})."
+            )
+        return (
+            f"From a sentence's own soft tokens the model reads {share.estimate:.0%} of what the text itself would "
+            f"tell it, measured from {control}, the better control ({counted(share.items, 'sentence')})."
         )
 
     @cached_property
@@ -130,7 +148,8 @@ def conditions_figure(means: Mapping[str, Interval]) -> Figure:
     return dot_figure(
         means,
         x_label="negative log-likelihood of the sentence, nats per token",
-        caption="Loss of the sentence under each condition. Grey: the controls. Bars are 95% intervals over sentences.",
+        caption="Loss of the sentence under each condition. Grey: the controls.",
+        over="sentences",
         controls=[NOTHING, SHUFFLED, MEAN],
     )
 

@@ -15,11 +15,12 @@ from embedspace.reporting import (
     Section,
     Table,
     compare_answers,
+    counted,
     line_figure,
 )
 from embedspace.runs import Record, by_tags
 from experiments.compression.passages import FACTS, Knowledge
-from experiments.rag.metrics import NONE, SHUFFLED, TEXT, Measured
+from experiments.rag.metrics import NONE, SHUFFLED, SOFT, TEXT, Measured
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,22 @@ class RagReport:
             figures=self._figures(),
             tables=[self._table()],
             comparisons=self._comparisons(),
+            verdict=self._verdict(),
+            pair=(f"{SOFT} of {self.counts[0]}", f"{TEXT} of {self.counts[0]}"),
+        )
+
+    def _verdict(self) -> str:
+        """What the soft tokens are worth beside the text, in plain words."""
+        if (scores := self.measured.scores(self.counts[0])) is None:
+            return ""
+        share = scores.gap_closed()
+        control = "no context" if scores.better_control == "nothing" else "another question's passages"
+        asked = counted(share.items, "question")
+        if share.estimate <= 0:
+            return f"As soft tokens, passages make the right answer no likelier than {control} ({asked})."
+        return (
+            f"As soft tokens, passages give {share.estimate:.0%} of what their text gives for the right answer, "
+            f"measured from {control}, the better control ({asked})."
         )
 
     @property
@@ -102,10 +119,12 @@ class RagReport:
                     for form, points in curves.items()
                 ]
                 caption = (
-                    f"{what.capitalize()} against {axis}, with {', '.join(map(str, self.counts))} passages. Bands are "
-                    "95% intervals over questions; grey: the controls."
+                    f"{what.capitalize()} against {axis}, with {', '.join(map(str, self.counts))} passages. Grey: the "
+                    "controls."
                 )
-                figures.append(line_figure(lines, x_label=axis, y_label=label, caption=caption))
+                figures.append(
+                    line_figure(lines, x_label=axis, y_label=label, caption=caption, over="questions")
+                )
         return figures
 
     def _curves(self, measure: Measure, cost: Measure) -> dict[str, dict[float, Interval]]:
@@ -138,8 +157,8 @@ class RagReport:
                 "Share of the text's gain", self._quality.capitalize(), "First token, ms",
             ),
             rows,
-            "Means over questions; 95% bootstrap intervals in small print. The share is of the likelihood gain for the "
-            "right answer that the same passages give as text, over no context.",
+            "Every form of the passages. Means over questions; 95% bootstrap intervals in small print. The share is "
+            "of the likelihood gain for the right answer that the same passages give as text, over no context.",
         ).filled()  # fmt: skip
 
     def _comparisons(self) -> list[Comparison]:

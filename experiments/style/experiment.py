@@ -10,7 +10,7 @@ from typing import Any
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector
 from embedspace.metrics import Condition
 from embedspace.prompt import Rows
-from embedspace.reporting import Comparison, Report, Section, compare_answers, signed
+from embedspace.reporting import Comparison, Report, Section, compare_answers, counted, signed
 from embedspace.runs import AnswerOf, Case, Record, Tag, by_tags
 from embedspace.style import Direction
 from experiments.style.metrics import (
@@ -25,6 +25,7 @@ from experiments.style.metrics import (
 )
 from experiments.style.report import StyleReport
 from experiments.style.vectors import (
+    LABELS,
     OPTIMISED,
     RANDOM,
     SHUFFLED,
@@ -180,6 +181,8 @@ class Style:
                 if table.rows
             ],
             comparisons=self._comparisons(records),
+            verdict=report.verdict(),
+            pair=("No shift", self._label(1.0, self.positive_name)),
         )
         return Report(title, "", [section])
 
@@ -248,6 +251,13 @@ class Style:
         return alpha in (self.answered_alphas if throughout else self.answered_control_alphas)
 
     def _text(self) -> str:
+        seeds = counted(len(self.control_seeds), "seed")
+        vectors = (
+            f"random vectors of that norm ({seeds}), the mean difference of the same sentences with shuffled labels "
+            f"({seeds}), and "
+            if self.control_seeds
+            else ""
+        )
         learnt = (
             ""
             if self.optimised is None
@@ -258,19 +268,23 @@ class Style:
         )
         return (
             f"A vector times alpha is added to {_MOVED[self.rows]}; no row is added. {learnt}"
-            f"{', '.join(self.methods)} are directions between {len(self.positive)} {self.positive_name} and "
-            f"{len(self.negative)} {self.negative_name} sentences, of norm {self.norm:g}.\n\n"
-            f"Controls: random vectors of that norm ({len(self.control_seeds)} seeds), the mean difference of the same "
-            f"sentences with shuffled labels ({len(self.control_seeds)} seeds), and the instruction in plain words, "
-            "which adds rows. The judge was trained on neither the sentences nor the answers. Perplexity is that "
-            "of an answer under the unshifted model after the plain question."
+            f"{', '.join(LABELS[method] for method in self.methods)}: directions between {len(self.positive)} "
+            f"{self.positive_name} and {len(self.negative)} {self.negative_name} sentences, of norm {self.norm:g}.\n\n"
+            f"Controls: {vectors}the instruction in plain words, which adds rows. The judge "
+            "was trained on neither the sentences nor the answers. Perplexity is that of an answer under the "
+            "unshifted model after the plain question."
         )
+
+    def _label(self, sign: float, side: str) -> str:
+        """Of the answers under the vector in question."""
+        alpha = signed(sign * self.strength, 1)
+        return f"Towards {side}: {LABELS.get(self.best, self.best)}, alpha {alpha}"
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
         places = {"No shift": UNSHIFTED}
         for sign, side in ((1.0, self.positive_name), (-1.0, self.negative_name)):
             alpha = sign * self.strength
-            places[f"Towards {side}: {self.best}, alpha {signed(alpha, 1)}"] = (self.best, alpha)
+            places[self._label(sign, side)] = (self.best, alpha)
             places[f"Instruction: {side}"] = (INSTRUCTION, sign)
             for seed in self.control_seeds[:1]:
                 places[f"Random vector: alpha {signed(alpha, 1)}"] = (f"{RANDOM} {seed}", alpha)

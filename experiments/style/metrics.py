@@ -60,6 +60,8 @@ class Measured:
     """Tokens of the answer, at most as many as were allowed."""
     rows: Measure
     """Length of the prompt."""
+    unchanged: Measure
+    """1 where the answer is that to the unshifted question, word for word, else 0."""
 
     @classmethod
     def of(
@@ -79,6 +81,7 @@ class Measured:
         style = StyleJudge.trained(encoder, judge).log_odds(texts) if answered else []
         similarity = encoder.vectors(texts) @ encoder.vectors(questions).T if answered else np.zeros((0, 0))
         own = [row[_place(record)[1]] for record, row in zip(answered, similarity, strict=True)]
+        plain = {_place(record)[1]: record.text for record in asked if _place(record)[0] == UNSHIFTED}
 
         def measured(values: Iterable[float]) -> Measure:
             return Measure.of((*_place(record), float(v)) for record, v in zip(answered, values, strict=True))
@@ -92,6 +95,7 @@ class Measured:
             measured(map(variety, texts)),
             measured(len(record.token_ids) or len(record.text.split()) for record in answered),
             Measure.of((*_place(record), float(record.rows)) for record in asked),
+            measured(record.text == plain.get(_place(record)[1]) for record in answered),
         )
 
     @property
@@ -167,6 +171,32 @@ class InstructionComparison:
     """Rows that the vector adds to the prompt."""
     rows_instruction: float
     """Rows that the instruction adds to the prompt."""
+    unchanged: int
+    """Answers of the vector that are those to the unshifted question, word for word."""
+
+    def plainly(self, vector: str) -> str:
+        """The verdict in one clause of plain words."""
+        verdict, items = self.verdict, self.verdict.items
+        if self.unchanged == items:
+            return f"{vector} changes none of {items} answers"
+        match verdict.kind:
+            case "stronger":
+                said = f"{vector} is stronger than the instruction in words"
+            case "as strong" | "not weaker" if verdict.untreated_within:
+                said = f"the instruction in words does so little that {vector} cannot be judged by it"
+            case "as strong":
+                said = f"{vector} is as strong as the instruction in words"
+            case "not weaker":
+                said = f"{vector} is at most a little weaker than the instruction in words"
+            case "weaker":
+                said = f"{vector} is weaker than the instruction in words"
+            case "no effect":
+                said = f"{vector} has no effect that {items} questions can show"
+            case "undecided":
+                said = (
+                    f"{items} questions cannot tell whether {vector} is as strong as the instruction in words"
+                )
+        return said
 
     @classmethod
     def of(
@@ -197,6 +227,7 @@ class InstructionComparison:
             side, vector, instruction, unshifted, difference, verdict, strength.effect(asked, place),
             measured.perplexity_ratio(UNSHIFTED, place), measured.perplexity_ratio(asked, place),
             measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNSHIFTED), *rows,
+            round(sum(measured.unchanged.values.get(place, {}).get(item, 0.0) for item in shared)),
         )  # fmt: skip
 
 

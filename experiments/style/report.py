@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from embedspace.metrics import Condition, Effect, Interval, Measure
-from embedspace.reporting import Cell, Figure, Line, Table, line_figure, signed
+from embedspace.reporting import Cell, Figure, Line, Table, counted, line_figure, signed
 from experiments.style.metrics import INSTRUCTION, PLAIN, UNSHIFTED, InstructionComparison, Limits, Measured
-from experiments.style.vectors import RANDOM, SHUFFLED
+from experiments.style.vectors import LABELS, RANDOM, SHUFFLED
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,29 @@ class StyleReport:
     norm: float
     control_seeds: tuple[int, ...]
 
+    @property
+    def vector(self) -> str:
+        """The vector in question, as sentences name it."""
+        return f"the {LABELS.get(self.best, self.best)} vector"
+
+    def verdict(self) -> str:
+        """Whether the vector moves answers as the instruction does, on each side, in plain words."""
+        if not self.comparisons:
+            return ""
+        said: dict[str, list[str]] = {}
+        for comparison in self.comparisons:
+            said.setdefault(comparison.plainly(self.vector), []).append(comparison.side)
+        clauses = [f"towards {' and '.join(sides)}, {clause}" for clause, sides in said.items()]
+        kept = [
+            f"{comparison.unchanged} of {comparison.verdict.items} towards {comparison.side}"
+            for comparison in self.comparisons
+            if 0 < comparison.unchanged < comparison.verdict.items
+        ]
+        if kept:
+            clauses.append(f"of its answers, {' and '.join(kept)} are word for word the unshifted ones")
+        text = "; ".join(clauses)
+        return f"{text[:1].upper()}{text[1:]}."
+
     def finding(self) -> str:
         """How strong the vector is beside the instruction and the controls, and where its answers are usable."""
         if not self.comparisons:
@@ -47,13 +70,13 @@ class StyleReport:
         if effect is None:
             return ""
         return (
-            f"From alpha {signed(min(path), 1)} to {signed(max(path), 1)} the {self.best} vector changed the log-odds "
+            f"From alpha {signed(min(path), 1)} to {signed(max(path), 1)} {self.vector} changed the log-odds "
             f"of {self.sides[0]} over {self.sides[1]} openings by {_with_interval(effect)} nats ({effect.items} "
             "questions)."
         )
 
     def _sentence(self, comparison: InstructionComparison) -> str:
-        verdict = comparison.verdict.text(f"the {self.best} vector", "the instruction")
+        verdict = comparison.verdict.text(self.vector, "the instruction")
         effect = comparison.effect
         sizes = "" if effect is None else f", d = {signed(effect.size)}, p = {effect.p_value:.2g}"
         fluent = comparison.fluency
@@ -117,12 +140,24 @@ class StyleReport:
                         levels=self._levels(getattr(self.measured, name)),
                         x_label=f"strength alpha (times a norm of {self.norm:g})",
                         y_label=label,
-                        caption=f"{caption} Bands and bars are 95% intervals over questions; grey: {RANDOM} vectors, "
-                        f"one line for each of {len(self.control_seeds)} seeds, and {SHUFFLED} (their mean, with a "
-                        "band), all of equal norm.",
+                        caption=f"{caption}{self._greys(lines)}",
+                        over="questions",
                     )
                 )
         return drawn
+
+    def _greys(self, lines: Sequence[Line]) -> str:
+        """What the grey lines are, of those that are drawn."""
+        drawn = {line.label for line in lines if line.control}
+        greys = []
+        if any(label.startswith(RANDOM) for label in drawn):
+            many = len(self.control_seeds) > 1
+            greys.append(
+                f"{RANDOM} vectors" + (f", {counted(len(self.control_seeds), 'line')}" if many else "")
+            )
+        if SHUFFLED in drawn:
+            greys.append(f"a vector of {SHUFFLED}")
+        return f" Grey: {' and '.join(greys)}, of equal norm." if greys else ""
 
     def _lines(self, name: str) -> list[Line]:
         lines = []
@@ -132,7 +167,12 @@ class StyleReport:
             points = getattr(self.pooled, name).curve(path)
             if len(points) > 1:
                 lines.append(
-                    Line(vector, points, control=vector == SHUFFLED, band=vector in (self.best, SHUFFLED))
+                    Line(
+                        LABELS.get(vector, vector),
+                        points,
+                        control=vector == SHUFFLED,
+                        band=vector in (self.best, SHUFFLED),
+                    )
                 )
         own: Measure = getattr(self.measured, name)
         label = f"{RANDOM} vectors"
@@ -192,9 +232,9 @@ class StyleReport:
                 "Instruction's rows",
             ),
             rows,
-            f"The {self.best} vector against the instruction: strength is the judge's log-odds of the side, in nats; "
-            "the difference is that of the same questions, with Cohen's d of paired samples and Wilcoxon's p. 95% "
-            "bootstrap intervals in small print.",
+            f"{self.vector[:1].upper()}{self.vector[1:]} against the instruction. Strength is the judge's log-odds of "
+            "the side, in nats; the difference is that of the same questions, with Cohen's d of paired samples "
+            "and Wilcoxon's p. 95% bootstrap intervals in small print.",
         ).filled()
 
     def usable_range_table(self) -> Table:
@@ -207,7 +247,7 @@ class StyleReport:
             ):
                 continue
             low, high = self.pooled.usable_range(path, limits)
-            rows.append([name, signed(low, 1), signed(high, 1)])
+            rows.append([LABELS.get(name, name), signed(low, 1), signed(high, 1)])
         return Table(
             ("Vector", "Lowest alpha", "Highest alpha"),
             rows,
@@ -230,7 +270,11 @@ class StyleReport:
             )
             rows.append(
                 [
-                    f"instruction: {styles[alpha]}" if asked else "no shift" if name == PLAIN else name,
+                    f"instruction: {styles[alpha]}"
+                    if asked
+                    else "no shift"
+                    if name == PLAIN
+                    else LABELS.get(name, name),
                     "" if asked else signed(alpha, 1),
                     *means,
                 ]
@@ -248,7 +292,8 @@ class StyleReport:
                 "Tokens",
             ),
             rows,
-            "Means over questions (and seeds of controls); 95% bootstrap intervals in small print.",
+            "Every condition and strength. Means over questions (and seeds of controls); 95% bootstrap intervals in "
+            "small print.",
         ).filled()
 
 

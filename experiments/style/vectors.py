@@ -22,6 +22,9 @@ OPTIMISED = "optimised"
 RANDOM, SHUFFLED = "random", "shuffled labels"
 """Controls: a random direction, and the mean difference of examples with shuffled labels."""
 
+LABELS = {"mean_difference": "mean difference", "pca": "PCA", "logistic": "logistic regression"}
+"""How reports name the ways to find a direction."""
+
 _FORMAT = 1
 """Raised when the distillation changes, so that cached vectors are computed anew."""
 

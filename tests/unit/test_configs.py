@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 import train.projector  # noqa: F401  adds the shared groups to the search path of trainings
 from embedspace import EmbeddingSpace
+from experiments.run import checked
 from tests.checkpoints import make_tiny_checkpoint
 from tests.unit.space.templates import REASONING
 
@@ -36,6 +37,51 @@ def test_every_experiment_is_built_from_every_data_set(experiment, data):
     config = composed(f"experiment={experiment}", f"data={data}", *needed.get(experiment, []), "out=unused")
     assert instantiate(config.experiment) is not None
     assert instantiate(config.sampling).max_tokens >= 1
+
+
+ONE_SIZE = {"embed_corpus", "generate_corpus", "safety", "safety_filter"}
+"""Their size is that of the texts that they are given or made of."""
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+@pytest.mark.parametrize("experiment", [name for name in names("experiment") if name not in ONE_SIZE])
+def test_every_experiment_has_a_smaller_size_that_changes_values_and_adds_no_settings(experiment, size):
+    whole, smaller = (
+        composed(f"experiment={experiment}", f"size={each}", "out=unused") for each in ("full", size)
+    )
+    assert smaller.size == size
+    assert smaller.experiment != whole.experiment
+    changed = OmegaConf.to_container(smaller.experiment)
+    assert set(changed) == set(OmegaConf.to_container(whole.experiment))
+    for group in ("ways", "attackers", "parts", "style"):
+        if isinstance(changed.get(group), dict):
+            assert set(changed[group]) == set(OmegaConf.to_container(whole.experiment)[group])
+    assert instantiate(smaller.experiment) is not None
+
+
+@pytest.mark.parametrize("experiment", sorted(ONE_SIZE))
+def test_where_there_is_one_size_another_is_refused_and_those_with_sizes_are_named(experiment):
+    with pytest.raises(ValueError, match=r"one size, full.*attacks, baseline.*style"):
+        checked(composed(f"experiment={experiment}", "size=small", "out=unused"))
+
+
+@pytest.mark.parametrize("experiment", ["baseline", "interpolation"])
+def test_a_smaller_size_has_fewer_cases(experiment, smollm2):
+    counts = [
+        sum(
+            1
+            for _ in instantiate(composed(f"experiment={experiment}", f"size={size}").experiment).cases(
+                smollm2
+            )
+        )
+        for size in ("small", "medium", "full")
+    ]
+    assert counts == sorted(set(counts))
+
+
+def test_values_that_are_given_win_over_those_of_a_size():
+    config = composed("experiment=style", "size=small", "experiment.asked_questions=7", "out=unused")
+    assert config.experiment.asked_questions == 7
 
 
 @pytest.mark.parametrize("experiment", ["attacks", "benchmark", "leakage", "safety", "soak"])

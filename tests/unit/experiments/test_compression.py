@@ -54,10 +54,10 @@ def experiment(**changes):
     return Compression(**{**values, **changes})
 
 
-def recorded(cases):
+def recorded(cases, gains=GAINS):
     for case in cases:
         way, passage = str(case.tags["method"]), int(case.tags["passage"])
-        gain = GAINS[way.removesuffix(f" {SAME_LENGTH}")]
+        gain = gains[way.removesuffix(f" {SAME_LENGTH}")]
         yield Record(
             key=case.key, choice=0, tags=case.tags, recipe=case.recipe, rows=1, sampling=Sampling(), space="",
             engine={}, text="", token_ids=(), finish_reason="stop", seconds=0.0,
@@ -119,6 +119,32 @@ def test_without_the_package_it_is_refused_with_what_to_install(smollm2, monkeyp
     assert {case.tags["method"] for case in cases} == {FULL, NONE, "own"}
     (section,) = experiment(llmlingua=False).analyse(list(recorded(cases))).sections
     assert "llmlingua" not in section.text
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        (
+            {"own": 2.0, "simple": 1.0},
+            "Cut to 1/2 of its rows by the method “own”, a passage keeps 50% of what it adds to the right answer's "
+            "likelihood (3 questions); by the best of the simple ways, “simple”, it keeps 25%.",
+        ),
+        (
+            {"own": -1.0, "simple": 1.0},
+            "Cut to 1/2 of its rows by the method “own”, a passage is worse than no passage (3 questions); by the best "
+            "of the simple ways, “simple”, it keeps 25%.",
+        ),
+        (
+            {FULL: -0.5, "own": 2.0, "simple": 1.0},
+            "The whole passage does not make the right answer likelier, so there is nothing that could be kept.",
+        ),
+    ],
+)
+def test_the_verdict_is_true_of_its_own_numbers(smollm2, gains, verdict):
+    ways = {"own": Compressed(), "simple": Compressed({"method": "truncate"})}
+    asked = experiment(llmlingua=False, ways=ways, rivals={"own": ["simple"]})
+    (section,) = asked.analyse(list(recorded(asked.cases(smollm2), {**GAINS, **gains}))).sections
+    assert section.verdict == verdict
 
 
 def test_what_is_answered_comes_first_and_all_of_a_passage_stands_together(smollm2):

@@ -129,6 +129,11 @@ def test_the_overview_says_where_a_method_is_below_its_rivals_and_which_goals_ar
     assert (
         section.finding == "Own is below the best of its rivals on code (2x other). 1 of 2 goals are reached."
     )
+    assert section.verdict == (
+        "Kinds of text on which a method is clearly below the best of its rivals at some ratio: own on 1 of 2; 1 of 2 "
+        "goals are reached."
+    )
+    assert section.figures[0].caption.startswith("What the method “own” keeps at a compression ratio of 2")
     shares, reached, invented = section.tables
     assert [row[1].estimate for row in shares.rows] == pytest.approx([0.5, 0.9])
     assert [row[-1] for row in reached.rows] == ["missed", "reached"]

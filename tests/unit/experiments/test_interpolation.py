@@ -64,18 +64,25 @@ def section(cases, share, **options):
 
 
 def test_a_model_that_follows_t_is_called_a_path(cases):
-    assert section(cases, lambda t: t).finding.startswith("A path, not a switch")
+    found = section(cases, lambda t: t)
+    assert found.finding.startswith("A path, not a switch")
+    assert found.verdict.startswith(
+        "Between two prompts the answer changes as gradually as a straight line: "
+    )
 
 
 def test_a_few_pairs_cannot_tell_a_path_from_a_switch(cases):
     few = [case for case in cases if case.tags["pair"] < 4]
-    assert section(few, lambda t: t).finding.startswith("4 pairs cannot tell a path from a switch")
+    found = section(few, lambda t: t)
+    assert found.finding.startswith("4 pairs cannot tell a path from a switch")
+    assert found.verdict.startswith("4 pairs of prompts are too few to tell a path from a switch: ")
 
 
 def test_a_model_that_flips_is_called_a_switch_and_the_place_is_told(cases):
-    finding = section(cases, lambda t: 1 / (1 + math.exp(-60 * (t - 0.65)))).finding
-    assert finding.startswith("A switch, not a path")
-    assert "half of it by t 0.65" in finding
+    found = section(cases, lambda t: 1 / (1 + math.exp(-60 * (t - 0.65))))
+    assert found.finding.startswith("A switch, not a path")
+    assert "half of it by t 0.65" in found.finding
+    assert found.verdict.startswith("Between two prompts the answer switches: ")
 
 
 def test_without_likelihoods_the_turn_is_read_from_the_answers(cases):
@@ -86,7 +93,9 @@ def test_without_likelihoods_the_turn_is_read_from_the_answers(cases):
 
 
 def test_too_few_records_are_said_to_be_too_few(cases):
-    assert "Too few" in experiment().analyse([]).sections[0].finding
+    (empty,) = experiment().analyse([]).sections
+    assert "Too few" in empty.finding
+    assert empty.verdict == ""
 
 
 def test_every_way_and_control_is_in_the_tables_and_the_one_left_out_is_not(cases):

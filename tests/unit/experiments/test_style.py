@@ -109,23 +109,47 @@ def test_what_is_answered_comes_first_and_controls_have_the_vectors_norm(cases, 
 
 
 def test_a_vector_as_strong_as_the_instruction_is_called_so(cases):
-    finding = section(cases).finding
-    assert "Towards formal, the mean_difference vector is as strong as the instruction" in finding
+    found = section(cases)
+    finding = found.finding
+    assert found.verdict == (
+        "Towards formal and casual, the mean difference vector is as strong as the instruction in words."
+    )
+    assert [answer.label for answer in found.opening.answers] == [
+        "No shift", "Towards formal: mean difference, alpha +1.0",
+    ]  # fmt: skip
+    assert "Towards formal, the mean difference vector is as strong as the instruction" in finding
     assert "within 0.5 nats" in finding
     assert "paired difference +0.00 (n = 12, all equal)" in finding
     assert "0 additional rows" in finding
 
 
 def test_a_vector_that_does_nothing_is_said_to_change_nothing(cases):
-    finding = section(cases, lambda place: obeys(place) if place[0] == INSTRUCTION else 0).finding
-    assert finding.count("cannot be told from no change at all on 12 items") == 2
+    found = section(cases, lambda place: obeys(place) if place[0] == INSTRUCTION else 0)
+    assert (
+        found.verdict == "Towards formal and casual, the mean difference vector changes none of 12 answers."
+    )
+    assert "as strong" not in found.verdict
+    assert found.finding.count("cannot be told from no change at all on 12 items") == 2
+
+
+def test_captions_name_only_what_is_drawn(smollm2):
+    alone = experiment(control_seeds=[], asked_questions=2)
+    (found,) = alone.analyse(list(recorded(list(alone.cases(smollm2)), obeys))).sections
+    for figure in found.figures:
+        assert "Grey" not in figure.caption
+        assert "random" not in figure.svg
+        assert "Bands" not in figure.caption
+    assert "0 seeds" not in found.text
 
 
 def test_few_questions_cannot_tell_however_strong_the_vector_is(smollm2):
     few = experiment(asked_questions=4)
     (found,) = few.analyse(list(recorded(list(few.cases(smollm2)), obeys))).sections
-    assert found.finding.count("4 items cannot tell whether the mean_difference vector is as strong as") == 2
+    assert found.finding.count("4 items cannot tell whether the mean difference vector is as strong as") == 2
     assert "as strong as the instruction, within" not in found.finding
+    assert found.verdict.startswith(
+        "Towards formal and casual, 4 questions cannot tell whether the mean difference vector is as strong as"
+    )
 
 
 def test_the_first_questions_alone_can_be_asked(smollm2):
@@ -149,7 +173,7 @@ def test_the_strength_up_to_which_answers_are_usable_is_found(cases):
     found = section(cases, nll=nll, loops=[("mean_difference", 2.0)])
     assert "fluent and on topic for alpha in [\u22121.0, +1.0]" in found.finding
     ranges = next(table for table in found.tables if table.columns[0] == "Vector")
-    assert {row[0]: row[1:] for row in ranges.rows}["pca"] == ["\u22122.0", "+2.0"]
+    assert {row[0]: row[1:] for row in ranges.rows}["PCA"] == ["\u22122.0", "+2.0"]
 
 
 def test_a_strength_counts_only_where_all_weaker_ones_are_usable(cases):

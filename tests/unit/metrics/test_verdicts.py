@@ -62,6 +62,16 @@ def test_a_treatment_without_an_effect_of_its_own_is_called_so_however_near_the_
     assert "cannot be told from no change at all on 24 items" in verdict.text("the vector", "the instruction")
 
 
+@pytest.mark.parametrize(("strength", "within"), [(5.0, False), (0.2, True)])
+def test_where_no_change_at_all_is_within_the_margin_too_the_text_says_so(strength, within):
+    reference = drawn(strength, 0.1, seed=1)
+    own = [value + change for value, change in zip(reference, drawn(0.0, 0.1), strict=True)]
+    verdict = compare_strength(own, reference, NONE, margin=0.5)
+    assert verdict.kind == "as strong"
+    assert verdict.untreated_within == within
+    assert ("and so is no change at all" in verdict.text("the vector", "the instruction")) == within
+
+
 def test_under_ten_items_nothing_is_said():
     verdict = compare_strength([5.0] * 4, [5.0] * 4, [0.0] * 4, margin=0.5)
     assert verdict.kind == "undecided"

@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedspace import PromptEmbeds, Recipe
+from embedspace._util.progress import _Count
 from embedspace.engines import Completion, Sampling
 from embedspace.engines.base import Prompt
 from embedspace.errors import EngineResponseError, EngineUnreachableError
 from embedspace.runs.cases import AnswerOf, Case
 from embedspace.runs.execution import RunSummary, execute
 from embedspace.runs.records import Record, read_records
-from embedspace.runs.run import Run
+from embedspace.runs.run import UNIMPORTANT, Run
 
 ROOT = Path(__file__).parents[3]
 GREEDY = Sampling(max_tokens=4)
@@ -139,6 +140,12 @@ def test_keys_that_do_not_count_may_change(tmp_path: Path) -> None:
     opened(tmp_path).close()
     with opened(tmp_path, CONFIG | {"out": "b"}, ignored=["out"]) as run:
         assert run.manifest["config"]["out"] == "b"
+
+
+def test_a_run_of_a_version_that_knew_no_size_goes_on(tmp_path: Path) -> None:
+    opened(tmp_path, CONFIG, ignored=UNIMPORTANT).close()
+    with opened(tmp_path, CONFIG | {"size": "full", "asked": None}, ignored=UNIMPORTANT) as run:
+        assert len(run.manifest["sittings"]) == 2
 
 
 def test_parts_of_keys_that_do_not_count_may_change(tmp_path: Path) -> None:
@@ -361,6 +368,31 @@ def test_progress_is_told_where_there_is_no_terminal(
     reported = capsys.readouterr().err
     assert "test: 0 of 3" in reported
     assert "test: 3 of 3" in reported
+
+
+def test_before_it_starts_a_run_says_how_many_cases_it_has_and_how_to_ask_less(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [Case(f"c{n}", [n]) for n in range(3)]
+    lines = {
+        2: "sums: 2 cases, 2 to be answered; try size=small\n",
+        3: "sums: 3 cases, 2 of them recorded before, 1 to be answered; try size=small\n",
+    }
+    for known, line in lines.items():
+        with opened(tmp_path) as run:
+            execute(run, SumEngine, cases[:known], GREEDY, title="sums", hint="try size=small")
+        assert capsys.readouterr().err.startswith(line)
+
+
+def test_the_first_answers_say_once_how_long_all_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    count = _Count(total=100, done=20)
+    count.done += 1
+    assert count.forecast() == ""
+    now, count.done = 110.0, 24
+    assert count.forecast() == "about 3 min more, judging by the first 4"
+    assert count.forecast() == ""
 
 
 def test_a_timed_case_is_asked_alone_for_one_token_and_its_record_says_so(tmp_path: Path) -> None:
