@@ -23,7 +23,8 @@ def _chosen_unless(group: str, usual: str, *, _root_: DictConfig) -> str:
 
 
 def _first(values: ListConfig, count: int) -> ListConfig:
-    return values[:count]
+    beginning: ListConfig = values[:count]
+    return beginning
 
 
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)

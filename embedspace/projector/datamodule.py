@@ -98,6 +98,7 @@ class SentenceData(LightningDataModule):
         batch_size: sentences per step, over all processes.
         max_tokens, min_tokens: longer and shorter sentences are left out; their numbers are logged.
         limits: on the training sentences of a kind, by its name.
+        limit: on the sentences of each kind that ``limits`` does not name.
         validation: limit on the validation sentences.
         seed: of the order of batches.
 
@@ -115,6 +116,7 @@ class SentenceData(LightningDataModule):
         max_tokens: int = 40,
         min_tokens: int = 4,
         limits: dict[str, int] | None = None,
+        limit: int | None = None,
         validation: int = 256,
         seed: int = 0,
     ) -> None:
@@ -122,6 +124,7 @@ class SentenceData(LightningDataModule):
         self.encoder, self.space = encoder, space
         self.batch_size, self.max_tokens, self.limits = batch_size, max_tokens, limits or {}
         self.min_tokens, self.validation, self.seed = min_tokens, validation, seed
+        self.limit = limit
         self.sources = sources
         self.batches: int | None = None
         self._consumed = 0
@@ -159,7 +162,7 @@ class SentenceData(LightningDataModule):
             parts[split_of(sentence)].append(sentence)
         for split, part in parts.items():
             kind = part[0].kind if part else ""
-            limit = self.limits.get(kind) if split == "train" else None
+            limit = self.limits.get(kind, self.limit) if split == "train" else self.limit
             kept, left_out = select(
                 part, self.space, max_tokens=self.max_tokens, min_tokens=self.min_tokens, limit=limit
             )

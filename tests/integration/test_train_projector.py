@@ -167,6 +167,8 @@ def test_a_stage_ends_early_where_nothing_gets_better(ground, tmp_path):
 
 def test_one_batch_shows_that_all_of_it_runs(ground, tmp_path):
     trained_here(tmp_path / "run", settings(ground, "debug=fast"))
+    training = json.loads((tmp_path / "run" / "projector" / "config.json").read_text())["training"]
+    assert training["sentences"] == {"made": 64}
 
 
 def test_the_overfitting_configuration_learns_eight_sentences_by_heart(ground, tmp_path):
