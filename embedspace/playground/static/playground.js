@@ -82,6 +82,7 @@
     const controller = new AbortController();
     setAsking(controller);
     const body = settings();
+    byId("answers").scrollIntoView({ block: "nearest" });
     byId("answers").dataset.asked = body.toString();
     byId("stale").hidden = true;
     byId("progress").textContent = "";
