@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -48,7 +48,7 @@ class AnswerDesk:
         self._slots = asyncio.Semaphore(streams)
 
     def admit(self) -> None:
-        """Count one more tab; :meth:`write` counts it out again.
+        """Count one more tab; :meth:`release` counts it out again.
 
         Raises:
             BusyError: there are enough.
@@ -59,7 +59,13 @@ class AnswerDesk:
             )
         self._asking += 1
 
-    async def write(self, prompts: Mapping[str, Prompt], sampling: Sampling) -> AsyncIterator[AnswerEvent]:
+    def release(self) -> None:
+        """Count an admitted tab out, whether its answers were written or not."""
+        self._asking -= 1
+
+    async def write(
+        self, prompts: Mapping[str, Prompt], sampling: Sampling
+    ) -> AsyncGenerator[AnswerEvent, None]:
         """The events of all answers of an admitted tab, as they come; leaving the iterator stops the generation."""
         events: asyncio.Queue[AnswerEvent] = asyncio.Queue()
         stopped = threading.Event()
@@ -79,7 +85,6 @@ class AnswerDesk:
             stopped.set()
             for task in tasks:
                 task.cancel()
-            self._asking -= 1
 
     async def _write_one(
         self,

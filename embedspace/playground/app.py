@@ -29,7 +29,7 @@ from embedspace.playground.view import LIMITS, RANGES, View
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from embedspace.engines import Prompt
     from embedspace.playground.materials import Materials
@@ -165,7 +165,7 @@ class Playground:
                 async for event in events:
                     yield json.dumps(asdict(event)) + "\n"
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return _AdmittedResponse(lines(), self._desk)
 
     async def static(self, request: Request) -> Response:
         """A file of the page."""
@@ -192,6 +192,20 @@ class Playground:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._views)
+
+
+class _AdmittedResponse(StreamingResponse):
+    """The answers of an admitted tab, which is counted out even if it has gone before the first byte."""
+
+    def __init__(self, lines: AsyncIterator[str], desk: AnswerDesk) -> None:
+        super().__init__(lines, media_type="application/x-ndjson")
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._desk.release()
 
 
 def _pairs(encoded: bytes) -> Mapping[str, str]:

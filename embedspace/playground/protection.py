@@ -64,7 +64,7 @@ class Protected:
             await send(message)
 
         refusal = self._refusal(scope["method"], Headers(scope=scope))
-        answer = self._app if refusal is None else PlainTextResponse(*refusal)
+        answer: ASGIApp = self._app if refusal is None else PlainTextResponse(*refusal)
         await answer(scope, receive, send_protected)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[str, int] | None:
@@ -85,6 +85,8 @@ class Protected:
             )
         if site not in _OWN_SITES and headers.get("sec-fetch-mode") != "navigate":
             return "Another site's page may not read the playground.", 403
+        if "transfer-encoding" in headers:
+            return "A request must say how long it is: send Content-Length.", 411
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._body_bytes:
             return f"A request may have at most {self._body_bytes:,} bytes; shorten the texts.", 413

@@ -1,5 +1,6 @@
 """The page over HTTP: what is shown, what is refused, and what every answer forbids the browser."""
 
+import asyncio
 import html
 import json
 import re
@@ -8,6 +9,7 @@ import urllib.parse
 import pytest
 from starlette.testclient import TestClient
 
+from embedspace.playground.answers import BusyError
 from embedspace.playground.app import Playground
 from embedspace.playground.engines import EngineChoice
 from embedspace.playground.protection import HEADERS
@@ -67,6 +69,7 @@ def test_every_answer_has_the_headers_that_forbid_the_rest(client, address):
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-site"}, 403),
         ({"content-length": str(LIMITS.body_bytes + 1)}, 413),
+        ({"transfer-encoding": "chunked"}, 411),
     ],
 )
 @pytest.mark.parametrize("address", ["/view", "/words", "/verdict", "/answers"])
@@ -202,3 +205,48 @@ def test_an_engine_s_error_is_told_on_every_card(materials):
 def test_query_strings_are_what_forms_send():
     view = View(user="a b&c=d", noise=0.5)
     assert urllib.parse.parse_qs(view.query) == {"user": ["a b&c=d"], "noise": ["0.5"]}
+
+
+def test_a_tab_that_has_gone_before_its_first_answer_leaves_its_place(materials):
+    playground = Playground(materials, EngineChoice("vllm", "http://127.0.0.1:9"), [HOST])
+    body = b"user=Hello"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/answers",
+        "query_string": b"",
+        "headers": [
+            (b"host", HOST.encode()),
+            (b"origin", ORIGIN.encode()),
+            (b"content-length", b"%d" % len(body)),
+        ],
+    }
+
+    async def gone():
+        """The tab sends its question and is closed."""
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive():
+            return messages.pop() if messages else {"type": "http.disconnect"}
+
+        async def send(message):
+            await asyncio.sleep(1)  # a tab that is not there takes nothing
+
+        await playground.app(scope, receive, send)
+
+    async def main():
+        for _ in range(LIMITS.concurrent_answers + 1):
+            await gone()
+
+    asyncio.run(main())
+    for _ in range(LIMITS.concurrent_answers):
+        playground._desk.admit()  # all places are free
+    with pytest.raises(BusyError):
+        playground._desk.admit()
+    answer = TestClient(playground.app, base_url=ORIGIN, headers={"origin": ORIGIN}).post(
+        "/answers", data={"user": "Hi"}
+    )
+    assert answer.status_code == 429
+    assert "4 tabs are waiting" in answer.text
+    for _ in range(LIMITS.concurrent_answers):
+        playground._desk.release()
