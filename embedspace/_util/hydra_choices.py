@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -22,9 +24,10 @@ def _chosen_unless(group: str, usual: str, *, _root_: DictConfig) -> str:
     return "" if option == usual else f"-{option}"
 
 
-def _first(values: ListConfig, count: int) -> ListConfig:
-    beginning: ListConfig = values[:count]
-    return beginning
+def _first(values: ListConfig, count: int) -> list[Any]:
+    plain = OmegaConf.to_container(values, resolve=True)  # the records of a list have to be plain as well
+    assert isinstance(plain, list)
+    return plain[:count]
 
 
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0
 """Time between two lines where there is no terminal."""
 FORECAST_SECONDS = 5.0
-"""Shortest time after which the first item done says how long all of them take."""
+"""Shortest time after which the first items say how long all of them take."""
+PAUSE_SECONDS = 0.3
+"""Between two items: those before it were one batch, or several."""
 
 Advance = Callable[[], None]
 
@@ -54,9 +56,9 @@ def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advanc
         count = _Count(total, done)
 
         def advance() -> None:
-            count.done += 1
+            forecast = count.advance()
             bar.update(task, advance=1, pace=count.pace())
-            if forecast := count.forecast():
+            if forecast:
                 bar.console.print(f"{title}: {forecast}", highlight=False)
 
         yield advance
@@ -75,8 +77,7 @@ def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
             show()
 
     def advance() -> None:
-        count.done += 1
-        if forecast := count.forecast():
+        if forecast := count.advance():
             print(f"{title}: {forecast}", file=sys.stderr, flush=True)
 
     show()
@@ -97,17 +98,27 @@ class _Count:
         self.total = total
         self.done = done
         self._before = done
-        self._started = time.monotonic()
+        self._started = self._latest = self._first = time.monotonic()
         self._forecast = False
 
-    def forecast(self) -> str:
-        """How long everything will take, as text: once, as soon as enough time has passed; else empty."""
-        elapsed, new = time.monotonic() - self._started, self.done - self._before
-        if self._forecast or elapsed < FORECAST_SECONDS or self.done >= self.total:
+    def advance(self) -> str:
+        """Count one more item; says once, as text, how long all will take, and else nothing.
+
+        Items of a batch come together, so a pause after an item shows how long those before it took. A steady stream
+        of items is judged after a longer time.
+        """
+        now, before = time.monotonic(), self._latest
+        new, spent = self.done - self._before, before - self._started
+        paused = new > 0 and now - before > PAUSE_SECONDS and spent > FORECAST_SECONDS
+        self._latest = now
+        self.done += 1
+        if not new:
+            self._first = now
+        if self._forecast or not (paused or now - self._first > 3 * FORECAST_SECONDS):
             return ""
         self._forecast = True
-        left = elapsed * (self.total - self.done) / new
-        return f"about {_duration(left)} more, judging by the first {new if new > 1 else 'one'}"
+        left = spent / new * (self.total - self._before - new) - (now - before)
+        return f"about {_duration(max(left, 0.0))} more, judging by the first {new if new > 1 else 'one'}"
 
     def pace(self) -> str:
         """Rate and time left, as text; empty before the first item."""

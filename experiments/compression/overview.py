@@ -44,15 +44,20 @@ def headline_ratio(ratios: Sequence[float], answered_ratios: Sequence[float]) ->
     return answered[0] if answered else sorted(ratios)[(len(ratios) - 1) // 2]
 
 
-def kept_in_words(share: float, *, short: bool = False) -> str:
-    """What a passage keeps, as a clause.
+def kept_in_words(share: Interval, *, short: bool = False) -> str:
+    """What a passage keeps, as a clause that its interval allows.
 
-    >>> kept_in_words(0.59, short=True), kept_in_words(-0.2, short=True)
-    ('keeps 59%', 'is worse than no passage')
+    >>> kept_in_words(Interval(0.59, 0.5, 0.7, 12), short=True), kept_in_words(Interval(0.2, -0.1, 0.5, 12), short=True)
+    ('keeps 59%', 'keeps 20% (its interval reaches 0)')
+    >>> kept_in_words(Interval(-0.1, -0.4, 0.1, 12), short=True), kept_in_words(Interval(-0.2, -0.3, -0.1, 12))
+    ('keeps nothing', 'is worse than no passage')
     """
-    if share < 0:
+    if share.high < 0:
         return "is worse than no passage"
-    return f"keeps {share:.0%}" + ("" if short else " of what it adds to the right answer's likelihood")
+    what = "" if short else " of what it adds to the right answer's likelihood"
+    if share.estimate <= 0:
+        return f"keeps nothing{what}"
+    return f"keeps {share.estimate:.0%}{what}" + (" (its interval reaches 0)" if share.low <= 0 else "")
 
 
 def rivalries(

@@ -89,14 +89,14 @@ class CompressionReport:
         if whole.estimate <= without.estimate:
             return "The whole passage does not make the right answer likelier, so there is nothing that could be kept."
         said = (
-            f"Cut to 1/{ratio:g} of its rows by the method “{own}”, a passage {kept_in_words(kept.estimate)} "
+            f"Cut to 1/{ratio:g} of its rows by the method “{own}”, a passage {kept_in_words(kept)} "
             f"({counted(without.items, 'question')})"
         )
         others = [other for other in self.rivals.get(own, self.controls) if other in self.methods]
         best = measured.best([(other, ratio) for other in others])
         if best is None or (share := measured.kept(best)) is None:
             return f"{said}."
-        return f"{said}; by the best of the simple ways, “{best[0]}”, it {kept_in_words(share.estimate, short=True)}."
+        return f"{said}; by the best of the simple ways, “{best[0]}”, it {kept_in_words(share, short=True)}."
 
     def _about_llmlingua(self) -> str:
         if self.same_length is None:

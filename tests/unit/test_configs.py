@@ -1,5 +1,6 @@
 """Every configuration composes, and every experiment in them can be built from it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def test_every_experiment_has_a_smaller_size_that_changes_values_and_adds_no_set
         if isinstance(changed.get(group), dict):
             assert set(changed[group]) == set(OmegaConf.to_container(whole.experiment)[group])
     assert instantiate(smaller.experiment) is not None
+    assert json.loads(json.dumps(checked(smaller)))["size"] == size
 
 
 @pytest.mark.parametrize("experiment", sorted(ONE_SIZE))
@@ -190,8 +192,6 @@ def test_every_debugging_and_logging_configuration_composes(debug, logger):
 
 
 def test_the_command_for_the_shipped_weights_is_the_training_that_they_record():
-    import json
-
     from embedspace.projector.weights_file import SHIPPED
 
     with initialize_config_dir(str(TRAIN), version_base=None):

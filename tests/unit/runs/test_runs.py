@@ -384,15 +384,28 @@ def test_before_it_starts_a_run_says_how_many_cases_it_has_and_how_to_ask_less(
         assert capsys.readouterr().err.startswith(line)
 
 
-def test_the_first_answers_say_once_how_long_all_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    count = _Count(total=100, done=20)
-    count.done += 1
-    assert count.forecast() == ""
-    now, count.done = 110.0, 24
-    assert count.forecast() == "about 3 min more, judging by the first 4"
-    assert count.forecast() == ""
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        # Batches of three that take a minute: the first of the second tells of those before, which came at once.
+        ([60, 60.01, 60.02, 120, 120.01], {120: "about 18 min more, judging by the first 3"}),
+        ([20, 40, 60], {40: "about 19 min more, judging by the first one"}),
+        ([number / 5 for number in range(1, 100)], {15.4: "about 0 s more, judging by the first 76"}),
+        ([0.1, 0.2, 4.0], {}),
+    ],
+)
+def test_the_first_answers_say_once_how_long_all_take(
+    monkeypatch: pytest.MonkeyPatch, times: list[float], said: dict[float, str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    count = _Count(total=60 if len(times) < 50 else 76, done=0)
+    spoken = {}
+    for at in times:
+        now[0] = at
+        if forecast := count.advance():
+            spoken[at] = forecast
+    assert spoken == said
 
 
 def test_a_timed_case_is_asked_alone_for_one_token_and_its_record_says_so(tmp_path: Path) -> None:
