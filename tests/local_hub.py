@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
+import shutil
 import socket
 import threading
 from collections import Counter
@@ -75,6 +77,10 @@ class LocalHub:
     released: threading.Event = field(default_factory=threading.Event)
     hanging: threading.Event = field(default_factory=threading.Event)
     connections: list[socket.socket] = field(default_factory=list)
+    uploads: Path | None = None
+    """Folder for repositories that clients make; without one, nothing can be uploaded."""
+    private: dict[str, bool] = field(default_factory=dict)
+    """What was asked for each repository that a client made."""
 
     def publish(self, repository: str, folder: Path, branch: str = "main") -> str:
         """Put a folder's present content on a branch; its commit."""
@@ -185,6 +191,55 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = unquote(urlsplit(self.path).path)
+        if self.hub.uploads is None:
+            self._send(403, {}, b"", Fault(""))
+            return
+        match path.strip("/").split("/"):
+            case ["api", "repos", "create"]:
+                answer: Any = self._create(json.loads(data))
+            case ["api", "models", _, _, "preupload", _]:
+                names = [each["path"] for each in json.loads(data)["files"]]
+                answer = {
+                    "files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]
+                }
+            case ["api", "models", owner, name, "commit", branch]:
+                answer = self._commit_files(f"{owner}/{name}", branch, data)
+            case ["api", "validate-yaml"]:
+                answer = {"errors": [], "warnings": []}
+            case _:
+                self._send(404, {}, b"", Fault(""))
+                return
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode(), Fault(""))
+
+    def _create(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        repository = f"{wanted['organization']}/{wanted['name']}"
+        folder = Path(str(self.hub.uploads)) / repository / "empty"
+        folder.mkdir(parents=True, exist_ok=True)
+        if repository not in self.hub.commits:
+            self.hub.private[repository] = wanted.get("visibility") == "private"
+            self.hub.publish(repository, folder)
+        return {"url": f"{self.hub.url}/{repository}", "name": repository}
+
+    def _commit_files(self, repository: str, branch: str, data: bytes) -> dict[str, Any]:
+        """A commit of the files before and those that are sent, each as base64 in a line of JSON."""
+        before = self.hub.commits[repository][self.hub.references[repository][branch]]
+        folder = before.parent / f"commit-{len(self.hub.commits[repository])}"
+        shutil.copytree(before, folder)
+        for line in map(json.loads, data.splitlines()):
+            if line["key"] == "file":
+                path = folder / line["value"]["path"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(line["value"]["content"]))
+        commit = self.hub.publish(repository, folder, branch)
+        return {
+            "success": True,
+            "commitOid": commit,
+            "commitUrl": f"{self.hub.url}/{repository}/commit/{commit}",
+        }
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)

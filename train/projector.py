@@ -147,10 +147,16 @@ def claimed(folder: Path, values: Mapping[str, Any], *, fresh: bool) -> Iterator
     with claim.lock():
         if fresh:
             claim.clear()
-        if (known := claim.read()) is not None:
+        known = claim.read()
+        if known is not None and has_results(folder):
             claim.require_same(known, important)
         claim.write(important)
         yield
+
+
+def has_results(folder: Path) -> bool:
+    """Whether a training got so far that another configuration would mix with it: a checkpoint, or the projector."""
+    return (folder / "projector").exists() or any(folder.glob("*/*.ckpt"))
 
 
 def starting_point(config: DictConfig, data: SentenceData) -> Projector:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,20 +121,6 @@ def soft_prompt_folder(name: str | Path, revision: str | None = None) -> Path:
     if revision is not None:
         raise ValueError(f"revision {revision!r} needs a soft prompt on the hub; {str(name)!r} is not one")
     return Path(name).expanduser()
-
-
-def push_folder(save: Callable[[Path], None], repository: str, *, private: bool, token: str | None) -> str:
-    """Upload what ``save`` writes; the address of the commit."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    api.create_repo(repository, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as draft:
-        save(Path(draft))
-        commit = api.upload_folder(
-            repo_id=repository, folder_path=draft, commit_message="A soft prompt of embedspace"
-        )
-    return str(commit.commit_url)
 
 
 def _card(rows: Tensor, space: str, origin: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedspace.distillation.folder import push_folder, read_folder, soft_prompt_folder, write_folder
+from embedspace.distillation.folder import read_folder, soft_prompt_folder, write_folder
 from embedspace.distillation.placement import find_rows, student_conversation
 from embedspace.distillation.settings import Distillation
 from embedspace.prompt import PromptEmbeds, Recipe, describe_nonfinite_rows, tensor_digest
@@ -180,7 +180,9 @@ class SoftPrompt:
         Returns:
             The address of the commit.
         """
-        return push_folder(self.save, repository, private=private, token=token)
+        from embedspace.models import upload_folder
+
+        return upload_folder(self.save, repository, what="a soft prompt", private=private, token=token)
 
     def to_peft(self, folder: str | Path, space: EmbeddingSpace) -> None:
         """Write a prompt-tuning adapter that ``peft`` loads.

@@ -1,6 +1,12 @@
 """From a model's name to a local folder: packaged models, hub ids, and single tensors by byte range."""
 
-from embedspace.models.hub import download_files, download_model, explain_hub_error, with_retries
+from embedspace.models.hub import (
+    download_files,
+    download_model,
+    explain_hub_error,
+    upload_folder,
+    with_retries,
+)
 from embedspace.models.names import cache_folder, hub_id, local_folder, resolve
 from embedspace.models.packaged import MANIFEST, PACKAGED, write_manifest
 from embedspace.models.remote_tensor import FileChangedError, RemoteFile, RemoteTensor
@@ -18,6 +24,7 @@ __all__ = [
     "hub_id",
     "local_folder",
     "resolve",
+    "upload_folder",
     "with_retries",
     "write_manifest",
 ]

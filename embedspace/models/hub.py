@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -63,6 +65,41 @@ def download_files(
         return Path(with_retries(download, reconnect=False))
     except (HFValidationError, OSError) as error:
         raise explain_hub_error(repository, error) from error
+
+
+def upload_folder(
+    write: Callable[[Path], None],
+    repository: str,
+    *,
+    what: str,
+    private: bool = True,
+    token: str | None = None,
+) -> str:
+    """Upload the files that ``write`` puts into a folder; the address of the commit.
+
+    Args:
+        write: writes the files into the folder that it is given.
+        repository: ``owner/name``; it is made if there is none.
+        what: for the message of the commit, for example ``a style vector``.
+        private: whether a repository that is made is private.
+        token: of the hub; by default that of ``hf auth login`` or ``$HF_TOKEN``.
+
+    Raises:
+        ValueError: the name is no hub id.
+        OSError: the hub refused, or was not reached.
+    """
+    from huggingface_hub import HfApi
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"{repository!r} is no hub id; give owner/name, such as 'me/pirate'")
+    api = HfApi(token=token)
+    api.create_repo(repository, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as draft:
+        write(Path(draft))
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=draft, commit_message=f"Upload {what} with embedspace"
+        )
+    return str(commit.commit_url)
 
 
 def with_retries(

@@ -141,6 +141,8 @@ class SentenceData(LightningDataModule):
             self._add(source)
         random.Random(0).shuffle(self.sentences["validation"])
         del self.sentences["validation"][self.validation :]
+        if not self.sentences["validation"]:
+            self._hold_out()
         counts = {split: len(found) for split, found in self.sentences.items()}
         if self.left_out:
             _log.warning(
@@ -155,6 +157,14 @@ class SentenceData(LightningDataModule):
             texts = [sentence.text for sentence in self.sentences[split]]
             self.ids[split] = self.space.tokenizer.encode_many(texts)
             self.vectors[split] = self.encoder.encode(texts, progress=True, cache=True)
+
+    def _hold_out(self) -> None:
+        """Take one document in twenty out of training where the hash put none into validation: the data are few."""
+        train = self.sentences["train"]
+        groups = list(dict.fromkeys(sentence.group for sentence in train))
+        held = set(groups[: max(1, len(groups) // 20)] if len(groups) > 2 else ())
+        self.sentences["validation"] = [sentence for sentence in train if sentence.group in held]
+        self.sentences["train"] = [sentence for sentence in train if sentence.group not in held]
 
     def _add(self, source: Sequence[Sentence]) -> None:
         parts: dict[Split, list[Sentence]] = {"train": [], "validation": [], "test": []}
@@ -188,9 +198,15 @@ class SentenceData(LightningDataModule):
         """Begin a stage of training at the stream's first batch.
 
         Args:
-            batch_size: sentences per step, over all processes.
+            batch_size: sentences per step, over all processes; with fewer sentences, all of them, and a warning.
             batches: steps per epoch; by default one pass over the sentences.
         """
+        if 0 < len(self.sentences["train"]) < batch_size:
+            count = len(self.sentences["train"])
+            _log.warning(
+                "%d sentences do not fill a batch of %d: each step takes all of them", count, batch_size
+            )
+            batch_size = count
         self.batch_size, self.batches, self._consumed = batch_size, batches, 0
 
     def state_dict(self) -> dict[str, int]:
@@ -217,10 +233,16 @@ class SentenceData(LightningDataModule):
             self.vectors[split],
             self.ids[split],
             [sentence.text for sentence in self.sentences[split]],
-            batch_size=self.batch_size,
+            batch_size=self._shared_batch_size(world),
             seed=self.seed,
             shuffle=shuffle,
             length=self.batches if shuffle else None,
             rank=rank,
             world=world,
         )
+
+    def _shared_batch_size(self, world: int) -> int:
+        """The batch size; where it is all sentences, as many as the processes can share."""
+        if self.batch_size == len(self.sentences["train"]) > world:
+            return self.batch_size - self.batch_size % world
+        return self.batch_size

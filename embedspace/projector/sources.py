@@ -182,9 +182,11 @@ def local(
     by_key: bool = False,
     skip: str | None = None,
 ) -> list[Sentence]:
-    """Sentences of a local file: Parquet, JSON, JSON Lines, YAML, CSV, TSV, or plain text (a document per paragraph).
+    """Sentences of a local file: Parquet, JSON, JSON Lines, YAML, CSV, TSV, or plain text.
 
-    The file may be in a .gz, or alone in a .zip. Arguments as for :func:`packaged`.
+    Each record, or paragraph of a plain text, is a document, and documents are not divided between training and
+    validation. In a plain text without blank lines each line is one. The file may be in a .gz, or alone in a .zip.
+    Arguments as for :func:`packaged`.
 
     Raises:
         ValueError: no such file, or an unknown file type.
@@ -286,6 +288,12 @@ def _parquet(data: bytes) -> list[Any]:
     return rows
 
 
+def _paragraphs_or_lines(data: bytes) -> list[Any]:
+    """Paragraphs, where blank lines divide the text; otherwise its lines, which are then a list of sentences."""
+    parts = [part for part in re.split(r"\n\s*\n", data.decode().strip()) if part.strip()]
+    return parts if len(parts) > 1 else "".join(parts).splitlines()
+
+
 _READERS: dict[str, Callable[[bytes], list[Any]]] = {
     ".parquet": _parquet,
     ".jsonl": lambda data: [json.loads(line) for line in data.decode().splitlines() if line.strip()],
@@ -294,5 +302,5 @@ _READERS: dict[str, Callable[[bytes], list[Any]]] = {
     ".yaml": _yaml,
     ".csv": _columns(","),
     ".tsv": _columns("\t"),
-    ".txt": lambda data: [part for part in re.split(r"\n\s*\n", data.decode()) if part.strip()],
+    ".txt": _paragraphs_or_lines,
 }

@@ -62,7 +62,7 @@ class Run:
         fresh: bool = False,
         ignored: Collection[str] = (),
     ) -> Self:
-        """A new run, or the one that the folder holds.
+        """A new run, or the one that the folder holds. One that failed before its first record is begun anew.
 
         Args:
             folder: made if missing.
@@ -83,6 +83,8 @@ class Run:
                 opened.clear()
             with opened.writable():
                 old = read_manifest(opened.path)
+                if old is not None and not _has_records(opened.path):
+                    old = None  # it failed before its first record: there is nothing to mix with
             time = datetime.now().replace(microsecond=0) if old is None else time_of(old)
             new: dict[str, Any] = {
                 "config": dict(config),
@@ -191,6 +193,11 @@ def time_of(manifest: Mapping[str, Any]) -> datetime:
     sittings = manifest["sittings"]
     started = datetime.fromisoformat(sittings[0]["started"]) if sittings else datetime.now()
     return started.astimezone().replace(tzinfo=None)
+
+
+def _has_records(folder: Path) -> bool:
+    path = folder / RECORDS
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _run_folder(path: Path) -> RunFolder:

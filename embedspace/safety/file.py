@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from embedspace._util.files import atomic_path, read_json_object
+from embedspace._util.files import atomic_path, atomic_write, read_json_object
+from embedspace._util.markdown import markdown_table
 from embedspace._util.safetensors_file import tensor_bytes
+from embedspace.models import download_files, hub_id
 from embedspace.safety.calibration import Calibration
 from embedspace.safety.layers import MEASURES, SCORING_LAYERS, Manifold, Structural
 
@@ -25,6 +27,29 @@ if TYPE_CHECKING:
 FORMAT = "embedspace safety filter 2"
 SHIPPED = Path(__file__).parent / "weights"
 _VALUES, _TENSORS = "filter.json", "filter.safetensors"
+
+_CARD = """---
+license: other
+library_name: embedspace
+---
+# A safety filter for {model}
+
+Allows or refuses prompt embeddings of the space `{space}`. Layers: {layers}. Threshold: {threshold}.
+
+```python
+from embedspace import EmbeddingSpace, SafetyFilter
+
+space = EmbeddingSpace.from_pretrained("{model}")
+guard = SafetyFilter.from_pretrained("PATH OR HUB ID OF THIS FOLDER", space)
+```
+
+The bound on the share of refused benign prompts holds for prompts of the kind that it was calibrated on, and for no
+other. Nothing is guaranteed for attacks.
+
+{calibration}
+
+{card}
+"""
 
 _LAYER_TYPES: dict[str, Any] = {Structural.name: Structural, Manifold.name: Manifold, **SCORING_LAYERS}
 
@@ -79,13 +104,13 @@ def write_filter(folder: Path, space: EmbeddingSpace, parts: FilterParts) -> Non
         values_draft.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_filter(name: str | Path, space: EmbeddingSpace) -> FilterParts:
-    """The filter in a folder, or the one that comes with the package under that name.
+def read_filter(name: str | Path, space: EmbeddingSpace, revision: str | None = None) -> FilterParts:
+    """The filter in a folder, on the hub, or the one that comes with the package under that name.
 
     Raises:
         ValueError: an unknown name, a damaged file, or a filter of another space.
     """
-    folder = _folder(name)
+    folder = _folder(name, revision)
     content = read_json_object(
         folder / _VALUES, f"{folder} holds no filter: it has no {_VALUES}; write one with SafetyFilter.save"
     )
@@ -122,15 +147,40 @@ def _require_numbers(content: dict[str, Any], layers: list[str]) -> None:
         raise ValueError(f"the threshold must be a number in [0, 1], it is {threshold!r}")
 
 
-def _folder(name: str | Path) -> Path:
+def write_filter_card(path: Path, space: EmbeddingSpace, parts: FilterParts) -> None:
+    """Write what a reader has to know before the filter is used."""
+    rows = [(name, str(value)) for name, value in sorted(parts.card.items())]
+    calibration = asdict(parts.calibration) if parts.calibration else {}
+    text = _CARD.format(
+        model=space.name,
+        space=space.fingerprint,
+        layers=", ".join(layer.name for layer in parts.layers),
+        threshold="none yet" if parts.threshold is None else f"{parts.threshold:.4f}",
+        calibration=markdown_table(
+            ("calibration", "value"), [(name, str(value)) for name, value in calibration.items()]
+        ),
+        card=markdown_table(("fitted on", "value"), rows)
+        if rows
+        else "What it was fitted on is not recorded.",
+    )
+    atomic_write(path, text)
+
+
+def _folder(name: str | Path, revision: str | None) -> Path:
     shipped = sorted(path.name for path in SHIPPED.iterdir()) if SHIPPED.is_dir() else []
-    if str(name) in shipped:
+    packaged = str(name) in shipped
+    repository = None if packaged else hub_id(name)
+    if repository is not None:
+        return download_files(repository, [_VALUES, _TENSORS, "README.md"], revision)
+    if revision is not None:
+        raise ValueError(f"revision {revision!r} needs a filter on the hub; {str(name)!r} is not one")
+    if packaged:
         return SHIPPED / str(name)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ValueError(
-            f"there is no filter {str(name)!r}; allowed are {', '.join(shipped) or 'no shipped ones'} and a folder "
-            "that SafetyFilter.save wrote"
+            f"there is no filter {str(name)!r}; allowed are {', '.join(shipped) or 'no shipped ones'}, a folder "
+            "that SafetyFilter.save wrote, and a hub id"
         )
     return folder
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from embedspace._util.notebook import block, facts, table
 from embedspace.prompt import tensor_digest
 from embedspace.safety.calibration import Calibration, conformal_threshold
-from embedspace.safety.file import FilterParts, read_filter, write_filter
+from embedspace.safety.file import FilterParts, read_filter, write_filter, write_filter_card
 from embedspace.safety.layers import SCORING_LAYERS, Classifier, Manifold, Structural
 from embedspace.safety.reading import Layer, Reading
 from embedspace.safety.verdict import Explanation, Finding, Verdict
@@ -232,21 +232,52 @@ class SafetyFilter:
         Raises:
             ValueError: the filter has a classifier of the caller, which no file can hold.
         """
-        parts = FilterParts(self.layers, self.weights, self.threshold, self.calibration, self.card)
-        write_filter(Path(folder), self.space, parts)
+        write_filter(Path(folder), self.space, self._parts)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, space: EmbeddingSpace) -> SafetyFilter:
-        """A filter from a folder that :meth:`save` wrote, or one that comes with the package.
+    def from_pretrained(
+        cls, name: str | Path, space: EmbeddingSpace, *, revision: str | None = None
+    ) -> SafetyFilter:
+        """A filter from a folder that :meth:`save` wrote, from the hub, or one that comes with the package.
 
         Args:
-            name: ``smollm2-injection``, or a folder.
+            name: ``smollm2-injection``, a folder, or a hub id.
             space: of the model that it protects.
+            revision: branch, tag or commit on the hub.
 
         Raises:
-            ValueError: an unknown name, a damaged file, or a filter of another space.
+            ValueError: an unknown name, a damaged file, a filter of another space, or the hub's refusal.
         """
-        return cls(space, *read_filter(name, space))
+        return cls(space, *read_filter(name, space, revision))
+
+    def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload what :meth:`save` writes, and a card; needs a login (``hf auth login``) or a token.
+
+        Whoever has a filter can search for prompts that it allows, and some layers store vectors of the prompts that
+        they were fitted on.
+
+        Args:
+            repository: ``owner/name``; it is made if there is none.
+            private: whether a repository that is made is private.
+            token: of the hub.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: the filter has a classifier of the caller, which no file can hold.
+        """
+        from embedspace.models import upload_folder
+
+        def write(folder: Path) -> None:
+            self.save(folder)
+            write_filter_card(folder / "README.md", self.space, self._parts)
+
+        return upload_folder(write, repository, what="a safety filter", private=private, token=token)
+
+    @property
+    def _parts(self) -> FilterParts:
+        return FilterParts(self.layers, self.weights, self.threshold, self.calibration, self.card)
 
     def _calibrated(self) -> float:
         if self.threshold is None:

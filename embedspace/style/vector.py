@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from embedspace._util.files import atomic_write
 from embedspace._util.notebook import block, facts, table
 from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.prompt import (
@@ -34,6 +35,7 @@ from embedspace.style.directions import (
     fit_direction,
     fit_recipe,
 )
+from embedspace.style.sharing import HUB_FILE, card_text, vector_file
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -47,7 +49,6 @@ Method = Direction | Literal["optimised"]
 
 FILE_FORMAT = "embedspace.style_vector.v1"
 _SHOWN_WORDS = 8
-SHIPPED = Path(__file__).with_name("vectors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,8 +352,10 @@ class StyleVector:
         return cls(vector, metadata["space"], metadata["method"], recipe, _rows_of(metadata, path))
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, space: EmbeddingSpace) -> StyleVector:
-        """A vector that ships with the package, or a file.
+    def from_pretrained(
+        cls, name: str | Path, space: EmbeddingSpace, *, revision: str | None = None
+    ) -> StyleVector:
+        """A vector that ships with the package, a file, or a vector on the hub.
 
         >>> from embedspace import EmbeddingSpace
         >>> cheerful = StyleVector.from_pretrained("cheerful", EmbeddingSpace.from_pretrained("smollm2-135m-instruct"))
@@ -360,20 +363,40 @@ class StyleVector:
         ('last', 4.2)
 
         Args:
-            name: packaged name (:func:`embedspace.style.packaged_vectors`) or path.
+            name: packaged name (:func:`embedspace.style.packaged_vectors`), file, folder that holds a
+                ``style_vector.safetensors``, or hub id.
             space: the space of the model that it was learnt for.
+            revision: branch, tag or commit on the hub.
 
         Raises:
-            ValueError: as :meth:`load`.
+            ValueError: as :meth:`load`, or the hub's refusal.
         """
-        packaged = SHIPPED / f"{name}.safetensors"
-        path = packaged if isinstance(name, str) and packaged.is_file() else Path(name)
-        if not path.is_file():
-            raise ValueError(
-                f"there is no style vector {str(name)!r}: neither a file nor a packaged name "
-                f"({', '.join(packaged_vectors())}); make one with StyleVector.distill"
-            )
-        return cls.load(path, space)
+        return cls.load(vector_file(name, revision), space)
+
+    def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the vector with a card; needs a login (``hf auth login``) or a token.
+
+        The file and the card hold the examples or the instruction: whoever gets them can read these.
+
+        Args:
+            repository: ``owner/name``; it is made if there is none.
+            private: whether a repository that is made is private.
+            token: of the hub.
+
+        Returns:
+            The address of the commit.
+        """
+        from embedspace.models import upload_folder
+
+        def write(folder: Path) -> None:
+            self.save(folder / HUB_FILE)
+            card = card_text(
+                self.space, hidden=len(self.vector), norm=self.norm, method=self.method, rows=self.rows,
+                recipe=self.recipe,
+            )  # fmt: skip
+            atomic_write(folder / "README.md", card)
+
+        return upload_folder(write, repository, what="a style vector", private=private, token=token)
 
     def _require_same_space(self, other: StyleVector) -> None:
         if self.space != other.space:
@@ -387,25 +410,6 @@ class StyleVector:
         recipe = Recipe.of(operation, parameters, self.recipe, *(other.recipe for other in others))
         alike = all(other.rows == self.rows for other in others)
         return StyleVector(vector, self.space, "algebra", recipe, self.rows if alike else "content")
-
-
-def packaged_vectors() -> list[str]:
-    """Names of the vectors that ship with the package, learnt for ``smollm2-135m-instruct``.
-
-    >>> packaged_vectors()
-    ['cheerful', 'pirate', 'terse']
-    """
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
-
-
-def packaged_recipe(name: str) -> tuple[str, list[tuple[str, str]]] | None:
-    """Instruction and examples that a packaged vector was distilled from; None for another name.
-
-    >>> packaged_recipe("pirate")[0]
-    'Answer like a pirate.'
-    """
-    recipe = json.loads((SHIPPED / "recipes.json").read_text("utf-8"))["recipes"].get(name)
-    return None if recipe is None else (recipe["instruction"], [(q, a) for q, a in recipe["examples"]])
 
 
 def _rows_of(metadata: Mapping[str, str], path: str | Path) -> Rows:

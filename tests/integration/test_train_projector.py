@@ -189,6 +189,13 @@ def test_the_folder_of_another_training_is_left_alone(whole, ground):
     assert json.loads((whole[0] / "train.json").read_text())["distill"]["learning_rate"] != 0.5
 
 
+def test_a_first_try_that_failed_leaves_no_folder_that_refuses_the_second(ground, tmp_path):
+    missing = "data.sources=[{_target_: embedspace.projector.sources.local, kind: made, path: no.txt}]"
+    with pytest.raises(Exception, match="there is no file"):
+        trained_here(tmp_path / "run", settings(ground, missing, "debug=fast"))
+    trained_here(tmp_path / "run", settings(ground, "debug=fast"))
+
+
 def test_a_training_begins_with_a_trained_projector(whole, ground, tmp_path):
     first = f"from={whole[0] / 'projector'}"
     made = trained_here(

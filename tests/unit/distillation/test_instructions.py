@@ -9,7 +9,7 @@ from embedspace import EmbeddingSpace, StyleVector
 from embedspace.distillation import Distillation, fidelity
 from embedspace.engines import VLLMClient
 from embedspace.style import packaged_recipe, packaged_vectors
-from embedspace.style.vector import SHIPPED
+from embedspace.style.sharing import SHIPPED
 
 QUESTIONS = ["What is rain?", "Who are you?", "Tell me a story.", "Why is the sky blue?", "How do birds fly?"]
 INSTRUCTION = "Answer like a pirate."

@@ -1,8 +1,6 @@
 """Soft prompts: rows that do to the model what a system prompt does."""
 
 import json
-import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,26 +156,6 @@ def test_a_soft_prompt_on_the_hub_is_read_by_its_name(engine, soft, tmp_path, mo
     assert torch.equal(read.vectors, soft.vectors)
     with pytest.raises(ValueError, match="revision 'main' needs a soft prompt on the hub"):
         SoftPrompt.from_pretrained(tmp_path / "pirate", engine.space, revision="main")
-
-
-def test_what_is_pushed_to_the_hub_is_the_folder(engine, soft, tmp_path, monkeypatch):
-    """The hub's own client is replaced: an upload needs an account."""
-    import huggingface_hub
-
-    class Recorder:
-        def __init__(self, token):
-            self.token = token
-
-        def create_repo(self, repository, *, private, exist_ok):
-            assert (repository, private, exist_ok) == ("maker/pirate", True, True)
-
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
-            shutil.copytree(folder_path, tmp_path / "uploaded")
-            return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Recorder)
-    assert soft.push_to_hub("maker/pirate") == "https://hub/maker/pirate"
-    assert torch.equal(SoftPrompt.load(tmp_path / "uploaded", engine.space).vectors, soft.vectors)
 
 
 def test_folders_that_are_damaged_or_of_another_space_are_refused(engine, soft, smollm2, tmp_path):

@@ -197,11 +197,33 @@ def test_an_empty_or_one_row_data_set_is_refused(smollm2, count):
         data.setup()
 
 
-def test_too_few_sentences_for_a_batch_are_refused(smollm2):
-    data = SentenceData([sentences(200)], encoder=SentenceEncoder(), space=smollm2, batch_size=512)
+def test_a_batch_larger_than_the_data_shrinks_and_says_so(smollm2, caplog):
+    data = SentenceData([sentences(200)], encoder=SentenceEncoder(), space=smollm2)
     data.setup()
-    with pytest.raises(ValueError, match="do not fill one batch of 512"):
-        data.train_dataloader()
+    train = len(data.sentences["train"])
+    data.start_stage(batch_size=512, batches=None)
+    assert f"{train} sentences do not fill a batch of 512: each step takes all of them" in caplog.text
+    (batch,) = data.train_dataloader()
+    assert len(batch.texts) == train
+    with pytest.raises(ValueError, match="do not fill one batch of 51"):
+        stream(count=50, batch_size=51)
+
+
+def test_two_hundred_lines_are_two_hundred_sentences_and_documents(smollm2, tmp_path):
+    lines = [sentence.text for sentence in sentences(200)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
+    found = local("mine", tmp_path / "lines.txt")
+    assert [sentence.text for sentence in found] == lines
+    assert len({sentence.group for sentence in found}) == 200
+    (tmp_path / "paragraphs.txt").write_text("\n".join(lines[:100]) + "\n\n" + "\n".join(lines[100:]))
+    assert len({sentence.group for sentence in local("mine", tmp_path / "paragraphs.txt")}) == 2
+
+
+def test_a_few_documents_are_enough_to_train_and_to_validate(smollm2):
+    few = [sentence for sentence in sentences(60) if split_of(sentence) == "train"][:12]
+    data = SentenceData([few], encoder=SentenceEncoder(), space=smollm2)
+    data.setup()
+    assert [len(data.sentences[split]) for split in ("train", "validation")] == [11, 1]
 
 
 def stream(count=50, **settings):

@@ -121,7 +121,7 @@ def test_a_finished_run_starts_no_engine(tmp_path: Path) -> None:
 
 
 def test_another_configuration_is_refused_and_each_change_named(tmp_path: Path) -> None:
-    opened(tmp_path).close()
+    asked(tmp_path, numbered(1))
     changed = {"questions": ["one", "2"], "sampling": {"seed": 7, "top_p": 0.5}, "out": "b"}
     with pytest.raises(ValueError, match="holds a run with another configuration") as refusal:
         opened(tmp_path, changed, ignored=["out"])
@@ -134,6 +134,17 @@ def test_another_configuration_is_refused_and_each_change_named(tmp_path: Path) 
     assert "out=FOLDER" in lines[-1]
     assert "fresh=true" in lines[-1]
     assert json.loads((tmp_path / "run.json").read_text())["config"] == CONFIG
+
+
+def test_a_run_that_failed_before_its_first_record_does_not_refuse_a_corrected_configuration(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(EngineUnreachableError):
+        asked(tmp_path, numbered(2), SumEngine(stop_after=0, trouble=EngineUnreachableError))
+    changed = CONFIG | {"questions": ["one", "2"]}
+    with opened(tmp_path, changed) as run:
+        assert run.manifest["config"] == changed
+        assert len(run.manifest["sittings"]) == 1
 
 
 def test_keys_that_do_not_count_may_change(tmp_path: Path) -> None:
@@ -151,7 +162,8 @@ def test_a_run_of_a_version_that_knew_no_size_goes_on(tmp_path: Path) -> None:
 def test_parts_of_keys_that_do_not_count_may_change(tmp_path: Path) -> None:
     opened(tmp_path, {"engine": {"url": "http://a", "model": "m"}}).close()
     several = {"engine": {"url": ["http://a", "http://b"], "model": "m"}}
-    opened(tmp_path, several, ignored=["engine.url"]).close()
+    with opened(tmp_path, several, ignored=["engine.url"]) as run:
+        execute(run, SumEngine, numbered(1), GREEDY, title="test")
     with pytest.raises(ValueError, match=r"engine\.model: 'm' -> 'n'"):
         opened(tmp_path, {"engine": {"url": "http://c", "model": "n"}}, ignored=["engine.url"])
 
@@ -172,13 +184,13 @@ def test_a_run_says_what_was_sent_again_also_where_its_engine_failed(tmp_path: P
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    opened(tmp_path).close()
+    asked(tmp_path, numbered(1))
     with pytest.raises(ValueError, match="model fingerprint: 'abc' -> 'xyz'"):
         Run.open(tmp_path, CONFIG, fingerprint="xyz")
 
 
 def test_a_refused_run_leaves_the_folder_free(tmp_path: Path) -> None:
-    opened(tmp_path).close()
+    asked(tmp_path, numbered(1))
     with pytest.raises(ValueError, match="another configuration"):
         opened(tmp_path, {})
     opened(tmp_path).close()
