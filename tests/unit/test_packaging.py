@@ -125,6 +125,12 @@ def test_the_lock_satisfies_the_declared_dependencies(lock: str, requirements: l
     assert [str(r) for r in requirements if not r.specifier.contains(pins[canonicalize_name(r.name)])] == []
 
 
+def test_the_citation_names_the_version_of_the_package() -> None:
+    from embedspace import __version__
+
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_no_package_is_pinned_twice() -> None:
     assert not _pins("core").keys() & _pins("test").keys()
     assert not _pins("core").keys() & _pins("docs").keys()
