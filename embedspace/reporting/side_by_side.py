@@ -15,6 +15,9 @@ from embedspace.reporting.table import counted
 from embedspace.runs import Record, differences, read_records
 from embedspace.runs.run import RECORDS, REPORT
 
+MAX_DIFFERENCES = 200
+"""Of settings, versions and prompts that a page lists."""
+
 
 @dataclass(frozen=True)
 class RecordPair:
@@ -31,14 +34,27 @@ class RecordPair:
         return found
 
     @property
+    def question(self) -> str:
+        """What was asked; both where the runs asked differently."""
+        asked = [each.question for each in (self.first, self.second) if each is not None and each.question]
+        return " | ".join(dict.fromkeys(asked))
+
+    @property
     def outcome(self) -> str:
         """Whether the answers are the same."""
         if self.first is None or self.second is None:
             return "only in the second" if self.first is None else "only in the first"
+        if _asked(self.first) != _asked(self.second):
+            return "other question"
         a, b = self.first.record, self.second.record
         if (a.text, a.error) != (b.text, b.error):
             return "differs"
         return "same" if a.finish_reason != "scored" else "no answer asked"
+
+
+def _asked(listed: ListedRecord) -> str:
+    """What two runs have to ask alike for their answers to be compared: the question, or bare token ids."""
+    return listed.question or listed.record.recipe.digest
 
 
 def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path:
@@ -74,6 +90,7 @@ def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path
             sentence=_sentence(counts),
             verdicts=_verdicts(*folders),
             differences=[each for each in found if each.kind != "completions"],
+            max_differences=MAX_DIFFERENCES,
             pairs=list(_within_bounds(pairs)),
             script=script(),
             policy=content_policy(script()),
@@ -92,7 +109,7 @@ def _records(folder: Path) -> dict[Place, ListedRecord]:
     }
 
 
-_ORDER = ("differs", "only in the first", "only in the second", "same", "no answer asked")
+_ORDER = ("differs", "other question", "only in the first", "only in the second", "same", "no answer asked")
 
 
 def _pairs(first: Mapping[Place, ListedRecord], second: Mapping[Place, ListedRecord]) -> list[RecordPair]:
@@ -116,6 +133,10 @@ def _sentence(counts: Mapping[str, int]) -> str:
         for name in _ORDER
         if "only" in name and name in counts
     ]
+    if others := counts.get("other question"):
+        alone.insert(
+            0, f"{counted(others, 'case')} of one name {'asks' if others == 1 else 'ask'} other questions"
+        )
     return f"{'; '.join([said, *alone])}."
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from embedspace import Recipe
 from embedspace.cli import main
 from embedspace.reporting import Report, Section, compare_runs, write_report
-from embedspace.runs import Run
+from embedspace.runs import Record, Run
 from tests.unit.reporting.test_report import ATTACK, Page, record
+
+
+def asked(number: int, text: str) -> Record:
+    recipe = Recipe.of("embed", {"text": f"Question {number}?"})
+    return dataclasses.replace(record(number, text), recipe=recipe)
 
 
 def run(folder: Path, texts: dict[int, str], verdict: str = "", seed: int = 1) -> Path:
     with Run.open(folder, {"seed": seed}, fingerprint="abc") as made:
         for number, text in texts.items():
-            made.log.append([record(number, text)])
+            made.log.append([asked(number, text)])
         if verdict:
             write_report(Report("Style", "", [Section("Style", "Numbers.", "", verdict=verdict)]), made)
     return folder
@@ -39,6 +46,17 @@ def test_cases_that_differ_come_first_and_each_side_has_its_own_column(tmp_path:
     for said in ("It works.", "It does not.", "seed", sentence):
         assert said in words
     assert 'href="a/report.html"' in page
+
+
+def test_answers_to_other_questions_under_one_name_are_not_compared(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", {0: "Yes.", 1: "No."})
+    with Run.open(tmp_path / "b", {"seed": 2}, fingerprint="abc") as made:
+        made.log.append([asked(0, "Yes.")])
+        other = Recipe.of("embed", {"text": "Another question?"})
+        made.log.append([dataclasses.replace(record(1, "Perhaps."), recipe=other)])
+    page = compare_runs(first, tmp_path / "b", tmp_path / "page.html").read_text()
+    assert "None of 1 answers to the same cases differs; 1 case of one name asks other questions." in page
+    assert "Question 1? | Another question?" in page
 
 
 def test_equal_runs_are_said_to_be_equal_and_a_large_one_is_bounded(tmp_path: Path) -> None:
