@@ -268,8 +268,8 @@ class Style:
         )
         return (
             f"A vector times alpha is added to {_MOVED[self.rows]}; no row is added. {learnt}"
-            f"{', '.join(LABELS[method] for method in self.methods)}: directions between {len(self.positive)} "
-            f"{self.positive_name} and {len(self.negative)} {self.negative_name} sentences, of norm {self.norm:g}.\n\n"
+            f"{len(self.positive)} {self.positive_name} and {len(self.negative)} {self.negative_name} sentences give "
+            f"the directions ({', '.join(LABELS[method] for method in self.methods)}), of norm {self.norm:g}.\n\n"
             f"Controls: {vectors}the instruction in plain words, which adds rows. The judge "
             "was trained on neither the sentences nor the answers. Perplexity is that of an answer under the "
             "unshifted model after the plain question."
