@@ -39,7 +39,7 @@ nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_preserve_defaults = True
 toc_object_entries = False  # the navigation of every page would list every method
 python_use_unqualified_type_names = True
@@ -52,6 +52,7 @@ html_theme = "furo"
 html_title = "embedspace"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}

@@ -47,7 +47,28 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: Eleme
     return shown if last in defined_names() else None
 
 
+_attributes: dict[str, list[str]] = {}
+
+
+def _keep_attribute(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Before napoleon, which reads ``Identity by content: hash of ...`` as the type of an attribute and its text."""
+    if what in ("attribute", "data", "property") and not any(line.endswith(":") for line in lines):
+        _attributes[name] = list(lines)
+
+
+def _restore_attribute(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """After napoleon."""
+    if name in _attributes:
+        lines[:] = _attributes.pop(name)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-docstring", _keep_attribute, priority=400)
+    app.connect("autodoc-process-docstring", _restore_attribute, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -31,7 +31,8 @@ def in_navigation():
     trees = re.findall(
         r"^```\{toctree\}\n(.*?)^```", (DOCS / "index.md").read_text(), re.DOTALL | re.MULTILINE
     )
-    return [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    lines = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    return [re.sub(r"^.* <(.*)>$", r"\1", line) for line in lines]
 
 
 def test_every_page_is_in_the_navigation_once():
