@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 SMALLER = {
-    "own-sentences": ["debug=fast", "callbacks.progress=null"],
+    "own-sentences": ["debug=fast", "data.limit=null", "callbacks.progress=null"],
     "own-style": ["--cfg", "job", "--resolve"],
 }
 """Words that make the training or the experiment of a page shorter; none of the page's own is taken away."""
