@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from embedspace.space import EmbeddingSpace
 
 Method = Literal["average", "merge", "salience", "truncate", "drop", "floor_average"]
-SALIENCE_VERSION = 2
+SALIENCE_VERSION = 3
 """Of the rule; a recipe of another version describes other rows."""
 
 
@@ -107,6 +108,7 @@ def compress(
     content = ContentText(prompt, space)
     asked = None if query is None else Query.of(content, query, encoder)
     scope = _scope(content, only, asked, whole=method == "salience")
+    forced = torch.zeros_like(scope) if keep is None else keep_mask(content, keep) & scope
     scoped = replace(prompt, content=scope.to(prompt.content.device))
     runs = scoped.content_runs
     sizes = [run.stop - run.start for run in runs]
@@ -127,7 +129,6 @@ def compress(
     lengths = allot(sizes, target)
     inputs = [prompt.recipe]
     if method == "salience":
-        forced = torch.zeros_like(scope) if keep is None else keep_mask(content, keep) & scope
         ranked = saliences(content, runs, asked, forced, information, opening, engine)
         pieces = [each.kept(prompt.vectors, own) for each, own in zip(ranked, lengths, strict=True)]
         if length is not None and sum(map(len, pieces)) > length:
@@ -174,7 +175,7 @@ def _scope(
         scope = content.whole_units(scope)
         if not bool(scope.any()):
             raise ValueError(
-                f"only={only!r} selects no whole word of the prompt; there is nothing to compress"
+                f"only={only!r:.80} selects no whole word of the prompt; there is nothing to compress"
             )
     return scope
 
@@ -188,6 +189,8 @@ def target_length(rows: int, runs: int, ratio: float | None, length: int | None)
     if (ratio is None) == (length is None):
         raise ValueError(f"give either ratio or length; got ratio={ratio!r} and length={length!r}")
     if ratio is not None:
+        if isinstance(ratio, bool) or not isinstance(ratio, Real):
+            raise TypeError(f"ratio is {ratio!r}; it must be a number of at least 1, such as 4.0")
         if not (math.isfinite(ratio) and ratio >= 1):
             raise ValueError(f"ratio is {ratio!r}; it must be a finite number of at least 1")
         return max(runs, math.ceil(rows / ratio))

@@ -103,15 +103,21 @@ class ContentText:
         return mask
 
     def find_sentence(self, wanted: str) -> Bool[Tensor, " tokens"]:
-        """The rows of a text where it stands last as sentences or lines of its own; none where it does not."""
+        """The rows of a text where it stands last as sentences or lines of its own; none where it does not.
+
+        Where it also begins or ends a message, it is the same question asked before, and counts too; inside of a
+        message it is a part of the passage, as in a list of questions and answers.
+        """
         mask = torch.zeros(len(self.prompt), dtype=torch.bool)
         pattern = re.compile(re.escape(wanted))
+        is_last = True
         for run, text in reversed(list(zip(self.prompt.content_runs, self.messages, strict=True))):
             for match in reversed(list(pattern.finditer(text.text))):
-                if _stands_alone(text.text, match):
+                at_edge = not (text.text[: match.start()].strip() and text.text[match.end() :].strip())
+                if _stands_alone(text.text, match) and (is_last or at_edge):
                     rows = text.rows(*match.span())
                     mask[run.start + rows.start : run.start + rows.stop] = True
-                    return mask
+                    is_last = False
         return mask
 
     def passage(self, rows: slice) -> Passage:
@@ -164,8 +170,15 @@ def part_mask(
             mask |= _part(content, part)
     mask &= prompt.content.cpu()
     if not bool(mask.any()):
-        raise ValueError(f"only={only!r} selects no content row of the prompt; there is nothing to compress")
+        raise ValueError(
+            f"only={_selected(only)} selects no content row of the prompt; there is nothing to compress"
+        )
     return mask
+
+
+def _selected(only: Any) -> str:
+    """What a caller selects, in short."""
+    return f"a mask of {len(only)} rows" if isinstance(only, torch.Tensor) else f"{only!r:.80}"
 
 
 def _part(content: ContentText, part: Extent) -> Bool[Tensor, " tokens"]:
@@ -231,11 +244,13 @@ def keep_mask(
         return keep.cpu()
     mask = torch.zeros(len(content.prompt), dtype=torch.bool)
     for wanted in keep if isinstance(keep, list | tuple) else [keep]:
-        if not isinstance(wanted, str | re.Pattern):
+        if not isinstance(wanted, str | re.Pattern) or isinstance(getattr(wanted, "pattern", ""), bytes):
             raise TypeError(
-                f"keep holds a {type(wanted).__name__}; allowed are strings, compiled regular expressions, or one "
-                "boolean mask [tokens]"
+                f"keep holds a {type(wanted).__name__} {wanted!r:.60}; allowed are strings, compiled regular "
+                "expressions of text, or one boolean mask [tokens]"
             )
+        if wanted == "":
+            raise ValueError("keep holds an empty text; give what is to survive, or leave keep out")
         found = content.find(wanted)
         # A pattern says what to keep where it stands; a string is expected to be there.
         if isinstance(wanted, str) and not bool(found.any()):

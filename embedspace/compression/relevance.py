@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from embedspace.compression.negation import FREQUENT_TOKENS
 from embedspace.compression.text_units import Units, has_digit, is_unspaced
-from embedspace.compression.token_information import FREQUENT_TOKENS
 
 if TYPE_CHECKING:
     import regex
@@ -75,6 +75,9 @@ _IDENTIFIER = re.compile(r"[^\W_]+")
 _QUOTES = tuple("`\"'\u201c\u201e\u2018\u00ab\u300c")
 _MAX_QUERY_TERMS = 64
 _MIN_NGRAM_WORD = 5
+_ENDINGS = ("s", "es", "e", "n", "en", "er", "ed", "d", "'s", "\u2019s")
+_MIN_STEM = 3
+_INFLECTED = 0.8
 # Chosen on development passages.
 _COSINE_FLOOR = 0.4
 _SYNONYM = 0.4
@@ -266,9 +269,24 @@ def _matches(query: Terms, chosen: np.ndarray, passage: Terms) -> np.ndarray:
     for row, text in enumerate(asked):
         if has_digit(text):
             found[row] = 0  # a number matches itself alone
+        else:
+            for form in _inflected(text):
+                if form in numbers:
+                    found[row, numbers[form]] = max(found[row, numbers[form]], _INFLECTED)
         if text in numbers:
             found[row, numbers[text]] = 1
     return np.asarray(found)
+
+
+def _inflected(word: str) -> Iterator[str]:
+    """Forms of a word that is too short for trigrams: with another ending, or without its own."""
+    if _MIN_STEM <= len(word) < _MIN_NGRAM_WORD + 2:
+        yield from (word + ending for ending in _ENDINGS)
+        yield from (
+            word[: -len(ending)]
+            for ending in _ENDINGS
+            if word.endswith(ending) and len(word) - len(ending) >= _MIN_STEM
+        )
 
 
 def _trigram_overlap(asked: Sequence[str], texts: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from embedspace.compression.model_information import copy_attention, surprisal
+from embedspace.compression.negation import negated
 from embedspace.compression.passages import ContentText, Passage
 from embedspace.compression.query import Query
 from embedspace.compression.relevance import Relevance, Terms
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 Information = Literal["vocabulary", "surprisal", "attention"]
 
 _ASKED_DISCOUNT = 0.5
-"""Of the information of a word that the question itself has: the model reads it there."""
+"""Of the information of a word of the question, where that stands in the prompt: the model reads it there."""
 
 
 def saliences(
@@ -56,7 +57,8 @@ def saliences(
         if share is None:
             by_text = information == "vocabulary" and relevance is None
             share = opening_share(passage.ids, passage.units) if by_text else 0.0
-        found.append(Salience(passage, own, forced[passage.rows], share, separator, relevance))
+        discount = _ASKED_DISCOUNT if query is not None and bool(query.rows.any()) else 0.0
+        found.append(Salience(passage, own, forced[passage.rows], share, separator, relevance, discount))
     return found
 
 
@@ -131,6 +133,8 @@ class Salience:
     """Rows of a space."""
     relevance: Relevance | None
     """To a query; None where there is none, or nothing of it stands in the passage."""
+    asked_discount: float = 0.0
+    """Share of its information that a word of the question loses."""
 
     def kept(self, vectors: Float[Tensor, "tokens hidden"], length: int) -> Float[Tensor, "kept hidden"]:
         """The rows of the prompt that are left of the passage, with the separators that it does not have.
@@ -152,21 +156,36 @@ class Salience:
             ValueError: more rows are forced than fit.
         """
         units, passage = self.passage.units, self.passage
-        selection = UnitSelection(units, passage.before, passage.after, len(self.separator))
-        for unit in self._forced_units():
+        together = negated(passage.ids, units)
+        selection = UnitSelection(units, passage.before, passage.after, len(self.separator), together)
+        forced = self._forced_units()
+        for unit in forced:
             selection.add(unit)
         if selection.size > length:
             raise ValueError(
                 f"keep marks words that take {selection.size} rows with what parts them, and {length} are left of the "
                 f"{len(passage.ids)} rows of their message; keep less, or give a lower ratio or a greater length"
             )
+        selection.add_in_order((each for unit in forced for each in together.get(unit, ())), length)
         if self.relevance is not None:
             self._add_relevant(selection, length)
         else:
             selection.add_in_order(self._opening_units(round(self.opening * length)), length)
-        selection.add_in_order(self._ranked(range(len(units))), length)
+        ranked = self._ranked(range(len(units)))
+        fillers = [unit for unit in ranked if self.scores[unit] == 0 and not units.is_word[unit]]
+        is_filler = set(fillers)
+        selection.add_in_order((unit for unit in ranked if unit not in is_filler), length)
+        if selection.kept:  # signs and space that stand beside a word that is kept
+            own = {*selection.kept}
+            fillers = [unit for unit in fillers if not own.isdisjoint((unit - 1, unit + 1))]
+        selection.add_in_order(fillers, length)
         if not selection.kept:
-            selection.add(min(range(len(units)), key=lambda unit: (units.sizes[unit], -self.scores[unit])))
+            selection.add(
+                min(
+                    range(len(units)),
+                    key=lambda unit: (unit in together, units.sizes[unit], -self.scores[unit]),
+                )
+            )
         return selection.rows()
 
     @cached_property
@@ -215,6 +234,7 @@ class Salience:
             else:
                 least = min(self.scores[unit] for unit in units)
                 scores = {
-                    unit: (self.scores[unit] - least) * (1 - _ASKED_DISCOUNT * asked[unit]) for unit in units
+                    unit: (self.scores[unit] - least) * (1 - self.asked_discount * asked[unit])
+                    for unit in units
                 }
                 selection.add_in_order(sorted(units, key=lambda unit: -scores[unit]), length)

@@ -20,27 +20,49 @@ _PHRASE_SCRIPTS = (
 """Scripts that part no words by spaces: those with a character for each syllable or word, and those with letters."""
 _UNSPACED = f"[{_CHARACTER_SCRIPTS}{_PHRASE_SCRIPTS}]"
 _WORD = rf"[[\p{{L}}\p{{M}}\p{{N}}_]--{_UNSPACED}]"
+_JOINERS = r"[\u00ad\u200c\u200d\u2060\ufeff]"
+"""Characters without a width that stand inside of words."""
 _SIGNS = r"[+\-\u2212\u2013\u00b1~\u2248<>\u2264\u2265=#\u2116\u00a7]"
 _SPACE = r"[ \u00a0\u2009\u202f]"
 
+_UNITS = "|".join(
+    """
+    km m cm mm \u00b5m nm km\u00b2 m\u00b2 cm\u00b2 m\u00b3 cm\u00b3 km2 m2 cm2 m3 ha mi ft yd
+    kg g mg \u00b5g t lb lbs oz l L ml mL cl h min s ms km/h m/s mph Hz kHz MHz GHz W kW MW GW kWh V kV A mA J kJ kcal
+    Pa kPa bar K B kB KB MB GB TB KiB MiB GiB TiB px pt dpi EUR USD GBP CHF JPY INR CNY am pm AM PM Uhr
+    """.split()  # noqa: SIM905
+)
+"""Symbols of units that belong to the number before them."""
+
 _WHOLE = (
-    # Words, with what stands inside of them: don't, e-mail, example.org, x86_64, U.S.
-    rf"{_WORD}+(?:['\u2019\u02bc\u2010\u2011\-.&@\u00b7\u05f3\u05f4\u200c\u200d]{_WORD}+)*[\u200c\u200d]?",
+    # Words, with what stands inside of them: don't, e-mail, example.org, x86_64, U.S., soft hyphens and joiners.
+    rf"{_WORD}+(?:(?:['\u2019\u02bc\u2010\u2011\-.&@\u00b7\u05f3\u05f4]|{_JOINERS}+){_WORD}+)*{_JOINERS}*",
+    # Characters that JSON and code write as numbers, and powers: caf\u00e9, x^2, 10^-3.
+    rf"{_WORD}*(?:\\u[0-9A-Fa-f]{{4}}{_WORD}*)+",
+    rf"[{_WORD}\)\]]\^[+\-\u2212]?{_WORD}+",
     # Numbers, times, dates and versions. A list of more than eight numbers without spaces is parted.
     r"\d+(?:[.,:/\-\u2013\u2212'\u2019_+*\u00d7=^~\u00b7\u066b\u066c\uff0e\uff1a\uff0f\uff0d]\d+){1,7}",
     # What stands before and after a number: signs, currencies, units.
     rf"(?<!\w){_SIGNS}+\p{{Sc}}?\d",
     rf"\p{{Sc}}-?\d|\d(?:[%\u2030\u2032\u2033\p{{Sc}}]|\u00b0[CF]?|{_UNSPACED}\p{{M}}*)",
     r"\u00b0[CF]\b",
+    rf"[\u00b1\u2248\u2264\u2265<>]{_SPACE}\p{{Sc}}?\d",
+    rf"\d{_SPACE}(?:[%\u2030]|\u00b0[CF]?|\p{{Sc}}|(?:{_UNITS})\b)",
     # 1 250 000; 4111 1111 1111 1111; DE89 3704 0044 0532 0130 00; +49 (30) 123-4567
     rf"(?<![\d.,])\d{{1,3}}(?:{_SPACE}\d{{3}})+(?!\d)",
     r"\b\d{4}(?: \d{4}){2,4}\b",
     r"\b[A-Z]{2}\d{2}(?: [A-Z0-9]{4}){2,8}(?: [A-Z0-9]{1,4})?\b",
-    r"(?:\+\d{1,4}|\(\+?\d{1,5}\)|\b0\d{1,5})(?:[ \-./]{0,2}\(?\d{1,6}\)?(?!\w)){1,6}",
+    r"(?:\+\d{1,4}|\(\+?\d{1,5}\)|\b0\d{1,5})(?:[ \-./]{0,2}(?:\(\d{1,6}\)\d{0,6}|\d{1,6})(?!\w)){1,6}",
+    # Addresses of network cards and of the internet.
+    r"\b[0-9A-Fa-f]{2}(?:[:\-][0-9A-Fa-f]{2}){5,7}\b",
+    r"(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){3,7}:?(?:[0-9A-Fa-f]{1,4}:){0,4}[0-9A-Fa-f]{1,4}\b",
     # Web and mail addresses, paths.
     rf"[A-Za-z][A-Za-z0-9+.\-]{{1,20}}://[^\s<>\"'`)\]}}{_CHARACTER_SCRIPTS}{_PHRASE_SCRIPTS}]+(?<![.,;:!?])",
     r"[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+",
     r"(?:[A-Za-z]:)?[\w.~\-]*(?:[/\\][\w.\-]+){2,}",
+    # Burmese: a syllable with the consonant that closes it, and stacked consonants.
+    r"\X(?:\p{Myanmar}\p{M}*\u103a\p{M}*)+",
+    r"\X?[\u1039\u17d2]\p{L}\p{M}*",
     # A number in Chinese characters.
     r"[零〇一二三四五六七八九十百千万萬亿億兆两兩]{2,}",
 )
@@ -101,12 +123,13 @@ class Units:
 
 
 def needs_separator(before: str, after: str) -> bool:
-    """Whether two texts would read as one word or number if nothing stood between them.
+    """Whether two texts would read as one word, number or expression if nothing stood between them.
 
-    >>> needs_separator("12", "30"), needs_separator("12", " 30"), needs_separator("seats", "(12")
-    (True, False, False)
+    >>> needs_separator("12", "30"), needs_separator("12", " 30"), needs_separator("seats", "[12")
+    (True, False, True)
     """
-    return not (_parts(before[-1:]) or _parts(after[:1]))
+    left, right = before[-1:], after[:1]
+    return not (_parts(left) or _parts(right) or _category(left) in ("Ps", "Pi") or _closes(right))
 
 
 def is_separator(text: str) -> bool:
@@ -116,10 +139,27 @@ def is_separator(text: str) -> bool:
 
 @lru_cache(4096)
 def _parts(character: str) -> bool:
-    """Whether a character parts what stands on both sides of it; the end of a text does."""
+    """Whether a character parts what stands on both sides of it, as white space does; the end of a text does.
+
+    Signs of Latin scripts stand beside a space, without which they make one expression of both sides: ``int[3``.
+    """
     if not character or character.isspace() or character == "|":
         return True
-    return unicodedata.category(character) in ("Ps", "Pe", "Pi", "Pf", "Po") and character not in _CONNECTORS
+    return _is_sign(character) and not (character < "\u00c0" or "\u2010" <= character <= "\u206f")
+
+
+def _closes(character: str) -> bool:
+    """Whether a sign ends what stands before it."""
+    return character in ("!", "?", ";") or _category(character) in ("Pe", "Pf")
+
+
+def _is_sign(character: str) -> bool:
+    return _category(character) in ("Ps", "Pe", "Pi", "Pf", "Po") and character not in _CONNECTORS
+
+
+@lru_cache(4096)
+def _category(character: str) -> str:
+    return unicodedata.category(character) if character else ""
 
 
 def _inside(text: str) -> bytearray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedspace.compression.negation import FREQUENT_TOKENS, is_negation
 from embedspace.compression.text_units import Units, has_digit
 
 if TYPE_CHECKING:
@@ -19,21 +20,8 @@ if TYPE_CHECKING:
 # Chosen on synthetic passages of facts, by the share of facts that a model recalls after compression.
 _DIGIT_BONUS = 1.2
 _CAPITAL_BONUS = 2.0
-# Chosen on development documents of a knowledge base: a model finds a number by the words that lead to it, and the most
-# frequent tokens say nothing of a text's topic.
+# Chosen on development documents of a knowledge base: a model finds a number by the words that lead to it.
 _LEAD_DECAY = 0.99
-FREQUENT_TOKENS = 300
-_NEGATIONS = frozenset(
-    """
-    no not none nor never neither nobody nothing nowhere cannot without except unless only
-    nicht kein keine keinen keinem keiner keines nie niemals nichts niemand ohne außer nur weder
-    pas ne non jamais rien aucun aucune sans sauf ni nunca nada nadie ningún ninguna sin sino excepto não nem sem
-    mai niente nessuno senza niet geen nooit zonder не нет ни без никогда никто ничего кроме только nie bez
-    नहीं न मत बिना केवल सिर्फ لا لم لن ليس غير بدون إلا 않 안 không chưa ไม่
-    """.split()  # noqa: SIM905
-)
-"""Words that turn a sentence into its opposite, or restrict it: dropped, they leave a false statement."""
-_NEGATION_CHARACTERS = frozenset("不没沒无無未非勿别別")
 _NUMERIC_SHARE = 0.05
 _NUMERIC_OPENING = 0.3
 """Of the kept rows, for the beginning of a text in which more than this share of the informative units are numbers."""
@@ -86,18 +74,6 @@ def _rare_units(ids: Sequence[int], units: Units) -> list[bool]:
         )
         for unit, text in enumerate(units.texts)
     ]
-
-
-def is_negation(text: str) -> bool:
-    """Whether a unit negates or restricts what is said.
-
-    >>> is_negation(" not"), is_negation("don't"), is_negation("knot")
-    (True, True, False)
-    """
-    word = text.strip().casefold()
-    return (
-        word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) or not _NEGATION_CHARACTERS.isdisjoint(word)
-    )
 
 
 def opening_share(ids: Sequence[int], units: Units) -> float:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from embedspace.compression.text_units import Units, is_separator, needs_separator
-
-if TYPE_CHECKING:
-    pass
 
 INSERTED = -1
 """In place of a row's number: a space that the text itself does not have there."""
@@ -34,6 +30,8 @@ class UnitSelection:
     """What stands after it."""
     separator_size: int = 1
     """Rows of an inserted separator."""
+    together: Mapping[int, range] = field(default_factory=dict)
+    """Units that are kept with others or not at all: unit -> all of them."""
     kept: list[int] = field(default_factory=list)
     """Numbers of the kept units, in order."""
     size: int = 0
@@ -52,15 +50,27 @@ class UnitSelection:
         self.size += self.cost(unit)
         self.kept.insert(bisect_left(self.kept, unit), unit)
 
+    def remove(self, unit: int) -> None:
+        """Drop a unit that was kept."""
+        self.kept.remove(unit)
+        self.size -= self.cost(unit)
+
     def add_in_order(self, order: Iterable[int], length: int) -> None:
-        """Keep units, the first first, each if it still fits into ``length`` rows."""
+        """Keep units with those that belong to them, the first first, if they still fit into ``length`` rows."""
         own = set(self.kept)
         for unit in order:
             if self.size >= length:
                 break
-            if unit not in own and self.size + self.cost(unit) <= length:
-                self.add(unit)
-                own.add(unit)
+            if unit in own:
+                continue
+            added = [each for each in self.together.get(unit, (unit,)) if each not in own]
+            for each in added:
+                self.add(each)
+            if self.size <= length:
+                own.update(added)
+            else:
+                for each in added:
+                    self.remove(each)
 
     def rows(self) -> list[int]:
         """Rows of the kept units and separators in order; ``INSERTED`` for a separator that the text does not have."""

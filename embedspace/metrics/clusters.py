@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from embedspace.metrics.intervals import CONFIDENCE, Interval
+from embedspace.metrics.intervals import CONFIDENCE, MIN_ITEMS, Interval, share_interval
 
 
 def ratio_interval(
@@ -18,10 +18,13 @@ def ratio_interval(
     """Sum of the values over the sum of the weights, with a percentile bootstrap interval over clusters.
 
     Items of a cluster are drawn together, since they are not independent (Field and Welsh 2007). Without weights the
-    estimate is the mean. The interval's ``items`` are the clusters.
+    estimate is the mean. The interval's ``items`` are the clusters. Of fewer than ten clusters no interval is made. Nor
+    do equal values make one, but a share of none or of all items has Wilson's, in which each cluster counts once.
 
-    >>> f"{ratio_interval([1.0, 1.0, 0.0, 0.0], None, ['a', 'a', 'b', 'b']):.1f}"
-    '0.5 (0.0 to 1.0)'
+    >>> f"{ratio_interval([1.0, 0.0] * 10, None, [number // 2 for number in range(20)]):.1f}"
+    '0.5 (n = 10, all equal)'
+    >>> f"{ratio_interval([0.0] * 20, None, range(20)):.2f}"
+    '0.00 (0.00 to 0.16)'
 
     Args:
         values: one for each item.
@@ -45,9 +48,13 @@ def ratio_interval(
     place = [numbers[cluster] for cluster in clusters]
     sums = np.stack([np.bincount(place, each, minlength=len(numbers)) for each in (values, own)])
     estimate = float(sums[0].sum() / sums[1].sum())
-    if len(numbers) < 2:
-        return Interval(estimate, estimate, estimate, len(numbers))
+    if weights is None and estimate in (0, 1) and {*values} == {estimate}:
+        return share_interval(round(estimate) * len(numbers), len(numbers))
+    if len(numbers) < MIN_ITEMS:
+        return Interval.unknown(estimate, len(numbers))
     draws = np.random.default_rng(seed).integers(len(numbers), size=(resamples, len(numbers)))
     drawn = sums[:, draws].sum(axis=2)
     low, high = np.quantile(drawn[0] / drawn[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if high - low < 1e-12:
+        return Interval.unknown(estimate, len(numbers))
     return Interval(estimate, float(low), float(high), len(numbers))

@@ -303,7 +303,7 @@ def test_more_than_fits_is_an_error_that_says_how_many_rows_it_takes(smollm2, pl
     [
         ("Marseille", "keep: the text 'Marseille' does not stand in the prompt's content"),
         (["Lyon", "Marseille"], "'Marseille' does not stand"),
-        ("", "'' does not stand"),
+        ("", "keep holds an empty text"),
         ("assistant", "does not stand in the prompt's content"),
         (torch.ones(3, dtype=torch.bool), r"keep must be a boolean mask .* got torch.bool of shape \[3\]"),
         (torch.ones(3), "keep must be a boolean mask"),
@@ -314,10 +314,12 @@ def test_what_cannot_be_kept_is_an_error(smollm2, chat, keep, message):
         compress(chat, 2, keep=keep, space=smollm2)
 
 
-@pytest.mark.parametrize("keep", [[3], [None], [b"Lyon"], [torch.ones(3, dtype=torch.bool)]])
+@pytest.mark.parametrize(
+    "keep", [[3], [None], [b"Lyon"], [torch.ones(3, dtype=torch.bool)], re.compile(rb"Lyon")]
+)
 def test_what_is_kept_is_a_text_a_pattern_or_a_mask(smollm2, chat, keep):
     with pytest.raises(
-        TypeError, match="allowed are strings, compiled regular expressions, or one boolean mask"
+        TypeError, match="allowed are strings, compiled regular expressions of text, or one boolean mask"
     ):
         compress(chat, 2, keep=keep, space=smollm2)
 

@@ -345,3 +345,48 @@ def test_lines_that_break_sentences_are_not_sentences():
     found = [WRAPPED[first:last].strip() for first, last in itertools.pairwise(starts)]
     assert "A ticket for grown people\ncosts 14 euros, and children pay only\nhalf of that." in found
     assert len(found) == 4
+
+
+DEPOT = (
+    "The depot closes at 18:45. A day pass costs 14 euros. Dogs ride free. Bikes pay half. The lift is broken. "
+    "Seats cannot be reserved. Staff wear red."
+)
+PASS = "How much is a day pass?"
+
+
+def test_a_question_that_was_asked_before_is_no_part_of_the_passage(smollm2):
+    prompt = smollm2.embed(f"{PASS}\n\n{DEPOT}\n\n{PASS}")
+    left = smollm2.read(compress(prompt, 4, query=PASS, space=smollm2))
+    assert left.startswith(PASS)
+    assert left.endswith(PASS)
+    assert "14 euros" in left
+    turns = [("user", f"{DEPOT}\n\n{PASS}"), ("assistant", "Let me look."), ("user", PASS)]
+    chat = smollm2.embed_chat([{"role": role, "content": text} for role, text in turns])
+    for ratio in (8, 1000):
+        assert smollm2.read(compress(chat, ratio, query=PASS, space=smollm2)).count(PASS) == 2
+
+
+def test_a_question_within_a_passage_is_a_part_of_it(smollm2):
+    answers = f"When do you open?\nAt nine.\n{PASS}\n14 euros.\nMay I bring a dog?\nYes."
+    prompt = smollm2.embed(f"{answers}\n\n{PASS}")
+    left = smollm2.read(compress(prompt, 2, query=PASS, space=smollm2))
+    assert left.endswith(PASS)
+    assert len(left) < len(answers)
+
+
+@pytest.mark.parametrize(("query", "wanted"), [("Can I pay by card?", "Cards aren't accepted"),
+                                               ("Is my dog welcome?", "dogs stay out")])  # fmt: skip
+def test_short_words_match_their_plural(smollm2, query, wanted):
+    text = (
+        "The hall was built in 1921 by monks. It stands in Lille. Cards aren't accepted. Its roof is green. The dogs "
+        "stay out. Bread is sold on Fridays."
+    )
+    made = compress(smollm2.embed(text), 3, query=query, space=smollm2)
+    assert wanted in smollm2.read(made)
+    assert dict(made.recipe.parameters)["matched"] is True
+
+
+def test_words_of_a_question_that_is_not_in_the_prompt_are_kept_with_the_answer(smollm2):
+    text = "The museum in Lyon, founded in 1879, opens at nine. The café closes at 17:30 except on Mondays."
+    left = smollm2.read(compress(smollm2.embed(text), 5, query="17:30", space=smollm2))
+    assert "17:30" in left

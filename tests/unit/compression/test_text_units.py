@@ -137,15 +137,49 @@ def test_a_separator_parts_whatever_stands_beside_it(before, separator, after):
 @pytest.mark.parametrize(
     ("before", "after"),
     [("12", "30"), ("seats", "12"), ("5,", "17"), ("10:", "30"), ("-", "2"), ("$", "5"), ("5", "%"), ("a", "'s"),
-     ("x", "\u0308")],
+     ("x", "\u0308"), ("int", "[3"), ("3.9;", "NET"), ("(x)", "2"), ('no="', "2"), ("no", '"2')],
 )  # fmt: skip
 def test_what_would_read_as_one_needs_a_separator(before, after):
     assert needs_separator(before, after)
 
 
-def test_space_brackets_and_bars_are_separators_and_the_signs_of_numbers_are_not():
-    assert all(map(is_separator, (" ", "\n", "\n\n", "|", " | ", "(", ";", "!", "。", "，")))
-    assert not any(map(is_separator, ("", ".", ",", "-", "/", "a", "$", " 5", ", ")))
+@pytest.mark.parametrize(
+    ("before", "after"), [("12", ")"), ("(", "12"), ("12", " 30"), ("12\n", "30"), ("12", "!"), ("「", "京")]
+)
+def test_brackets_and_signs_stay_with_what_they_open_and_close(before, after):
+    assert not needs_separator(before, after)
+
+
+def test_space_bars_and_signs_of_scripts_without_spaces_are_separators_and_all_other_signs_are_not():
+    assert all(map(is_separator, (" ", "\n", "\n\n", "|", " | ", "。", "，", "؛")))
+    assert not any(map(is_separator, ("", ".", ",", "-", "/", "a", "$", " 5", ", ", "(", ";", "!", '"')))
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("MAC 00:1A:2B:3C:4D:5E is up", "00:1A:2B:3C:4D:5E"),
+        ("see fe80:0:0:0:1a:2b:3c:4d now", "fe80:0:0:0:1a:2b:3c:4d"),
+        ("call +44 (0)20 7946-0958 now", "+44 (0)20 7946-0958"),
+        ('"caf\\u00e9" is read', "caf\\u00e9"),
+        ("where x^2 is", "x^2"),
+        ("at most 10^-3 of it", "10^-3"),
+        ("is ± 0.05 off", "± 0.05"),
+        ("a bridge 27 m wide", "27 m"),
+        ("about 5 % more", "5 %"),
+        ("costs 12,50 € today", "12,50 €"),
+        ("at 9:30 pm sharp", "9:30 pm"),
+        ("die Donau\u00addampf\u00adschiff\u00adfahrt", "Donau\u00addampf\u00adschiff\u00adfahrt"),
+        ("one sp\u2060ace here", "sp\u2060ace"),
+    ],
+)
+def test_identifiers_signs_units_and_words_with_hidden_characters_are_whole(smollm2, text, whole):
+    assert any(whole in own for own in units_of(smollm2, text).texts)
+
+
+def test_a_burmese_syllable_keeps_the_consonant_that_closes_it(smollm2):
+    for own in units_of(smollm2, "တနင်္လာနေ့ ဖွင့်သည် ၅၀၀ ကျပ် မိနစ်").texts:
+        assert not regex.match(r"\p{L}\p{M}*\u103a", own.strip())
 
 
 @pytest.mark.parametrize("sign", ["\u066b", "\u066c", "\uff0e", "\uff1a"])
