@@ -21,8 +21,8 @@ def ratio_interval(
     estimate is the mean. The interval's ``items`` are the clusters. Of fewer than ten clusters no interval is made. Nor
     do equal values make one, but a share of none or of all items has Wilson's, in which each cluster counts once.
 
-    >>> f"{ratio_interval([1.0, 0.0] * 10, None, [number // 2 for number in range(20)]):.1f}"
-    '0.5 (n = 10, all equal)'
+    >>> f"{ratio_interval([1.0, 1.0, 0.0, 0.0] * 5, None, [number // 2 for number in range(20)]):.1f}"
+    '0.5 (0.2 to 0.8)'
     >>> f"{ratio_interval([0.0] * 20, None, range(20)):.2f}"
     '0.00 (0.00 to 0.16)'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from embedspace.metrics import Condition, Interval, Measure, ratio_interval
+from embedspace.metrics import MIN_ITEMS, Condition, Interval, Measure, ratio_interval
 from embedspace.reporting import Cell, Figure, Section, Table, counted, dot_figure
 from experiments.compression.metrics import WITHOUT, Measured
 
@@ -34,8 +34,8 @@ class Rival:
 
     @property
     def is_not_below(self) -> bool:
-        """Whether the interval of the difference includes or exceeds 0."""
-        return self.difference.high >= 0
+        """Whether the interval of the difference includes or exceeds 0; of equal differences, whether they do."""
+        return (self.difference.high if self.difference.known else self.difference.estimate) >= 0
 
 
 def headline_ratio(ratios: Sequence[float], answered_ratios: Sequence[float]) -> float:
@@ -63,12 +63,12 @@ def kept_in_words(share: Interval, *, short: bool = False) -> str:
 def rivalries(
     measured: Measured, rivals: Mapping[str, Sequence[str]], ratios: Sequence[float]
 ) -> Iterator[Rival]:
-    """Each method against the best of its rivals, at each ratio at which both were measured."""
+    """Each method against the best of its rivals, at each ratio at which both were measured on enough clusters."""
     for method, others in rivals.items():
         for ratio in ratios:
             best = measured.best([(other, ratio) for other in others])
             difference = measured.change(best, (method, ratio)) if best else None
-            if best and difference:
+            if best and difference and difference.items >= MIN_ITEMS:
                 yield Rival(method, ratio, str(best[0]), difference)
 
 

@@ -192,7 +192,7 @@ class InstructionComparison:
                 said = f"{vector} is weaker than the instruction in words"
             case "no effect":
                 said = f"{vector} has no effect that {items} questions can show"
-            case "undecided":
+            case _:
                 said = (
                     f"{items} questions cannot tell whether {vector} is as strong as the instruction in words"
                 )
@@ -217,7 +217,7 @@ class InstructionComparison:
             return None
         vector, instruction, unshifted = (mean for mean in means if mean is not None)
         assert difference is not None
-        rows = [change.estimate for change in added if change is not None]
+        rows, rows_instruction = (change.estimate for change in added if change is not None)
         items = [strength.values[where] for where in (place, asked, UNSHIFTED)]
         shared = sorted(set.intersection(*map(set, items)))
         if not shared:
@@ -226,7 +226,8 @@ class InstructionComparison:
         return cls(
             side, vector, instruction, unshifted, difference, verdict, strength.effect(asked, place),
             measured.perplexity_ratio(UNSHIFTED, place), measured.perplexity_ratio(asked, place),
-            measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNSHIFTED), *rows,
+            measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNSHIFTED),
+            rows, rows_instruction,
             round(sum(measured.unchanged.values.get(place, {}).get(item, 0.0) for item in shared)),
         )  # fmt: skip
 

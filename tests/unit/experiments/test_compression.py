@@ -131,8 +131,8 @@ def test_without_the_package_it_is_refused_with_what_to_install(smollm2, monkeyp
         ),
         (
             {"own": -1.0, "simple": 1.0},
-            "Cut to 1/2 of its rows by the method “own”, a passage is worse than no passage (3 questions); by the best "
-            "of the simple ways, “simple”, it keeps 25%.",
+            "Cut to 1/2 of its rows by the method “own”, a passage keeps nothing of what it adds to the right answer's "
+            "likelihood (3 questions); by the best of the simple ways, “simple”, it keeps 25%.",
         ),
         (
             {FULL: -0.5, "own": 2.0, "simple": 1.0},

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from embedspace.metrics import Interval, Measure, ratio_interval
+from embedspace.metrics import Measure, ratio_interval
 from experiments.compression.metrics import WHOLE, WITHOUT, Measured, contains, inventions
 from experiments.compression.overview import Goal, Overview, rivalries
 
@@ -92,20 +92,33 @@ def test_an_interval_over_clusters_is_wider_than_one_over_items_that_are_alike_w
     assert wide.high - wide.low > 1.7 * (narrow.high - narrow.low)
 
 
-def test_of_one_cluster_there_is_no_interval_and_of_unequal_lengths_no_estimate() -> None:
-    assert ratio_interval([1.0, 3.0], [2.0, 2.0], ["a", "a"]) == Interval(1.0, 1.0, 1.0, 1)
+def test_of_few_clusters_or_equal_ones_there_is_no_interval_and_of_unequal_lengths_no_estimate() -> None:
+    few = ratio_interval([1.0, 3.0] * 9, [2.0, 2.0] * 9, [number // 2 for number in range(18)])
+    assert (few.estimate, few.items, few.known) == (1.0, 9, False)
+    equal = ratio_interval([0.5] * 20, None, range(20))
+    assert (equal.estimate, equal.items, equal.known) == (0.5, 20, False)
     with pytest.raises(ValueError, match="got 2, 2 and 1"):
         ratio_interval([1.0, 3.0], None, ["a"])
 
 
-def measured(**gains: list[float]) -> Measured:
-    """Likelihoods at a ratio of 2 of 6 items in 3 clusters, from 0 without the passage to 1 with it."""
-    values = {WHOLE: [1.0] * 6, WITHOUT: [0.0] * 6} | {(name, 2.0): own for name, own in gains.items()}
+def test_a_share_of_none_has_an_interval_in_which_each_cluster_counts_once() -> None:
+    none = ratio_interval([0.0] * 60, None, [number // 3 for number in range(60)])
+    assert (none.estimate, none.low, none.items) == (0.0, 0.0, 20)
+    assert 0.15 < none.high < 0.17
+    assert ratio_interval([1.0] * 20, None, range(20)).low == pytest.approx(1 - none.high)
+
+
+def measured(clusters: int = 12, **gains: list[float]) -> Measured:
+    """Likelihoods at a ratio of 2, of two items for each cluster, from 0 without the passage to 1 with it."""
+    count = 2 * clusters
+    gains = {name: own * (count // 6) for name, own in gains.items()}
+    values = {WHOLE: [1.0] * count, WITHOUT: [0.0] * count}
+    values |= {(name, 2.0): own for name, own in gains.items()}
     likelihood = Measure({place: dict(enumerate(own)) for place, own in values.items()})
     empty = Measure({})
-    invented = Measure({("own", 2.0): dict(enumerate([0.0, 0.0, 1.0, 0.0, 0.0, 0.0]))})
+    invented = Measure({("own", 2.0): dict(enumerate([0.0, 0.0, 1.0, 0.0, 0.0, 0.0] * (count // 6)))})
     return Measured(
-        likelihood, empty, empty, invented, empty, {}, {item: f"c{item // 2}" for item in range(6)}
+        likelihood, empty, empty, invented, empty, {}, {item: f"c{item // 2}" for item in range(count)}
     )
 
 
@@ -117,6 +130,8 @@ def test_a_method_is_below_its_best_rival_only_if_the_interval_of_the_difference
     (far,) = rivalries(found, {"own": ["worse", "better"]}, [2.0])
     assert (far.best, far.is_not_below) == ("better", False)
     assert list(rivalries(found, {"own": ["unknown"]}, [2.0])) == []
+    few = measured(9, own=[0.5] * 6, better=[0.9] * 6)
+    assert list(rivalries(few, {"own": ["better"]}, [2.0])) == []
 
 
 def test_the_overview_says_where_a_method_is_below_its_rivals_and_which_goals_are_reached() -> None:
