@@ -19,7 +19,7 @@ NUMBERS, WORDS, CONDITIONS = "facts that are numbers", "facts that are words", "
 GERMAN, CHINESE, HINDI = "German", "Chinese", "Hindi"
 
 
-def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None) -> list[Item]:
+def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None, skipped: int = 0) -> list[Item]:
     """Items of each kind; within a kind, the two splits have no document, pattern, source or domain in common.
 
     Documents of the bank's knowledge base are for development only: reports were made on both of its halves before.
@@ -28,6 +28,7 @@ def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None) -> li
         split: ``development`` for choosing, ``test`` for reports.
         per_kind: how many of each kind; the first ones are of different clusters.
         kinds: names of kinds; None for all of :data:`KINDS`.
+        skipped: how many of each kind to leave out first, such as those that an earlier report was made on.
 
     Raises:
         ValueError: an unknown kind, no items asked for, inspect-evals is not installed, or fewer items than asked for.
@@ -35,14 +36,17 @@ def items(split: Split, per_kind: int, kinds: Sequence[str] | None = None) -> li
     chosen = list(KINDS) if kinds is None else list(kinds)
     if unknown := [kind for kind in chosen if kind not in KINDS]:
         raise ValueError(f"{unknown[0]!r} is no kind of text; the kinds are {', '.join(map(repr, KINDS))}")
-    if per_kind < 1:
-        raise ValueError(f"per_kind is {per_kind}; give at least 1")
+    if per_kind < 1 or skipped < 0:
+        raise ValueError(
+            f"per_kind is {per_kind} and skipped is {skipped}; ask for at least 1 item, and skip 0 or more"
+        )
     found: list[Item] = []
     for kind in chosen:
-        own = list(islice(_sound(KINDS[kind](split)), per_kind))
+        own = list(islice(_sound(KINDS[kind](split)), skipped, skipped + per_kind))
         if len(own) < per_kind:
+            after = f" after the first {skipped}" if skipped else ""
             raise ValueError(
-                f"the split {split!r} has {len(own)} items of the kind {kind!r}, {per_kind} were asked for"
+                f"the split {split!r} has {len(own)} items of the kind {kind!r}{after}, {per_kind} were asked for"
             )
         found += [{**item, "task": kind} for item in own]
     return found

@@ -39,8 +39,17 @@ def test_the_splits_share_no_text_and_no_cluster(kind: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"kinds": ["poems"]}, "'poems' is no kind"), ({"per_kind": 0}, "per_kind is 0"),
+     ({"skipped": -1}, "skipped is -1"),
+     ({"skipped": 10**5, "kinds": ["gist"]}, "has 0 items of the kind 'gist' after the first 100000, 1 were asked for"),
      ({"per_kind": 10**6, "kinds": ["gist"]}, r"has \d+ items of the kind 'gist', 1000000 were asked for")],
 )  # fmt: skip
 def test_what_there_is_not_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         items(**{"split": "development", "per_kind": 1, "kinds": None, **change})  # type: ignore[arg-type]
+
+
+def test_items_that_were_asked_before_can_be_left_out() -> None:
+    kinds = ["German", "code"]
+    first, rest = items("development", 3, kinds), items("development", 2, kinds, skipped=3)
+    whole = items("development", 5, kinds)
+    assert [*first[:3], *rest[:2], *first[3:], *rest[2:]] == whole
