@@ -208,7 +208,6 @@ def test_a_training_begins_with_a_trained_projector(whole, ground, tmp_path):
     ("override", "reported"),
     [
         ("projector.tokens=0", "tokens of a projector must be a whole number"),
-        ("distill.batch_size=4096", "do not fill one batch of 4096"),
         ("data.max_tokens=1", "sentences to train on"),
         ("from=nowhere", "there is no projector 'nowhere'"),
     ],
