@@ -62,7 +62,9 @@ class Run:
         fresh: bool = False,
         ignored: Collection[str] = (),
     ) -> Self:
-        """A new run, or the one that the folder holds. One that failed before its first record is begun anew.
+        """A new run, or the one that the folder holds.
+
+        One of another configuration that failed before its first record is replaced: there is nothing to mix with.
 
         Args:
             folder: made if missing.
@@ -83,8 +85,6 @@ class Run:
                 opened.clear()
             with opened.writable():
                 old = read_manifest(opened.path)
-                if old is not None and not _has_records(opened.path):
-                    old = None  # it failed before its first record: there is nothing to mix with
             time = datetime.now().replace(microsecond=0) if old is None else time_of(old)
             new: dict[str, Any] = {
                 "config": dict(config),
@@ -94,8 +94,12 @@ class Run:
                 "sittings": [],
             }
             if old is not None:
-                opened.require_same(_settings(old), _settings(new), ignored)
-                new["sittings"] = old["sittings"]
+                try:
+                    opened.require_same(_settings(old), _settings(new), ignored)
+                    new["sittings"] = old["sittings"]
+                except ValueError:
+                    if _has_records(opened.path):
+                        raise
             new["sittings"].append({"started": now(), "finished": None, **provenance()})
             lock.enter_context(fixed_template_time(time))
             run = cls(opened, new, RecordLog(opened.path / RECORDS), lock)
