@@ -113,6 +113,7 @@ def listener(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen()  # a browser that comes before the server is up waits for it
     except OSError as error:
         bound.close()
         raise ValueError(
