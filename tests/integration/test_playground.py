@@ -7,7 +7,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,9 +95,10 @@ def answer(page: Any, card: str) -> str:
     return str(page.locator(f"[data-card={card}] .answer").inner_text())
 
 
-def ask(page: Any) -> None:
-    page.locator("#ask").click()
-    page.locator("#answers[aria-busy=true]").wait_for()
+def ask(page: Any, how: Callable[[], None] | None = None) -> None:
+    """Ask with the button, or otherwise, and wait for the end of all answers."""
+    with page.expect_response(lambda response: response.url.endswith("/answers")):
+        (how or page.locator("#ask").click)()
     page.locator("#answers[aria-busy=false]").wait_for()
 
 
@@ -125,9 +126,7 @@ def test_a_visitor_moves_a_slider_and_reads_streamed_answers_with_the_keyboard_a
     assert re.search(
         r"far-[1-5]", str(moved.evaluate_all("all => all.map(each => each.className).join(' ')"))
     )
-    page.keyboard.press("Control+Enter")
-    page.locator("#answers[aria-busy=true]").wait_for()
-    page.locator("#answers[aria-busy=false]").wait_for()
+    ask(page, lambda: page.keyboard.press("Control+Enter"))
     assert "Paris" in answer(page, "text")
     assert answer(page, "moved")
     assert answer(page, "control")
