@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 
 
 def block(body: str, *, style: str = "") -> str:
@@ -36,8 +35,3 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{escape(each)}</th>' for each in columns)
     body = "".join("<tr>" + "".join(f"<td>{escape(each)}</td>" for each in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def style_sheet(package: str, name: str) -> str:
-    """Text of a style sheet that lies in a package's folder."""
-    return files(package).joinpath(name).read_text("utf-8")

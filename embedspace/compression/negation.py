@@ -65,12 +65,10 @@ def negated(ids: Sequence[int], units: Units) -> dict[int, range]:
         first, last = number, after[-1] if after else number
         if before_only or not after or word in _POSTPOSED:
             first = next(_clause(units, range(number - 1, -1, -1)), number)
-        together = [
-            first,
-            last,
-            *(end for unit in (first, last) if (own := found.get(unit)) for end in (own[0], own[-1])),
-        ]
-        span = range(min(together), max(together) + 1)
+        for end in (first, last):  # what another negation holds together stays together
+            own = found.get(end, (end,))
+            first, last = min(first, own[0]), max(last, own[-1])
+        span = range(first, last + 1)
         if len(span) > 1:
             found.update(dict.fromkeys(span, span))
     return found

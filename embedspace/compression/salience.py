@@ -172,13 +172,12 @@ class Salience:
         else:
             selection.add_in_order(self._opening_units(round(self.opening * length)), length)
         ranked = self._ranked(range(len(units)))
-        fillers = [unit for unit in ranked if self.scores[unit] == 0 and not units.is_word[unit]]
-        is_filler = set(fillers)
-        selection.add_in_order((unit for unit in ranked if unit not in is_filler), length)
-        if selection.kept:  # signs and space that stand beside a word that is kept
-            own = {*selection.kept}
-            fillers = [unit for unit in fillers if not own.isdisjoint((unit - 1, unit + 1))]
-        selection.add_in_order(fillers, length)
+        fillers = {unit for unit in ranked if self.scores[unit] == 0 and not units.is_word[unit]}
+        selection.add_in_order((unit for unit in ranked if unit not in fillers), length)
+        # Of signs and space, those beside a word that is kept; of a text that has nothing else, all.
+        beside = {unit + side for unit in selection.kept for side in (-1, 1)} or fillers
+        fillers &= beside
+        selection.add_in_order((unit for unit in ranked if unit in fillers), length)
         if not selection.kept:
             selection.add(
                 min(

@@ -109,6 +109,12 @@ class Completion:
         return cls(prompt_index, 0, "", (), "error", seconds, error=reason)
 
 
+def require_one_completion(sampling: Sampling) -> None:
+    """Raise ``ValueError`` where several completions are asked for, which cannot be streamed."""
+    if sampling.n != 1:
+        raise ValueError(f"Sampling.n is {sampling.n}; one completion can be streamed at a time")
+
+
 def warn_of_failure(completions: Iterable[Completion]) -> Iterator[Completion]:
     """The completions as they come; the first that failed warns, since its text says nothing.
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
-import jinja2
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from embedspace._util.notebook import style_sheet
+from embedspace._util.package_files import package_text, template_environment
 from embedspace.engines import Sampling
 from embedspace.playground.answers import AnswerDesk, BusyError
 from embedspace.playground.applied import Workbench
@@ -26,8 +25,10 @@ from embedspace.playground.engines import EngineChoice, OpenEngine
 from embedspace.playground.panel import make_panel, nearest_words
 from embedspace.playground.protection import Protected
 from embedspace.playground.view import LIMITS, RANGES, View
+from embedspace.prompt import strip_style
 
 if TYPE_CHECKING:
+    import jinja2
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -226,13 +227,7 @@ def _pairs(encoded: bytes) -> Mapping[str, str]:
     return found
 
 
-_environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("embedspace.playground"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_environment = template_environment("embedspace.playground")
 
 
 def _template(name: str) -> jinja2.Template:
@@ -241,5 +236,5 @@ def _template(name: str) -> jinja2.Template:
 
 def _static(name: str) -> str:
     if name == "token_strip.css":
-        return style_sheet("embedspace.prompt", name)
-    return style_sheet("embedspace.playground", f"static/{name}")
+        return strip_style()
+    return package_text("embedspace.playground", f"static/{name}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from embedspace._util.notebook import style_sheet
+from embedspace._util.package_files import package_text
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -85,7 +85,7 @@ class TokenStrip:
 
 def strip_style() -> str:
     """The strip's style sheet."""
-    return style_sheet("embedspace.prompt", "token_strip.css")
+    return package_text("embedspace.prompt", "token_strip.css")
 
 
 Reader = Callable[["Float[Tensor, 'tokens hidden']", "Bool[Tensor, ' tokens']", str], TokenStrip | None]

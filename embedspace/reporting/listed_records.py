@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
+from typing import TypeVar
 
 from embedspace.prompt import Recipe
 from embedspace.runs import Record
@@ -19,6 +20,7 @@ MAX_TEXT, MAX_RECIPE = 2000, 600
 MAX_FAILURES = 100
 """Errors that a page lists one by one."""
 
+T = TypeVar("T")
 Place = tuple[str, int]
 """Key of a case and number of a completion."""
 
@@ -101,7 +103,8 @@ class ListedRecords:
                 own.append(
                     ListedRecord(index, record, question_of(record.recipe) if question is None else question)
                 )
-        return cls(sorted(_within_bounds(linked, others), key=_index), failures, total, failed)
+        listed = within_bounds(chain(linked, others), lambda each: each.characters)
+        return cls(sorted(listed, key=lambda each: each.index), failures, total, failed)
 
     @property
     def places(self) -> dict[Place, int]:
@@ -145,17 +148,14 @@ def _last_user_text(messages: str) -> str:
     return texts[-1] if texts and isinstance(texts[-1], str) else ""
 
 
-def _within_bounds(linked: list[ListedRecord], others: list[ListedRecord]) -> Iterable[ListedRecord]:
+def within_bounds(rows: Iterable[T], characters: Callable[[T], int]) -> Iterator[T]:
+    """The first rows of a table of records, as many as a page has room for."""
     left = MAX_CHARACTERS
-    for count, each in enumerate(chain(linked, others)):
-        left -= each.characters
-        if count >= MAX_RECORDS or left < 0:
+    for row in islice(rows, MAX_RECORDS):
+        left -= characters(row)
+        if left < 0:
             return
-        yield each
-
-
-def _index(listed: ListedRecord) -> int:
-    return listed.index
+        yield row
 
 
 def _written(value: object) -> str:

@@ -7,10 +7,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from embedspace._util.package_files import package_text, template_environment
 from embedspace.metrics import Interval
 from embedspace.reporting.listed_records import ListedRecords
 from embedspace.reporting.report import Report
@@ -57,24 +57,17 @@ def render(report: Report, run: Run) -> str:
             chips=_chips(run),
             command=run.sitting["command"],
             provenance=_provenance(run.manifest),
-            script=script(),
-            policy=content_policy(script()),
         )
     )
 
 
 def environment() -> jinja2.Environment:
-    """Where the templates are, and what they may call."""
-    import jinja2
+    """Where the templates are, what they may call, and what every page has: a script and the policy that allows it."""
     from markupsafe import Markup
 
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("embedspace.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = template_environment("embedspace.reporting")
+    script = package_text("embedspace.reporting", "templates/report.js")
+    made.globals |= {"script": script, "policy": _content_policy(script)}
     made.filters |= {
         "paragraphs": _paragraphs,
         "cell": _cell,
@@ -86,12 +79,7 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def script() -> str:
-    """What a page can do besides being read."""
-    return files("embedspace").joinpath("reporting", "templates", "report.js").read_text(encoding="utf-8")
-
-
-def content_policy(script: str) -> str:
+def _content_policy(script: str) -> str:
     """A content security policy that allows this script, inline styles, and no request at all."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedspace._util.files import atomic_write
-from embedspace.reporting.listed_records import MAX_CHARACTERS, MAX_RECORDS, ListedRecord, Place, question_of
-from embedspace.reporting.page import content_policy, environment, script
+from embedspace.reporting.listed_records import ListedRecord, Place, question_of, within_bounds
+from embedspace.reporting.page import environment
 from embedspace.reporting.table import counted
 from embedspace.runs import Record, differences, read_records
 from embedspace.runs.run import RECORDS, REPORT
@@ -38,6 +38,11 @@ class RecordPair:
         """What was asked; both where the runs asked differently."""
         asked = [each.question for each in (self.first, self.second) if each is not None and each.question]
         return " | ".join(dict.fromkeys(asked))
+
+    @property
+    def characters(self) -> int:
+        """About how much room it takes on a page."""
+        return sum(each.characters for each in (self.first, self.second) if each is not None)
 
     @property
     def outcome(self) -> str:
@@ -91,9 +96,7 @@ def compare_runs(first: str | Path, second: str | Path, out: str | Path) -> Path
             verdicts=_verdicts(*folders),
             differences=[each for each in found if each.kind != "completions"],
             max_differences=MAX_DIFFERENCES,
-            pairs=list(_within_bounds(pairs)),
-            script=script(),
-            policy=content_policy(script()),
+            pairs=list(within_bounds(pairs, lambda pair: pair.characters)),
         )
     )
     atomic_write(Path(out), page.encode(errors="xmlcharrefreplace"))
@@ -158,12 +161,3 @@ def _link(folder: Path, out: Path) -> str | None:
     """The report of a run, as the page links to it; None where it has none."""
     report = folder / REPORT
     return os.path.relpath(report.resolve(), out.resolve().parent) if report.is_file() else None
-
-
-def _within_bounds(pairs: Sequence[RecordPair]) -> Iterator[RecordPair]:
-    left = MAX_CHARACTERS
-    for pair in pairs[:MAX_RECORDS]:
-        left -= sum(each.characters for each in (pair.first, pair.second) if each is not None)
-        if left < 0:
-            return
-        yield pair

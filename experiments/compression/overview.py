@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from embedspace.metrics import MIN_ITEMS, Condition, Interval, Measure, ratio_interval
 from embedspace.reporting import Cell, Figure, Section, Table, counted, dot_figure
@@ -126,26 +127,19 @@ class Overview:
 
     def _verdict(self) -> str:
         """On how many kinds each method is below the best of its rivals, and how many goals are reached."""
-        lost = {}
+        said = []
         for method in self.rivals:
-            kinds = [
-                [
-                    each.is_not_below
-                    for each in rivalries(measured, {method: self.rivals[method]}, self.ratios)
-                ]
-                for measured in self.measured.values()
-            ]
-            if compared := [found for found in kinds if found]:
-                lost[method] = sum(not all(found) for found in compared), len(compared)
-        if not lost:
+            kinds = [found for found in self._compared(method).values() if found]
+            below = sum(not all(each.is_not_below for each in found) for found in kinds)
+            said += [f"{method} on {below or 'none'} of {len(kinds)}"] if kinds else []
+        if not said:
             return ""
-        said = ", ".join(
-            f"{method} on {below or 'none'} of {kinds}" for method, (below, kinds) in lost.items()
+        goals = self._goals
+        met = f"; {self._reached} of {counted(len(goals), 'goal')} are reached" if goals else ""
+        return (
+            f"Kinds of text on which a method is clearly below the best of its rivals at some ratio: "
+            f"{', '.join(said)}{met}."
         )
-        goals = self._goals()
-        reached = sum(share.estimate >= wanted for *_, wanted, share in goals)
-        met = f"; {reached} of {counted(len(goals), 'goal')} are reached" if goals else ""
-        return f"Kinds of text on which a method is clearly below the best of its rivals at some ratio: {said}{met}."
 
     def _figures(self) -> list[Figure]:
         """The share that the first method keeps of each kind, at one ratio."""
@@ -161,17 +155,13 @@ class Overview:
 
     def _finding(self) -> str:
         said = [sentence for method in self.rivals if (sentence := self._finding_of(method))]
-        if goals := self._goals():
-            reached = sum(share.estimate >= wanted for *_, wanted, share in goals)
-            said.append(f"{reached} of {len(goals)} goals are reached")
+        if self._goals:
+            said.append(f"{self._reached} of {len(self._goals)} goals are reached")
         return ". ".join(said) + "." if said else "Too little was recorded to compare ways."
 
     def _finding_of(self, method: str) -> str | None:
         """Where a method is below the best of its rivals; None where they were not compared."""
-        compared = {
-            kind: list(rivalries(measured, {method: self.rivals[method]}, self.ratios))
-            for kind, measured in self.measured.items()
-        }
+        compared = self._compared(method)
         if not any(compared.values()):
             return None
         below = [
@@ -209,6 +199,25 @@ class Overview:
             "first words of the answer are given to the model; it answers greedily.",
         ).filled()
 
+    def _compared(self, method: str) -> dict[str, list[Rival]]:
+        """Kind of text -> a method against the best of its rivals, ratio by ratio."""
+        return {
+            kind: [each for each in found if each.method == method] for kind, found in self._rivalries.items()
+        }
+
+    @cached_property
+    def _rivalries(self) -> dict[str, list[Rival]]:
+        return {
+            kind: list(rivalries(measured, self.rivals, self.ratios))
+            for kind, measured in self.measured.items()
+        }
+
+    @property
+    def _reached(self) -> int:
+        """How many goals are reached."""
+        return sum(share.estimate >= wanted for *_, wanted, share in self._goals)
+
+    @cached_property
     def _goals(self) -> list[tuple[Goal, str, float, float, Interval]]:
         return [
             (goal, kind, ratio, wanted, share)
@@ -221,8 +230,8 @@ class Overview:
 
     def _goal_table(self) -> Table:
         rows: list[list[Cell]] = [
-            [goal.way, kind, f"{ratio:g}", wanted, share, _verdict(share, wanted)]
-            for goal, kind, ratio, wanted, share in self._goals()
+            [goal.way, kind, f"{ratio:g}", wanted, share, _outcome(share, wanted)]
+            for goal, kind, ratio, wanted, share in self._goals
         ]
         return Table(
             ("Method", "Kind of text", "Compression ratio", "Goal", "Share kept", "Verdict"),
@@ -257,7 +266,7 @@ def _pooled(measured: Measured, measure: Measure, method: str, ratios: Sequence[
     return ratio_interval([value for value, _ in found], None, [own for _, own in found]) if found else None
 
 
-def _verdict(share: Interval, wanted: float) -> str:
+def _outcome(share: Interval, wanted: float) -> str:
     if share.estimate >= wanted:
         return "reached"
     return "missed, within its interval" if share.high >= wanted else "missed"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from embedspace.engines.base import Completion, Prompt, Sampling, warn_of_failure
+from embedspace.engines.base import Completion, Prompt, Sampling, require_one_completion, warn_of_failure
 from embedspace.engines.batching import Batch, check_prompt, padded, require_prompt, require_prompts
 from embedspace.engines.transformers.loading import choose_device, choose_dtype, load_model
 from embedspace.engines.transformers.sampling import Sampler, StopStrings
@@ -109,8 +109,7 @@ class TransformersEngine:
             ValueError: ``sampling.n`` is not 1, or this model cannot answer the prompt.
             EngineError: the device ran out of memory.
         """
-        if sampling.n != 1:
-            raise ValueError(f"Sampling.n is {sampling.n}; one completion can be streamed at a time")
+        require_one_completion(sampling)
         self._require_usable()
         prompt = require_prompt(prompt)
         sampling = self._fit_to_context(prompt, sampling)

@@ -14,7 +14,7 @@ import torch
 
 from embedspace._util.background_loop import BackgroundLoop
 from embedspace._util.forks import lock_across_forks
-from embedspace.engines.base import Completion, Prompt, Sampling, warn_of_failure
+from embedspace.engines.base import Completion, Prompt, Sampling, require_one_completion, warn_of_failure
 from embedspace.engines.batching import Batch, batches, check_prompt, require_prompts
 from embedspace.engines.guard import Guard, conversation_refusal, guarded
 from embedspace.engines.vllm.pool import ServerPool
@@ -231,8 +231,7 @@ class VLLMClient:
             PromptRefusedError: the guard refused the prompt.
             EngineError: the server failed, refused the prompt, or the stream ended before the completion did.
         """
-        if sampling.n != 1:
-            raise ValueError(f"Sampling.n is {sampling.n}; one completion can be streamed at a time")
+        require_one_completion(sampling)
         info = self.info
         prompt = check_prompt(prompt, hidden_size=self._hidden_size, max_rows=_max_rows(info))
         if refusal := self._refusal([prompt] if isinstance(prompt, PromptEmbeds) else []):
