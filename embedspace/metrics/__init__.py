@@ -1,6 +1,6 @@
 """Metrics: paired measures with intervals, likelihoods, judges of texts, transitions, and control prompts."""
 
-from embedspace.metrics.clusters import ratio_interval
+from embedspace.metrics.clusters import kept_share, ratio_interval
 from embedspace.metrics.controls import (
     mean_rows,
     noisy_rows,
@@ -9,6 +9,7 @@ from embedspace.metrics.controls import (
     vocabulary_radius,
     zero_padded,
 )
+from embedspace.metrics.detection import SourceScores, auroc, macro_average, recall_difference
 from embedspace.metrics.intervals import (
     CONFIDENCE,
     MIN_ITEMS,
@@ -16,14 +17,14 @@ from embedspace.metrics.intervals import (
     Effect,
     Interval,
     Measure,
-    kept_share,
     mean_interval,
     share_interval,
 )
 from embedspace.metrics.judges import SentenceSimilarity, StyleJudge
 from embedspace.metrics.likelihood import Score, common_prefix, log_odds
+from embedspace.metrics.significance import equivalence_p, holm, non_inferiority_p, superiority_p
 from embedspace.metrics.transition import STRAIGHT_WIDTH, Transition
-from embedspace.metrics.verdicts import StrengthVerdict, compare_strength
+from embedspace.metrics.verdicts import StrengthVerdict, compare_strength, compare_strengths
 
 __all__ = [
     "CONFIDENCE",
@@ -35,20 +36,29 @@ __all__ = [
     "Measure",
     "Score",
     "SentenceSimilarity",
+    "SourceScores",
     "StrengthVerdict",
     "StyleJudge",
     "Transition",
+    "auroc",
     "common_prefix",
     "compare_strength",
+    "compare_strengths",
+    "equivalence_p",
+    "holm",
     "kept_share",
     "log_odds",
+    "macro_average",
     "mean_interval",
     "mean_rows",
     "noisy_rows",
+    "non_inferiority_p",
     "random_rows",
     "ratio_interval",
+    "recall_difference",
     "share_interval",
     "shuffle_rows",
+    "superiority_p",
     "vocabulary_radius",
     "zero_padded",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from embedspace.metrics.intervals import CONFIDENCE, MIN_ITEMS, Interval, share_interval
+from embedspace.metrics.intervals import CONFIDENCE, MIN_ITEMS, Condition, Interval, Measure, share_interval
 
 
 def ratio_interval(
@@ -58,3 +58,22 @@ def ratio_interval(
     if high - low < 1e-12:
         return Interval.unknown(estimate, len(numbers))
     return Interval(estimate, float(low), float(high), len(numbers))
+
+
+def kept_share(
+    measure: Measure, condition: Condition, *, nothing: Condition, everything: Condition, seed: int = 0
+) -> Interval | None:
+    """Share of the gain from ``nothing`` to ``everything`` that a condition keeps; None if it was not measured.
+
+    The ratio of mean gains, not the mean of ratios, which items with a gain near zero would dominate. Percentile
+    bootstrap interval over items, where there are ten or more; the three values of an item are drawn together.
+
+    >>> values = {("none",): (0.0, 0.0), ("half",): (1.0, 2.0), ("all",): (2.0, 4.0)}
+    >>> measure = Measure({name: dict(enumerate(items)) for name, items in values.items()})
+    >>> f"{kept_share(measure, ('half',), nothing=('none',), everything=('all',)):.0%}"
+    '50% (n = 2)'
+    """
+    found = [measure.values.get(place, {}) for place in (condition, nothing, everything)]
+    shared = sorted(set.intersection(*map(set, found)))
+    kept, gains = ([values[item] - found[1][item] for item in shared] for values in (found[0], found[2]))
+    return ratio_interval(kept, gains, shared, seed=seed) if sum(gains) else None

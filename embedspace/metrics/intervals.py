@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Literal, Self
 
 CONFIDENCE = 0.95
 MIN_ITEMS = 10
@@ -102,6 +102,17 @@ class Measure:
         found = self.values.get(condition)
         return mean_interval(list(found.values())) if found else None
 
+    def share(self, condition: Condition) -> Interval | None:
+        """Share of the items whose value is 1, with Wilson's interval; the mean where some are neither 0 nor 1.
+
+        >>> f"{Measure({('plain',): dict.fromkeys(range(12), 1.0)}).share(('plain',)):.2f}"
+        '1.00 (0.76 to 1.00)'
+        """
+        found = self.values.get(condition, {}).values()
+        if not found or not {*found} <= {0, 1}:
+            return self.mean(condition)
+        return share_interval(round(sum(found)), len(found))
+
     def change(self, before: Condition, after: Condition) -> Interval | None:
         """Mean difference over the items measured under both conditions; None if there are none."""
         low, high = self.values.get(before, {}), self.values.get(after, {})
@@ -138,40 +149,6 @@ class Effect:
     """Of Wilcoxon's signed-rank test (1945), two-sided."""
 
 
-def kept_share(
-    measure: Measure, condition: Condition, *, nothing: Condition, everything: Condition, seed: int = 0
-) -> Interval | None:
-    """Share of the gain from ``nothing`` to ``everything`` that a condition keeps; None if it was not measured.
-
-    The ratio of mean gains, not the mean of ratios, which items with a gain near zero would dominate. Percentile
-    bootstrap interval over items, where there are ten or more; the three values of an item are drawn together.
-
-    >>> values = {("none",): (0.0, 0.0), ("half",): (1.0, 2.0), ("all",): (2.0, 4.0)}
-    >>> measure = Measure({name: dict(enumerate(items)) for name, items in values.items()})
-    >>> f"{kept_share(measure, ('half',), nothing=('none',), everything=('all',)):.0%}"
-    '50% (n = 2)'
-    """
-    import numpy as np
-
-    found = [measure.values.get(place, {}) for place in (condition, nothing, everything)]
-    shared = sorted(set.intersection(*map(set, found)))
-    if not shared:
-        return None
-    kept, none, full = (np.array([values[item] for item in shared]) for values in found)
-    gain = (full - none).mean()
-    if gain == 0:
-        return None
-    share = float((kept - none).mean() / gain)
-    if len(shared) < MIN_ITEMS:
-        return Interval.unknown(share, len(shared))
-    draws = np.random.default_rng(seed).integers(len(shared), size=(2000, len(shared)))
-    shares = (kept - none)[draws].mean(axis=1) / (full - none)[draws].mean(axis=1)
-    low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    if high - low < 1e-12:
-        return Interval.unknown(share, len(shared))
-    return Interval(share, float(low), float(high), len(shared))
-
-
 def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean over items, with a bootstrap interval (bias-corrected and accelerated; Efron 1987) for ten or more.
 
@@ -206,11 +183,17 @@ def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int =
     return Interval(mean, float(bounds.low), float(bounds.high), len(sample))
 
 
-def share_interval(hits: int, items: int) -> Interval:
-    """Share of items, with Wilson's interval (1927), which keeps its coverage near 0 and 1.
+def share_interval(hits: int, items: int, method: Literal["wilson", "exact"] = "wilson") -> Interval:
+    """Share of items that are independent of each other, with an interval that is meaningful near 0 and 1.
 
-    >>> f"{share_interval(hits=9, items=10):.0%}"
-    '90% (60% to 98%)'
+    >>> f"{share_interval(hits=9, items=10):.0%}", f"{share_interval(hits=9, items=10, method='exact'):.0%}"
+    ('90% (60% to 98%)', '90% (55% to 100%)')
+
+    Args:
+        hits: items that count.
+        items: all items.
+        method: ``wilson`` (1927), whose coverage is 95% on average over shares; ``exact`` (Clopper and Pearson 1934),
+            whose coverage is at least 95% for every share.
 
     Raises:
         ValueError: no items.
@@ -219,5 +202,5 @@ def share_interval(hits: int, items: int) -> Interval:
 
     if not items:
         raise ValueError("a share needs at least one item, got none")
-    bounds = binomtest(hits, items).proportion_ci(CONFIDENCE, method="wilson")
+    bounds = binomtest(hits, items).proportion_ci(CONFIDENCE, method=method)
     return Interval(hits / items, float(bounds.low), float(bounds.high), items)

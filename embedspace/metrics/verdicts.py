@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embedspace.metrics.intervals import MIN_ITEMS, Interval, mean_interval
+from embedspace.metrics.significance import holm, non_inferiority_p, superiority_p
 
 SIGNIFICANCE = 0.05
-"""Of each one-sided test."""
+"""Of each one-sided test, over the family of comparisons that it belongs to."""
 POWER = 0.8
 """Probability with which the stated number of items would tell."""
 
-Kind = Literal["stronger", "as strong", "not weaker", "weaker", "no effect", "undecided"]
+Kind = Literal["stronger", "as strong", "not weaker", "weaker", "reversed", "no effect", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class StrengthVerdict:
 
     kind: Kind
     """``as strong``: within the margin on both sides (two one-sided tests, Schuirmann 1987). ``not weaker``: by no more
-    than the margin weaker. ``no effect``: not told from no treatment. ``undecided``: too few items to tell."""
+    than the margin weaker. ``reversed``: weaker than no treatment. ``no effect``: not told from no treatment.
+    ``undecided``: too few items to tell."""
     difference: Interval
     """Treatment less reference."""
     change: Interval
@@ -67,6 +69,8 @@ class StrengthVerdict:
                 return f"{treatment} is at most {self.margin:g} {unit} weaker than {reference}{neither}"
             case "weaker":
                 return f"{treatment} is weaker than {reference}"
+            case "reversed":
+                return f"{treatment} has the opposite effect"
             case "no effect":
                 return f"{treatment} cannot be told from no change at all on {self.items} items"
             case "undecided":
@@ -75,10 +79,14 @@ class StrengthVerdict:
                 )
 
 
+Paired = tuple[Sequence[float], Sequence[float], Sequence[float]]
+"""Strength of each item under the treatment (larger is stronger), under the reference, and with neither."""
+
+
 def compare_strength(
     treatment: Sequence[float], reference: Sequence[float], without: Sequence[float], *, margin: float
 ) -> StrengthVerdict:
-    """Judge a treatment by paired one-sided t tests.
+    """Judge one treatment by paired one-sided t tests.
 
     Args:
         treatment: strength of each item under the treatment, larger is stronger.
@@ -89,50 +97,88 @@ def compare_strength(
     Raises:
         ValueError: lists of different lengths, no items, or a margin that is not positive.
     """
-    if not (len(treatment) == len(reference) == len(without)) or not treatment:
-        raise ValueError(
-            f"a comparison needs the same items three times, got {len(treatment)}, {len(reference)} and {len(without)}"
-        )
+    return compare_strengths([(treatment, reference, without)], margin=margin)[0]
+
+
+def compare_strengths(comparisons: Sequence[Paired], *, margin: float) -> list[StrengthVerdict]:
+    """Judge a family of treatments, each as :func:`compare_strength` does, with Holm's correction of every question.
+
+    The questions are whether a treatment has an effect or the opposite one, and whether it is stronger, not weaker, not
+    stronger and weaker than its reference. Comparisons of fewer than ten items decide nothing and are in no family.
+
+    >>> reference = [4.0, 5.0, 4.5, 5.5, 4.2, 4.8] * 4
+    >>> nearly = [value + 0.08 + 0.4 * (-1) ** place for place, value in enumerate(reference)]
+    >>> better = [value + 0.1 + 0.25 * (-1) ** place for place, value in enumerate(reference)]
+    >>> compare_strength(better, reference, [0.0] * 24, margin=0.5).kind
+    'stronger'
+    >>> family = [(better, reference, [0.0] * 24), *[(nearly, reference, [0.0] * 24)] * 5]
+    >>> compare_strengths(family, margin=0.5)[0].kind
+    'as strong'
+
+    Raises:
+        ValueError: lists of different lengths, no items, or a margin that is not positive.
+    """
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(f"margin must be above 0, got {margin!r}; it says which difference does not matter")
-    differences = [own - other for own, other in zip(treatment, reference, strict=True)]
-    changes = [own - other for own, other in zip(treatment, without, strict=True)]
-    kind = _kind(differences, changes, margin)
+    for lists in comparisons:
+        if len({*map(len, lists)}) != 1 or not lists[0]:
+            counts = " and ".join(map(str, map(len, lists)))
+            raise ValueError(f"a comparison needs the same items three times, got {counts}")
+    large = [place for place, lists in enumerate(comparisons) if len(lists[0]) >= MIN_ITEMS]
+    tested = [_p_values(comparisons[place], margin) for place in large]
+    adjusted = zip(*(holm(own) for own in zip(*tested, strict=True)), strict=True)
+    kinds = {place: _kind(*own) for place, own in zip(large, adjusted, strict=True)}
+    return [_verdict(lists, kinds.get(place, "undecided"), margin) for place, lists in enumerate(comparisons)]
+
+
+def _verdict(lists: Paired, kind: Kind, margin: float) -> StrengthVerdict:
+    treatment, reference, without = lists
+    differences = _differences(treatment, reference)
+    untreated = len(without) >= MIN_ITEMS and (
+        non_inferiority_p(_differences(without, reference), margin) < SIGNIFICANCE
+    )
     return StrengthVerdict(
         kind,
         mean_interval(differences),
-        mean_interval(changes),
+        mean_interval(_differences(treatment, without)),
         margin,
         len(treatment),
         _items_needed(differences, margin) if kind == "undecided" else None,
-        len(reference) >= MIN_ITEMS
-        and _exceeds([plain - said for plain, said in zip(without, reference, strict=True)], -margin),
+        untreated,
     )
 
 
-def _kind(differences: Sequence[float], changes: Sequence[float], margin: float) -> Kind:
-    if len(differences) < MIN_ITEMS:
-        return "undecided"
-    if not _exceeds(changes, 0.0):
+def _p_values(lists: Paired, margin: float) -> tuple[float, ...]:
+    """Of an effect, of the opposite one, and of being stronger, not weaker, not stronger and weaker."""
+    treatment, reference, without = lists
+    more, less = _differences(treatment, reference), _differences(reference, treatment)
+    return (
+        superiority_p(_differences(treatment, without)),
+        superiority_p(_differences(without, treatment)),
+        superiority_p(more),
+        non_inferiority_p(more, margin),
+        non_inferiority_p(less, margin),
+        superiority_p(less),
+    )
+
+
+def _kind(
+    effect: float, reverse: float, stronger: float, not_weaker: float, not_stronger: float, weaker: float
+) -> Kind:
+    """What p-values allow to say."""
+    if reverse < SIGNIFICANCE:
+        return "reversed"
+    if effect >= SIGNIFICANCE:
         return "no effect"
-    if _exceeds(differences, 0.0):
+    if stronger < SIGNIFICANCE:
         return "stronger"
-    not_weaker = _exceeds(differences, -margin)
-    if not_weaker and _exceeds([-difference for difference in differences], -margin):
-        return "as strong"
-    if not_weaker:
-        return "not weaker"
-    return "weaker" if _exceeds([-difference for difference in differences], 0.0) else "undecided"
+    if not_weaker < SIGNIFICANCE:
+        return "as strong" if not_stronger < SIGNIFICANCE else "not weaker"
+    return "weaker" if weaker < SIGNIFICANCE else "undecided"
 
 
-def _exceeds(values: Sequence[float], bound: float) -> bool:
-    """Whether the mean of the items' population is above a bound, by a one-sided t test."""
-    import numpy as np
-    from scipy.stats import ttest_1samp
-
-    if np.ptp(values) < 1e-12:  # the test needs some spread; equal values decide by themselves
-        return values[0] > bound
-    return float(ttest_1samp(values, bound, alternative="greater").pvalue) < SIGNIFICANCE
+def _differences(own: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [one - two for one, two in zip(own, other, strict=True)]
 
 
 def _items_needed(differences: Sequence[float], margin: float) -> int | None:

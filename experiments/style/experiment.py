@@ -13,12 +13,12 @@ from embedspace.prompt import Rows
 from embedspace.reporting import Comparison, Report, Section, compare_answers, counted, signed
 from embedspace.runs import AnswerOf, Case, Record, Tag, by_tags
 from embedspace.style import Direction
+from experiments.style.comparisons import InstructionComparison
 from experiments.style.metrics import (
     FLUENCY,
     INSTRUCTION,
     PLAIN,
     UNSHIFTED,
-    InstructionComparison,
     Limits,
     Measured,
     fluency_name,
@@ -189,13 +189,11 @@ class Style:
     def comparisons(self, measured: Measured) -> list[InstructionComparison]:
         """The vector in question against the instruction, on both sides."""
         sides = ((1.0, self.positive_name), (-1.0, self.negative_name))
-        found = [
-            InstructionComparison.of(
-                measured, (self.best, sign * self.strength), sign, side, margin=self.margin
-            )
-            for sign, side in sides
-        ]
-        return [comparison for comparison in found if comparison is not None]
+        return InstructionComparison.family(
+            measured,
+            [((self.best, sign * self.strength), sign, side) for sign, side in sides],
+            margin=self.margin,
+        )
 
     @cached_property
     def distillation_sources(self) -> dict[float, DistillationSource]:

@@ -12,13 +12,10 @@ import numpy as np
 
 from embedspace.metrics import (
     Condition,
-    Effect,
     Interval,
     Measure,
     SentenceSimilarity,
-    StrengthVerdict,
     StyleJudge,
-    compare_strength,
     log_odds,
 )
 from embedspace.runs import Record
@@ -145,91 +142,6 @@ class Measured:
                 last = alpha
             ends.append(last)
         return ends[0], ends[1]
-
-
-@dataclass(frozen=True)
-class InstructionComparison:
-    """A vector against the instruction, on one side of a style; strength is the judge's log-odds of that side."""
-
-    side: str
-    vector: Interval
-    instruction: Interval
-    unshifted: Interval
-    difference: Interval
-    """Of paired questions, vector less instruction."""
-    verdict: StrengthVerdict
-    """Against the instruction, within a margin, and against the unshifted answers."""
-    effect: Effect | None
-    fluency: Interval | None
-    """Perplexity of the vector's answers over that of the unshifted ones."""
-    fluency_instruction: Interval | None
-    """The same over that of the instruction's answers."""
-    topic: Interval | None
-    topic_instruction: Interval | None
-    topic_unshifted: Interval | None
-    rows: float
-    """Rows that the vector adds to the prompt."""
-    rows_instruction: float
-    """Rows that the instruction adds to the prompt."""
-    unchanged: int
-    """Answers of the vector that are those to the unshifted question, word for word."""
-
-    def plainly(self, vector: str) -> str:
-        """The verdict in one clause of plain words."""
-        verdict, items = self.verdict, self.verdict.items
-        if self.unchanged == items:
-            return f"{vector} changes none of {items} answers"
-        match verdict.kind:
-            case "stronger":
-                said = f"{vector} is stronger than the instruction in words"
-            case "as strong" | "not weaker" if verdict.untreated_within:
-                said = f"the instruction in words does so little that {vector} cannot be judged by it"
-            case "as strong":
-                said = f"{vector} is as strong as the instruction in words"
-            case "not weaker":
-                said = f"{vector} is at most a little weaker than the instruction in words"
-            case "weaker":
-                said = f"{vector} is weaker than the instruction in words"
-            case "no effect":
-                said = f"{vector} has no effect that {items} questions can show"
-            case _:
-                said = (
-                    f"{items} questions cannot tell whether {vector} is as strong as the instruction in words"
-                )
-        return said
-
-    @classmethod
-    def of(
-        cls, measured: Measured, place: Condition, sign: float, side: str, *, margin: float
-    ) -> Self | None:
-        """Of a condition; None where too little was answered."""
-        asked = (INSTRUCTION, sign)
-        strength = Measure(
-            {
-                c: {i: sign * v for i, v in items.items()}
-                for c, items in measured.judge_log_odds.values.items()
-            }
-        )
-        means = [strength.mean(where) for where in (place, asked, UNSHIFTED)]
-        difference = strength.change(asked, place)
-        added = [measured.rows.change(UNSHIFTED, where) for where in (place, asked)]
-        if any(value is None for value in (*means, difference, *added)):
-            return None
-        vector, instruction, unshifted = (mean for mean in means if mean is not None)
-        assert difference is not None
-        rows, rows_instruction = (change.estimate for change in added if change is not None)
-        items = [strength.values[where] for where in (place, asked, UNSHIFTED)]
-        shared = sorted(set.intersection(*map(set, items)))
-        if not shared:
-            return None
-        verdict = compare_strength(*([values[item] for item in shared] for values in items), margin=margin)
-        return cls(
-            side, vector, instruction, unshifted, difference, verdict, strength.effect(asked, place),
-            measured.perplexity_ratio(UNSHIFTED, place), measured.perplexity_ratio(asked, place),
-            measured.topic.mean(place), measured.topic.mean(asked), measured.topic.mean(UNSHIFTED),
-            rows, rows_instruction,
-            round(sum(measured.unchanged.values.get(place, {}).get(item, 0.0) for item in shared)),
-        )  # fmt: skip
 
 
 def variety(text: str) -> float:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from embedspace.metrics import Condition, Effect, Interval, Measure
 from embedspace.reporting import Cell, Figure, Line, Table, counted, line_figure, signed
-from experiments.style.metrics import INSTRUCTION, PLAIN, UNSHIFTED, InstructionComparison, Limits, Measured
+from experiments.style.comparisons import InstructionComparison
+from experiments.style.metrics import INSTRUCTION, PLAIN, UNSHIFTED, Limits, Measured
 from experiments.style.vectors import LABELS, RANDOM, SHUFFLED
 
 
