@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from embedspace.space import EmbeddingSpace
 
 Method = Literal["average", "merge", "salience", "truncate", "drop", "floor_average"]
-SALIENCE_VERSION = 3
+SALIENCE_VERSION = 4
 """Of the rule; a recipe of another version describes other rows."""
 
 
@@ -104,6 +104,10 @@ def compress(
     if encoder is not None and query is None:
         raise ValueError(
             "encoder compares sentences with a query, and there is none; pass query=, or leave encoder out"
+        )
+    if encoder is not None and not hasattr(encoder, "fingerprint"):
+        raise TypeError(
+            f"encoder is a {type(encoder).__name__}; it must be a SentenceEncoder of embedspace.encoders"
         )
     content = ContentText(prompt, space)
     asked = None if query is None else Query.of(content, query, encoder)
@@ -228,5 +232,5 @@ def _check_options(method: str, information: str, opening: float | None) -> None
     ):
         if value not in allowed:
             raise ValueError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
-    if opening is not None and not 0 <= opening <= 1:
+    if opening is not None and not (isinstance(opening, int | float) and 0 <= opening <= 1):
         raise ValueError(f"opening is {opening!r}; it must be in [0, 1], a share of the rows kept")

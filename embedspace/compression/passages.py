@@ -221,7 +221,9 @@ def whole_rows(content: ContentText, text: str) -> Bool[Tensor, " tokens"]:
             first, last = rows.start + starts_before, rows.stop - (message.starts[rows.stop] != match.end())
             mask[run.start + first : run.start + max(first, last)] = True
     if not is_found:
-        raise ValueError(f"the text {_shown(text)} does not stand in the prompt's content")
+        raise ValueError(
+            f"the text {_shown(text)} does not stand in the prompt's content; space.read(prompt) shows what does"
+        )
     if not bool(mask.any()):
         raise ValueError(
             f"the text {_shown(text)} is only a part of a token; give the words around it as well"
@@ -254,7 +256,10 @@ def keep_mask(
         found = content.find(wanted)
         # A pattern says what to keep where it stands; a string is expected to be there.
         if isinstance(wanted, str) and not bool(found.any()):
-            raise ValueError(f"keep: the text {_shown(wanted)} does not stand in the prompt's content")
+            raise ValueError(
+                f"keep: the text {_shown(wanted)} does not stand in the prompt's content; space.read(prompt) "
+                "shows what does, and a compiled pattern may match nothing"
+            )
         mask |= found
     return mask
 

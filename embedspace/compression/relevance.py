@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -195,12 +196,13 @@ class Relevance:
         are sentence vectors, their cosine is added.
         """
         sentences = _sentence_numbers(units)
-        by_words, asked, is_match = _by_words(passage, query, sentences)
-        similar = cosines(_sentence_texts(units, sentences))
-        if similar is None:
-            return cls(sentences, by_words, asked, is_match)
-        scores = by_words / max(by_words.max(), 1e-12) + _SENTENCE_WEIGHT * np.clip(similar, 0, None)
-        return cls(sentences, scores, asked, bool(scores.max() > 0))
+        scores, asked, is_match = _by_words(passage, query, sentences)
+        texts = _sentence_texts(units, sentences)
+        similar = cosines(texts)
+        if similar is not None:
+            scores = scores / max(scores.max(), 1e-12) + _SENTENCE_WEIGHT * np.clip(similar, 0, None)
+            is_match = bool(scores.max() > 0)
+        return cls(sentences, _answers_first(scores, texts), asked, is_match)
 
     def order(self) -> list[int]:
         """Sentences that fit the question, the best first."""
@@ -237,6 +239,22 @@ def _by_words(
         asked, own, (np.minimum(1, 2 * weights)[:, None] * matches[:, places]).max(axis=0, initial=0.0)
     )
     return scores, asked, bool((weights * matches.max(axis=1)).max() >= _MIN_MATCH)
+
+
+def _answers_first(
+    scores: Float[np.ndarray, " sentences"], texts: Sequence[str]
+) -> Float[np.ndarray, " sentences"]:
+    """The scores; where a question in the passage fits better than the sentence after it, which answers it, the two
+    change places."""
+    found = scores.copy()
+    for at, (text, after) in enumerate(itertools.pairwise(texts)):
+        if _is_question(text) and not _is_question(after) and found[at] > found[at + 1]:
+            found[at], found[at + 1] = found[at + 1], found[at]
+    return found
+
+
+def _is_question(text: str) -> bool:
+    return text.rstrip(" \t\n\"'\u201d\u00bb)").endswith(("?", "\uff1f", "\u061f"))
 
 
 def _sentence_texts(units: Units, sentences: Sequence[int]) -> list[str]:

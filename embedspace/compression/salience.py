@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from embedspace.compression.passages import ContentText, Passage
 from embedspace.compression.query import Query
 from embedspace.compression.relevance import Relevance, Terms
 from embedspace.compression.token_information import is_informative, opening_share, token_information
-from embedspace.compression.unit_selection import INSERTED, UnitSelection
+from embedspace.compression.unit_selection import INSERTED, INSERTED_BREAK, UnitSelection
 from embedspace.space import RowText
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def saliences(
         raise ValueError(f"information={information!r} needs a model: pass engine=TransformersEngine(...)")
     passages = [content.passage(run) for run in runs]
     values = _INFORMATION[information](content, passages, engine)
-    separator = _separator(content.space)
+    separators = Separators.of(content.space)
     found = []
     for passage, own in zip(passages, values, strict=True):
         relevance = _relevance(content, passage, query)
@@ -58,7 +58,7 @@ def saliences(
             by_text = information == "vocabulary" and relevance is None
             share = opening_share(passage.ids, passage.units) if by_text else 0.0
         discount = _ASKED_DISCOUNT if query is not None and bool(query.rows.any()) else 0.0
-        found.append(Salience(passage, own, forced[passage.rows], share, separator, relevance, discount))
+        found.append(Salience(passage, own, forced[passage.rows], share, separators, relevance, discount))
     return found
 
 
@@ -72,12 +72,26 @@ def _relevance(content: ContentText, passage: Passage, query: Query | None) -> R
     return found if found.is_match else None
 
 
-def _separator(space: EmbeddingSpace) -> Float[Tensor, "separator hidden"]:
-    """The rows of a space, or of the shortest other separator that the vocabulary has."""
-    candidates = [
-        ids for text in (" ", "\n") if RowText.of(space, ids := space.tokenize(text)).text.isspace()
-    ]
-    return space.lookup(min(candidates, key=len, default=space.tokenize(" ")))
+class Separators(NamedTuple):
+    """Rows of what parts units that did not stand side by side."""
+
+    space: Float[Tensor, "space hidden"]
+    line_break: Float[Tensor, "break hidden"]
+
+    @classmethod
+    def of(cls, space: EmbeddingSpace) -> Separators:
+        """The rows of a space and of a line break, each replaced by the other where that is shorter or the only one
+        that the vocabulary has."""
+        blank, line = (space.tokenize(text) for text in (" ", "\n"))
+        shown = [ids for ids in (blank, line) if RowText.of(space, ids).text.isspace()]
+        return cls(
+            space.lookup(min(shown, key=len, default=blank)), space.lookup(line if line in shown else blank)
+        )
+
+    @property
+    def size(self) -> int:
+        """Rows of the longer one."""
+        return max(map(len, self))
 
 
 def _vocabulary(
@@ -129,8 +143,8 @@ class Salience:
     """Rows that are kept whatever they are worth."""
     opening: float
     """Share of the rows kept that the first informative units get."""
-    separator: Float[Tensor, "separator hidden"]
-    """Rows of a space."""
+    separators: Separators
+    """What is put between units that would read as one."""
     relevance: Relevance | None
     """To a query; None where there is none, or nothing of it stands in the passage."""
     asked_discount: float = 0.0
@@ -144,10 +158,13 @@ class Salience:
         """
         own = vectors[self.passage.rows]
         rows = torch.tensor(self.rows(length))
-        if INSERTED not in rows:
+        if bool((rows >= 0).all()):
             return own[rows]
-        pieces = [self.separator.to(own) if row == INSERTED else own[row, None] for row in rows.tolist()]
-        return torch.cat(pieces)
+        inserted = {
+            INSERTED: self.separators.space.to(own),
+            INSERTED_BREAK: self.separators.line_break.to(own),
+        }
+        return torch.cat([inserted[row] if row < 0 else own[row, None] for row in rows.tolist()])
 
     def rows(self, length: int) -> list[int]:
         """At most ``length`` rows, in order; the shortest unit where none fits.
@@ -157,7 +174,8 @@ class Salience:
         """
         units, passage = self.passage.units, self.passage
         together = negated(passage.ids, units)
-        selection = UnitSelection(units, passage.before, passage.after, len(self.separator), together)
+        size = self.separators.size
+        selection = UnitSelection(units, passage.before, passage.after, size, together)
         forced = self._forced_units()
         for unit in forced:
             selection.add(unit)
@@ -175,8 +193,13 @@ class Salience:
         fillers = {unit for unit in ranked if self.scores[unit] == 0 and not units.is_word[unit]}
         selection.add_in_order((unit for unit in ranked if unit not in fillers), length)
         # Of signs and space, those beside a word that is kept; of a text that has nothing else, all.
-        beside = {unit + side for unit in selection.kept for side in (-1, 1)} or fillers
-        fillers &= beside
+        # Space only between two that are kept: beside a gap there is a separator already.
+        kept = {-1, len(units), *selection.kept}
+        fillers &= {
+            unit
+            for unit in fillers
+            if not selection.kept or (unit - 1 in kept) + (unit + 1 in kept) > units.texts[unit].isspace()
+        }
         selection.add_in_order((unit for unit in ranked if unit in fillers), length)
         if not selection.kept:
             selection.add(
@@ -222,13 +245,13 @@ class Salience:
         members: dict[int, list[int]] = {}
         for unit, sentence in enumerate(self.relevance.sentences):
             members.setdefault(sentence, []).append(unit)
-        asked = self.relevance.asked
+        asked, size = self.relevance.asked, self.separators.size
         for sentence in self.relevance.order():
             if selection.size >= length:
                 return
             units = members[sentence]
             rows = self.passage.units.rows
-            if rows[units[-1] + 1] - rows[units[0]] + 2 * len(self.separator) <= length - selection.size:
+            if rows[units[-1] + 1] - rows[units[0]] + 2 * size <= length - selection.size:
                 selection.add_in_order(units, length)
             else:
                 least = min(self.scores[unit] for unit in units)

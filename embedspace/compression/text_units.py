@@ -26,26 +26,72 @@ _SIGNS = r"[+\-\u2212\u2013\u00b1~\u2248<>\u2264\u2265=#\u2116\u00a7]"
 _SPACE = r"[ \u00a0\u2009\u202f]"
 
 _UNITS = "|".join(
-    """
-    km m cm mm \u00b5m nm km\u00b2 m\u00b2 cm\u00b2 m\u00b3 cm\u00b3 km2 m2 cm2 m3 ha mi ft yd
-    kg g mg \u00b5g t lb lbs oz l L ml mL cl h min s ms km/h m/s mph Hz kHz MHz GHz W kW MW GW kWh V kV A mA J kJ kcal
-    Pa kPa bar K B kB KB MB GB TB KiB MiB GiB TiB px pt dpi EUR USD GBP CHF JPY INR CNY am pm AM PM Uhr
+    r"""
+    km m cm mm µm nm km² m² cm² m³ cm³ km2 m2 cm2 m3 ha mi ft yd
+    kg g mg µg t lb lbs oz l L ml mL dl dL cl h min s ms km/h m/s mph Hz kHz MHz GHz W kW MW GW kWh V kV A mA J kJ kcal
+    Pa kPa bar K B kB KB MB GB TB KiB MiB GiB TiB px pt dpi EUR USD GBP CHF JPY INR CNY Kč zł kr грн руб Ft
+    am pm AM PM Uhr IU IE EL TL percent Prozent hundred thousand million billion trillion dozen tausend Tausend
+    Million(?:en)? Milliarden? mille millions? milliards? mil millón millones milhão milhões тысяч\w*
+    миллион\w* миллиард\w* लाख करोड़
+    seconds? minutes? hours? days? weeks? months? years? miles? met(?:er|re)s? kilomet(?:er|re)s? degrees?
+    Sekunden? Minuten? Stunden? Tag(?:en?)? Wochen? Monat(?:en?)? Jahr(?:en?)? Kilometer Meter Grad
+    secondes? heures? jours? semaines? mois ans? années? segundos? minutos? horas? días? dias? semanas?
+    mes(?:es)? años? anos?
     """.split()  # noqa: SIM905
 )
-"""Symbols of units that belong to the number before them."""
+"""Units and words for large numbers that belong to the number before them."""
+_MONTHS = "|".join(
+    r"""
+    Jan(?:uary|uar)? Feb(?:ruary|ruar)? Mar(?:ch)? März Apr(?:il)? Ma[iy] June? Juni July? Juli Aug(?:ust)?
+    Sept?(?:ember)? O[ck]t(?:ober)? Nov(?:ember)? De[cz](?:ember)? janvier février mars avril juin juillet août
+    septembre octobre novembre décembre
+    enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre
+    """.split()  # noqa: SIM905
+)
+_COMPARISONS = """
+    more than, less than, fewer than, greater than, higher than, lower than, later than, earlier than, older than,
+    younger than, longer than, shorter than, other than, rather than, at least, at most, up to, no longer,
+    mehr als, weniger als, nicht mehr, bis zu, plus de, moins de, au moins, au plus, más de, menos de, al menos,
+    como máximo, mais de, pelo menos, più di, meno di, mere end, mer än, fler än, meer dan, minder dan,
+    не более, не менее, से अधिक, से कम
+"""
+"""Words that are only understood together, and make a limit of a number after them."""
+_LIMITS = "over, under, above, below, within, mindestens, höchstens, über, unter, более, менее, свыше"
+"""Words that make a limit of a number after them."""
+
+
+def _any_of(phrases: str) -> str:
+    """A pattern of phrases, each with a small or a capital letter first; several times quicker than ignoring case."""
+    known = [phrase.strip() for phrase in phrases.split(",")]
+    return "|".join(f"[{each[0].upper()}{each[0]}]{each[1:]}".replace(" ", r"\s") for each in known)
+
 
 _WHOLE = (
     # Words, with what stands inside of them: don't, e-mail, example.org, x86_64, U.S., soft hyphens and joiners.
     rf"{_WORD}+(?:(?:['\u2019\u02bc\u2010\u2011\-.&@\u00b7\u05f3\u05f4]|{_JOINERS}+){_WORD}+)*{_JOINERS}*",
-    # Characters that JSON and code write as numbers, and powers: caf\u00e9, x^2, 10^-3.
-    rf"{_WORD}*(?:\\u[0-9A-Fa-f]{{4}}{_WORD}*)+",
-    rf"[{_WORD}\)\]]\^[+\-\u2212]?{_WORD}+",
     # Numbers, times, dates and versions. A list of more than eight numbers without spaces is parted.
-    r"\d+(?:[.,:/\-\u2013\u2212'\u2019_+*\u00d7=^~\u00b7\u066b\u066c\uff0e\uff1a\uff0f\uff0d]\d+){1,7}",
+    r"(?<!\d)\d++(?:[.,:/\-\u2013\u2212'\u2019_+*\u00d7=^~\u00b7\u066b\u066c\uff0e\uff1a\uff0f\uff0d\u00b1]\d++){1,7}",
+    rf"\d[\w^]{{0,8}}{_SPACE}[+\-\u2212\u00d7\u00f7*/=\u00b1]{_SPACE}\d",
+    # Days without a year, zones of time, what a test shows, boxes: 24.12.–6.1., UTC−5, HER2 3+, [x] done.
+    r"(?<!\d)\d{1,2}\.\d{1,2}\.(?:\s?[\u2013\-]\s?\d{1,2}\.\d{1,2}\.)?",
+    r"\b(?:UTC|GMT)[+\-\u2212\u00b1]\d",
+    rf"{_WORD}[+\u2212]+(?!\w)|\[[ xX\u2713]\]\s\w",
+    # What compares or negates in code: !=, <>, ->, &&, !found, torch==2.1.0.
+    r"[<>=!:+\-*/%&|^~]={1,3}|<>|[-=]>|<-|&&|\|\||(?<![\w)\]!?])!+[\w(\[$]",
+    r"(?<![\w.\-])[\w.\-]++(?:\[[\w,]{0,40}\])?[=><~!]={1,2}\d[\w.+*\-]*+",
+    # Clauses of a text, postcodes, and the amounts of currencies with letters: 7.2(b), NW1 6XE, R$ 430.
+    r"\d(?:\([a-z0-9]{1,3}\))+",
+    r"\b[A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2}\b",
+    rf"\b(?:R|US|A|C|NZ|HK|S|NT)\$(?:{_SPACE}?\d)?",
+    rf"(?:\p{{Sc}}|\b(?:USD|EUR|GBP|CHF|JPY|INR|CNY|Rs\.?)){_SPACE}\d",
+    # Limits, dates, and what an amount is measured in: more than 2, 7 August 2024, 0.2 units/kg.
+    rf"\b(?:{_any_of(_COMPARISONS)})\b(?:{_SPACE}\p{{Sc}}?\d)?|\b(?:{_any_of(_LIMITS)}){_SPACE}\p{{Sc}}?\d",
+    rf"\d(?:st|nd|rd|th|\.)?{_SPACE}(?:de )?(?:{_MONTHS})\b\.?(?:,?{_SPACE}(?:de )?\d{{4}})?",
+    rf"\b(?:{_MONTHS})\.?{_SPACE}\d{{1,2}}(?:st|nd|rd|th)?\b(?:,?{_SPACE}\d{{4}})?",
+    rf"\d{_SPACE}\p{{L}}+/\p{{L}}+",
     # What stands before and after a number: signs, currencies, units.
-    rf"(?<!\w){_SIGNS}+\p{{Sc}}?\d",
+    rf"(?<!\w|{_SIGNS}){_SIGNS}++\p{{Sc}}?\d",
     rf"\p{{Sc}}-?\d|\d(?:[%\u2030\u2032\u2033\p{{Sc}}]|\u00b0[CF]?|{_UNSPACED}\p{{M}}*)",
-    r"\u00b0[CF]\b",
     rf"[\u00b1\u2248\u2264\u2265<>]{_SPACE}\p{{Sc}}?\d",
     rf"\d{_SPACE}(?:[%\u2030]|\u00b0[CF]?|\p{{Sc}}|(?:{_UNITS})\b)",
     # 1 250 000; 4111 1111 1111 1111; DE89 3704 0044 0532 0130 00; +49 (30) 123-4567
@@ -56,21 +102,43 @@ _WHOLE = (
     # Addresses of network cards and of the internet.
     r"\b[0-9A-Fa-f]{2}(?:[:\-][0-9A-Fa-f]{2}){5,7}\b",
     r"(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){3,7}:?(?:[0-9A-Fa-f]{1,4}:){0,4}[0-9A-Fa-f]{1,4}\b",
-    # Web and mail addresses, paths.
-    rf"[A-Za-z][A-Za-z0-9+.\-]{{1,20}}://[^\s<>\"'`)\]}}{_CHARACTER_SCRIPTS}{_PHRASE_SCRIPTS}]+(?<![.,;:!?])",
-    r"[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+",
-    r"(?:[A-Za-z]:)?[\w.~\-]*(?:[/\\][\w.\-]+){2,}",
+    # Paths.
+    r"(?<![\w.~\-])(?:[A-Za-z]:)?[\w.~\-]*+(?:[/\\][\w.\-]++){2,}",
+)
+"""Patterns of what is never parted."""
+_WHOLE_WITH = {
+    # Characters that JSON and code write as numbers: caf\\u00e9.
+    "\\u": rf"{_WORD}?(?:\\u[0-9A-Fa-f]{{4}}{_WORD}*+)+",
+    # Powers: x^2, 10^-3, SO4^2-.
+    "^": rf"[{_WORD}\)\]]\^(?:[+\-\u2212]?{_WORD}+)?(?:[+\-](?!\w))?",
+    # Angles: 20 °C, 2°17'40.2"E.
+    "\u00b0": r"\d\u00b0\d+['\u2032](?:\d+(?:\.\d+)?[\"\u2033])?\s?[NSEW]?|\u00b0[CF]\b",
+    # Web and mail addresses.
+    "://": rf"[A-Za-z][A-Za-z0-9+.\-]{{1,20}}://[^\s<>\"'`)\]}}{_CHARACTER_SCRIPTS}{_PHRASE_SCRIPTS}]+(?<![.,;:!?])",
+    "@": r"(?<![\w.+\-])[\w.+\-]++@[\w\-]++(?:\.[\w\-]++)+",
+}
+"""Patterns of the same for texts that have these characters."""
+_WHOLE_BEYOND_ASCII = (
+    # Characters with their marks are grapheme clusters (Unicode Standard Annex 29).
+    r"\X",
+    # What is raised or lowered: Fe³⁺, 10⁻³.
+    r"[\p{L}\p{N})\]][⁰¹²³⁴-⁹⁺⁻₀-₉₊₋]+",
     # Burmese: a syllable with the consonant that closes it, and stacked consonants.
     r"\X(?:\p{Myanmar}\p{M}*\u103a\p{M}*)+",
     r"\X?[\u1039\u17d2]\p{L}\p{M}*",
+    # Japanese verbs and adjectives that are negated, and negations in Thai, Lao and Khmer.
+    r"\p{Han}?\p{Hiragana}{0,6}(?:ません|なかっ|ない|なく|なけ|ずに|禁止)\p{Hiragana}{0,3}",
+    r"ไม่|ห้าม|อย่า|มิได้|ຫ້າມ|ບໍ່|មិន|កុំ",
     # A number in Chinese characters.
     r"[零〇一二三四五六七八九十百千万萬亿億兆两兩]{2,}",
 )
-"""Patterns of what is never parted."""
 _CONNECTORS = frozenset(
     "'\u2019\u02bc\u2010\u2011-\u2013\u2212.,:/\\_&@\u00b7\u05f3\u05f4*#%\u2026\u2030\u066b\u066c\uff0e\uff1a\uff0f\uff0d"
 )
 """Punctuation that makes one word or number of what stands on both sides of it."""
+_CLAUSE_ENDS = frozenset(
+    ".!?;:,\n|()[]{}\u2026\u3002\uff0c\u3001\uff1b\uff1a\uff01\uff1f\u0964\u061f\u060c\u061b"
+)
 
 
 @dataclass(frozen=True)
@@ -137,6 +205,33 @@ def is_separator(text: str) -> bool:
     return bool(text) and all(map(_parts, text))
 
 
+def ends_clause(text: str) -> bool:
+    """Whether a unit without letters and digits has a sign in it at which a clause ends.
+
+    >>> ends_clause(". "), ends_clause("e.g."), ends_clause("-")
+    (True, False, False)
+    """
+    return not (_CLAUSE_ENDS.isdisjoint(text) or any(map(str.isalnum, text)))
+
+
+def is_limit(text: str) -> bool:
+    """Whether a unit begins with words that make a limit of a number.
+
+    >>> is_limit(" more than 2"), is_limit(" 2 kg")
+    (True, False)
+    """
+    return _limits().match(text) is not None
+
+
+@cache
+def _limits() -> regex.Pattern[str]:
+    import regex
+
+    return regex.compile(
+        rf"\s*(?:(?:{_any_of(_COMPARISONS)})\b|(?:{_any_of(_LIMITS)})\s.*\d)", regex.VERSION1
+    )
+
+
 @lru_cache(4096)
 def _parts(character: str) -> bool:
     """Whether a character parts what stands on both sides of it, as white space does; the end of a text does.
@@ -165,8 +260,8 @@ def _category(character: str) -> str:
 def _inside(text: str) -> bytearray:
     """For each character, whether it must not be parted from the one before; a last entry for the text's end."""
     inside = bytearray(len(text) + 1)
-    for pattern in _patterns(text.isascii()):
-        for found in pattern.finditer(text):
+    for needed, pattern in _patterns(text.isascii()):
+        for found in pattern.finditer(text) if needed in text else ():
             start, stop = found.span()
             if stop - start > 1:
                 inside[start + 1 : stop] = b"\1" * (stop - start - 1)
@@ -174,12 +269,13 @@ def _inside(text: str) -> bytearray:
 
 
 @cache
-def _patterns(is_ascii: bool) -> list[regex.Pattern[str]]:
+def _patterns(is_ascii: bool) -> list[tuple[str, regex.Pattern[str]]]:
+    """What a text must have for a pattern to match, and the pattern."""
     import regex
 
-    # A character with its marks is a grapheme cluster (Unicode Standard Annex 29).
-    patterns = (*_WHOLE, r"\r\n") if is_ascii else (*_WHOLE, r"\X")
-    return [regex.compile(pattern, regex.VERSION1) for pattern in patterns]
+    patterns = (*_WHOLE, r"\r\n") if is_ascii else (*_WHOLE, *_WHOLE_BEYOND_ASCII)
+    needed = [*(("", each) for each in patterns), *_WHOLE_WITH.items()]
+    return [(characters, regex.compile(each, regex.VERSION1)) for characters, each in needed]
 
 
 def _joined_characters(text: RowText, borders: list[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -276,7 +276,13 @@ def require_same_space(a: PromptEmbeds, b: PromptEmbeds) -> None:
 
 
 def require_content(prompt: PromptEmbeds, operation: str) -> None:
-    """Raise ``ValueError`` where a prompt has no content rows for an operation to act on."""
+    """Raise ``ValueError`` where a prompt has no content rows for an operation to act on, and ``TypeError`` for what is
+    no prompt."""
+    if not isinstance(prompt, PromptEmbeds):
+        raise TypeError(
+            f"{operation} acts on PromptEmbeds, got a {type(prompt).__name__}; make them of text with space.embed_chat "
+            "or space.embed"
+        )
     if not prompt.content_runs:
         raise ValueError(
             f"{operation} acts on content rows and this prompt of {len(prompt)} rows has none; "

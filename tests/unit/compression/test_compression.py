@@ -231,7 +231,10 @@ def test_salience_keeps_rows_of_the_prompt_and_nearly_as_many_as_it_may(smollm2,
     # Two rows a word at most, with the separator before it, fit into what is left.
     assert length - 3 <= len(kept) <= length
     known = {row.numpy(force=True).tobytes() for row in made.vectors.float()}
-    known |= {row.numpy(force=True).tobytes() for row in smollm2.lookup(smollm2.tokenize(" ")).float()}
+    known |= {
+        row.numpy(force=True).tobytes()
+        for row in smollm2.lookup([*smollm2.tokenize(" "), *smollm2.tokenize("\n")]).float()
+    }
     assert all(row.numpy(force=True).tobytes() in known for row in kept.vectors.float())
 
 

@@ -25,6 +25,33 @@ TEXTS = {
     "Arabic": ("يفتح المتحف في التاسعة ولا يسمح بالتصوير داخل القاعة اليوم", "يسمح", "ولا يسمح"),
     "Korean": ("월요일에는 열지 않습니다. 주차는 무료가 아닙니다.", "열지", "열지 않습니다"),
     "Turkish": ("Bu kat boş değil, kira 300 lira ve depozito var.", "boş", "boş değil"),
+    "Hebrew": ("אין להכניס כלבים לגן, ולא ניתן לצלם בתערוכה", "ניתן", "ולא ניתן"),
+    "Persian": ("موزه دوشنبه باز نیست و بلیت ۱۲ یورو است", "باز", "باز نیست"),
+    "Japanese": ("日曜日は開いていません。入場料は1200円です。", "開いてい", "開いていません"),
+    "Thai": ("ห้ามนำสัตว์เลี้ยงเข้า ตั๋วราคา 120 บาท", "นำสัตว์", "ห้ามนำสัตว์"),
+    "auxiliaries": (
+        "Your parcel could not be delivered. We have charged your card.",
+        "delivered",
+        "not be delivered",
+    ),
+    "adverb": (
+        "Consent shall not be unreasonably withheld by either of the parties.",
+        "unreasonably",
+        "not be unreasonably",
+    ),
+    "limit": ("Do not take more than 2 tablets (500 mg each) in 24 hours.", "take", "not take more than 2"),
+    "exception": (
+        "The firm is liable for all damages other than indirect losses.",
+        "indirect",
+        "other than indirect",
+    ),
+    "shell": ('if [ ! -f "$HOME/settings" ]; then echo "nothing there"; fi', " -f", "! -f"),
+    "script": ("if (!failed.retryable) throw failed; retries = 12;", "retryable", "!failed.retryable"),
+    "query language": (
+        "SELECT name FROM staff WHERE department <> 'HR' AND age > 30;",
+        "department",
+        "department <>",
+    ),
     "Hindi": ("यहाँ कुत्तों की अनुमति नहीं है और टिकट 12 रुपये का है।", "अनुमति", "अनुमति नहीं"),
 }
 
@@ -66,3 +93,29 @@ def test_a_clause_ends_what_is_negated(smollm2):
 def test_the_last_rows_go_to_a_word_that_nothing_negates(smollm2):
     prompt = smollm2.embed("Never park here at night")
     assert smollm2.read(compress(prompt, 50, space=smollm2)).strip() in ("here", "at", "night")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (
+            "Fax no longer in use. Post and WhatsApp reach us at any time.",
+            ("use WhatsApp", "use Post", "use reach"),
+        ),
+        (
+            "The lift does not work. The stairs and the ramp are open.",
+            ("work stairs", "work ramp", "work open"),
+        ),
+        (
+            "Parcels arrive on Monday. We have not charged your card.",
+            ("Parcels not", "arrive not", "Monday not"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", ["smollm2", "qwen"])
+def test_a_negation_is_not_read_with_a_word_of_another_clause(request, model, text, wrong):
+    space = request.getfixturevalue(model)
+    prompt = space.embed(text)
+    for ratio in (1.1, 1.3, 1.5, 2, 2.5, 3, 4, 5, 8):
+        left = read(space, compress(prompt, ratio, space=space))
+        assert not any(each in left for each in wrong), (ratio, left)

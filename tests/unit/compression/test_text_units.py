@@ -60,6 +60,9 @@ def test_tokens_that_are_no_text_have_units_too(smollm2, ids):
         "$19.99", "€1.250,50", "£3", "15%", "-2", "±5", "≤7", "~5kg", "#12", "§5", "20°C", "1 250 000", "1\u202f250",
         "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00", "+49 (30) 123-4567", "030 1234 5678", "(212) 555-0100",
         "https://a.example/b?c=1&d=2#e", "me.too@x-y.example.org", "/usr/share/doc/a_b-2.txt", "\\games\\old\\x.txt",
+        "Fe³⁺", "SO4^2-", "7.2(b)", "NW1 6XE", "R$ 430,15", "torch==2.1.0+cu118", "!=", "<>", "!found", "at least 2",
+        "more than 2", "7 August 2024", "August 7, 2024", "7. Mai", "3 de abril", "0.2 units/kg", "5 million",
+        "3 months",
         "Mu\u0308ller", "राजधानी", "می‌خواهم", "٢٢", "三千五百", "2009年", "👩‍👩‍👧‍👦", "🇩🇪", "✌🏽",
     ],
 )  # fmt: skip
