@@ -17,6 +17,7 @@ from embedspace.metrics.intervals import (
     Effect,
     Interval,
     Measure,
+    bootstrap_bounds,
     mean_interval,
     share_interval,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "StyleJudge",
     "Transition",
     "auroc",
+    "bootstrap_bounds",
     "common_prefix",
     "compare_strength",
     "compare_strengths",

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from embedspace.metrics.intervals import CONFIDENCE, MIN_ITEMS, Condition, Interval, Measure, share_interval
+from embedspace.metrics.intervals import (
+    MIN_ITEMS,
+    Condition,
+    Interval,
+    Measure,
+    bootstrap_bounds,
+    share_interval,
+)
 
 
 def ratio_interval(
@@ -22,7 +29,7 @@ def ratio_interval(
     do equal values make one, but a share of none or of all items has Wilson's, in which each cluster counts once.
 
     >>> f"{ratio_interval([1.0, 1.0, 0.0, 0.0] * 5, None, [number // 2 for number in range(20)]):.1f}"
-    '0.5 (0.2 to 0.8)'
+    '0.5 (0.1 to 0.9)'
     >>> f"{ratio_interval([0.0] * 20, None, range(20)):.2f}"
     '0.00 (0.00 to 0.16)'
 
@@ -54,10 +61,10 @@ def ratio_interval(
         return Interval.unknown(estimate, len(numbers))
     draws = np.random.default_rng(seed).integers(len(numbers), size=(resamples, len(numbers)))
     drawn = sums[:, draws].sum(axis=2)
-    low, high = np.quantile(drawn[0] / drawn[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = bootstrap_bounds(drawn[0] / drawn[1], len(numbers))
     if high - low < 1e-12:
         return Interval.unknown(estimate, len(numbers))
-    return Interval(estimate, float(low), float(high), len(numbers))
+    return Interval(estimate, low, high, len(numbers))
 
 
 def kept_share(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedspace.metrics.intervals import CONFIDENCE, MIN_ITEMS, Interval, mean_interval
+from embedspace.metrics.intervals import MIN_ITEMS, Interval, bootstrap_bounds, mean_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +159,7 @@ def recall_difference(
     benign = rng.multinomial(len(own.benign), [1 / len(own.benign)] * len(own.benign), size=resamples)
     attacks = rng.multinomial(count, [1 / count] * count, size=resamples) / count
     differences = own._recalls(rate, benign) - other._recalls(rate, benign)
-    low, high = np.quantile((attacks * differences).sum(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = bootstrap_bounds((attacks * differences).sum(axis=1), count)
     if high - low < 1e-12:
         return Interval.unknown(estimate, count)
-    return Interval(estimate, float(low), float(high), count)
+    return Interval(estimate, low, high, count)

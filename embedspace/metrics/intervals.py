@@ -6,7 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
 
 CONFIDENCE = 0.95
 MIN_ITEMS = 10
@@ -149,6 +153,40 @@ class Effect:
     """Of Wilcoxon's signed-rank test (1945), two-sided."""
 
 
+def bootstrap_confidence(items: int) -> float:
+    """Confidence level of the quantiles that are taken for a 95% interval of a bootstrap over so many items.
+
+    Samples that are drawn from a sample vary too little, by the share that divides by n and n - 1 and by the normal
+    distribution in place of Student's; the quantiles are moved outwards accordingly (Hesterberg 2015, section 5.3).
+
+    >>> [round(bootstrap_confidence(items), 3) for items in (10, 40, 1000)]
+    [0.983, 0.959, 0.95]
+
+    Raises:
+        ValueError: fewer than two items.
+    """
+    from scipy.stats import norm, t
+
+    if items < 2:
+        raise ValueError(f"a bootstrap needs at least two items, got {items}")
+    tail = norm.cdf(-math.sqrt(items / (items - 1)) * t.ppf((1 + CONFIDENCE) / 2, items - 1))
+    return float(1 - 2 * tail)
+
+
+def bootstrap_bounds(estimates: Float[np.ndarray, " draws"], items: int) -> tuple[float, float]:
+    """Bounds of a percentile bootstrap over so many items, at :func:`bootstrap_confidence`.
+
+    >>> import numpy as np
+    >>> [round(bound, 1) for bound in bootstrap_bounds(np.linspace(0, 100, 1001), items=10)]
+    [0.9, 99.1]
+    """
+    import numpy as np
+
+    level = bootstrap_confidence(items)
+    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean over items, with a bootstrap interval (bias-corrected and accelerated; Efron 1987) for ten or more.
 
@@ -156,7 +194,7 @@ def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int =
     little about how others would.
 
     >>> f"{mean_interval([1.0, 2.0] * 6):.2f}"
-    '1.50 (1.25 to 1.75)'
+    '1.50 (1.17 to 1.83)'
     >>> f"{mean_interval([0.8] * 12):.2f}"
     '0.80 (n = 12, all equal)'
 
@@ -175,7 +213,12 @@ def mean_interval(values: Sequence[float], *, resamples: int = 2000, seed: int =
     if np.ptp(sample) < 1e-12:
         return Interval.unknown(mean, len(sample))
     resample = partial(
-        bootstrap, (sample,), np.mean, n_resamples=resamples, confidence_level=CONFIDENCE, rng=seed
+        bootstrap,
+        (sample,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=bootstrap_confidence(len(sample)),
+        rng=seed,
     )
     bounds = resample(method="BCa").confidence_interval
     if not np.isfinite([bounds.low, bounds.high]).all():  # BCa is not defined for some samples of few values

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from embedspace._util.progress import progress
-from embedspace.metrics import CONFIDENCE, MIN_ITEMS, Interval
+from embedspace.metrics import MIN_ITEMS, Interval, bootstrap_bounds
 from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
 
 if TYPE_CHECKING:
@@ -66,8 +66,10 @@ class ConditionScores:
         if len(own) < MIN_ITEMS:
             return Interval.unknown(share(everything), len(own))
         draws = np.random.default_rng(seed).integers(len(own), size=(2000, len(own)))
-        low, high = np.quantile([share(draw) for draw in draws], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Interval(share(everything), float(low), float(high), len(own))
+        low, high = bootstrap_bounds(np.array([share(draw) for draw in draws]), len(own))
+        if high - low < 1e-12:
+            return Interval.unknown(share(everything), len(own))
+        return Interval(share(everything), low, high, len(own))
 
 
 def score_conditions(

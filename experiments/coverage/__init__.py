@@ -1,0 +1,1 @@
+"""Coverage: how often the intervals of reports hold the truth."""
