@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def run_experiment(config: DictConfig, folder: Path, hint: str = "") -> Report |
     from embedspace.reporting import write_report
     from embedspace.runs import UNIMPORTANT, Run, execute
     from experiments.experiment import Experiment
+    from experiments.sealed_sets import count_look
 
     values = checked(config)
     experiment = instantiate(config.experiment)
@@ -76,6 +78,8 @@ def run_experiment(config: DictConfig, folder: Path, hint: str = "") -> Report |
         summary = execute(run, open_engine, experiment.cases(space), sampling, title=folder.name, hint=hint)
         print(f"{summary}, records in {run.records_path}")
         report = experiment.analyse([record for record in run.records() if record.error is None])
+        if said := count_look(experiment, run, trial=config.size == "small"):
+            report = replace(report, summary=f"{report.summary}\n\n{said}".strip())
         print(f"report: {write_report(report, run)}")
     if summary.failed:
         raise RunFailed(

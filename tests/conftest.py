@@ -2,12 +2,18 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# No run of a test is a look at the sealed sets.
+os.environ.setdefault(
+    "EMBEDSPACE_SEALED_SETS", str(Path(tempfile.mkdtemp(prefix="embedspace-")) / "sets.json")
+)
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # they share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

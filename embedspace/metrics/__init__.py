@@ -24,12 +24,13 @@ from embedspace.metrics.intervals import (
 from embedspace.metrics.judges import SentenceSimilarity, StyleJudge
 from embedspace.metrics.likelihood import Score, common_prefix, log_odds
 from embedspace.metrics.significance import equivalence_p, holm, non_inferiority_p, superiority_p
-from embedspace.metrics.transition import STRAIGHT_WIDTH, Transition
-from embedspace.metrics.verdicts import StrengthVerdict, compare_strength, compare_strengths
+from embedspace.metrics.transition import MIN_STEPS, STRAIGHT_WIDTH, Transition
+from embedspace.metrics.verdicts import StrengthVerdict, compare_strength, compare_strengths, standing
 
 __all__ = [
     "CONFIDENCE",
     "MIN_ITEMS",
+    "MIN_STEPS",
     "STRAIGHT_WIDTH",
     "Condition",
     "Effect",
@@ -60,6 +61,7 @@ __all__ = [
     "recall_difference",
     "share_interval",
     "shuffle_rows",
+    "standing",
     "superiority_p",
     "vocabulary_radius",
     "zero_padded",

@@ -102,10 +102,15 @@ class SourceScores:
         sizes = np.array([len(scores) for scores in self.benign.values()])
         scores = np.concatenate([np.asarray(own, dtype=float) for own in self.benign.values()])
         order = np.argsort(-scores)
-        weights = np.repeat(counts / sizes / counts.sum(axis=1, keepdims=True), sizes, axis=1)[:, order]
-        # From the highest score down: the first one that must not be above the threshold.
-        first = (np.cumsum(weights, axis=1) > rate + 1e-9).argmax(axis=1)
-        return scores[order][first]
+        sources = np.repeat(np.arange(len(sizes)), sizes)[order]
+        shares = counts / sizes / counts.sum(axis=1, keepdims=True)
+        # From the highest score down: the first one that must not be above the threshold. Few scores are as high.
+        highest = min(len(scores), max(64, int(4 * rate * len(scores))))
+        while True:
+            exceeded = np.cumsum(shares[:, sources[:highest]], axis=1) > rate + 1e-9
+            if highest == len(scores) or exceeded[:, -1].all():
+                return scores[order][exceeded.argmax(axis=1)]
+            highest = min(len(scores), 2 * highest)
 
     def _recalls(
         self, rate: float, counts: Float[np.ndarray, "draws sources"]

@@ -10,6 +10,8 @@ WINDOW = 0.2
 """Fraction of the axis, around the middle of a transition, over which its slope is measured."""
 STRAIGHT_WIDTH = 0.8
 """Width of a linear change."""
+MIN_STEPS = 4
+"""Of fewer steps the width would be one of the measured grid, not of the change."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Transition:
     Positions are fractions of the axis, 0 to 1. A linear change has a width of 0.8 and a slope of 1; a step between
     two measured positions has the width of the interpolated curve.
 
-    >>> Transition.of({0.0: 1.0, 0.5: 2.0, 1.0: 3.0})
+    >>> Transition.of({0.0: 1.0, 0.25: 1.5, 0.5: 2.0, 0.75: 2.5, 1.0: 3.0})
     Transition(begin=0.1, middle=0.5, end=0.9, slope=1.0)
     """
 
@@ -48,13 +50,16 @@ class Transition:
             curve: position -> value.
 
         Raises:
-            ValueError: fewer than two positions.
+            ValueError: fewer than four steps, i.e. five positions.
         """
         import numpy as np
         from scipy.optimize import isotonic_regression
 
-        if len(curve) < 2:
-            raise ValueError(f"a transition needs at least two positions of a curve, got {len(curve)}")
+        if len(curve) <= MIN_STEPS:
+            raise ValueError(
+                f"a transition needs at least {MIN_STEPS + 1} positions of a curve, got {len(curve)}; between fewer, "
+                "where it is and how wide it is would be a property of the positions"
+            )
         positions, values = (np.array(part, dtype=float) for part in zip(*sorted(curve.items()), strict=True))
         rise = values[-1] - values[0]
         if not rise > 0:

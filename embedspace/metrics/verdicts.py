@@ -15,6 +15,9 @@ SIGNIFICANCE = 0.05
 POWER = 0.8
 """Probability with which the stated number of items would tell."""
 
+Standing = Literal["above", "below", "not told", "too few"]
+"""Where a mean of the population lies, as far as an interval shows it."""
+
 Kind = Literal["stronger", "as strong", "not weaker", "weaker", "reversed", "no effect", "undecided"]
 
 
@@ -77,6 +80,23 @@ class StrengthVerdict:
                 return (
                     f"{self.items} items cannot tell whether {treatment} is as strong as {reference}{needed}"
                 )
+
+
+def standing(interval: Interval, bound: float = 0.0) -> Standing:
+    """Where the population's mean is relative to a bound: above or below it only where the whole interval is.
+
+    Of fewer than ten items, and where equal values make no interval, nothing is said, whatever the estimate is.
+
+    >>> standing(Interval(0.5, 0.2, 0.8, 12)), standing(Interval(0.5, -0.1, 0.9, 12))
+    ('above', 'not told')
+    >>> standing(mean_interval([0.5] * 4))
+    'too few'
+    """
+    if interval.low > bound:
+        return "above"
+    if interval.high < bound:
+        return "below"
+    return "too few" if interval.items < MIN_ITEMS and not interval.known else "not told"
 
 
 Paired = tuple[Sequence[float], Sequence[float], Sequence[float]]

@@ -77,7 +77,11 @@ class AttackReport:
             "achieve. If an attack fails without a filter too, its row is no evidence about the filter. If an attack "
             "without knowledge of the filter passes more often than an adaptive one, the adaptive one was not "
             "optimised far enough.\n\n"
-            "The intervals are Wilson's over questions and endings together; those of the price are bootstrapped.",
+            "The questions are the independent units: endings of one question are variants of it, and the order in "
+            "words is one prompt for each question. Of fewer than ten questions no interval is made of shares that "
+            "differ; Wilson's interval is given where each question succeeds or fails as a whole. Attacks on tokens or "
+            "in words are compared with a filter only where they succeed without one, and rows off the vocabulary are "
+            f"refused by “{STRICT}” by construction.",
             [*self._success_figure(found), *self._radius_figure(found)],
             [self._main_table(found), self._decision_table(found)],
             self._comparisons(records),
@@ -86,19 +90,40 @@ class AttackReport:
         )
 
     def _verdict(self, found: Outcomes) -> str:
-        """How many attacks pass the shipped filter, and the most successful, in plain words."""
+        """How many of the attacks that succeed without a filter pass the shipped one, and the most successful."""
         shares = self._through(found, STRICT)
+        working = self._working(found, shares)
         if not shares:
             return ""
-        passed = {name: share for name, share in shares.items() if share.estimate > 0}
-        said = f"Through the shipped filter {len(passed) or 'none'} of {len(shares)} attacks"
+        if not working:
+            return (
+                f"None of {counted(len(shares), 'attack')} makes the model say “{self.marker}” even without a filter, "
+                "so nothing is known of the filter."
+            )
+        passed = {name: share for name, share in working.items() if share.estimate > 0}
+        said = (
+            f"Of {counted(len(working), 'attack')} that succeed without a filter, {len(passed) or 'none'} "
+            f"{'makes' if len(passed) == 1 else 'make'} the model say “{self.marker}” through the shipped filter"
+        )
         if not passed:
-            return f"{said} makes the model say “{self.marker}”."
+            return f"{said} ({counted(self._units(working), 'question')})."
         best = max(passed, key=lambda name: passed[name].estimate)
         return (
-            f"{said} {'makes' if len(passed) == 1 else 'make'} the model say “{self.marker}”; the most successful, "
-            f"{best}, on {passed[best].estimate:.0%} of {counted(passed[best].items, 'prompt')}."
+            f"{said}; the most successful, {best}, in {passed[best].estimate:.0%} of its attempts at "
+            f"{counted(passed[best].items, 'question')}."
         )
+
+    def _working(self, found: Outcomes, shares: Mapping[str, Interval]) -> dict[str, Interval]:
+        """Of attacks and their success through a filter, those that succeed without one at least once."""
+        return {
+            name: share
+            for name, share in shares.items()
+            if (free := found.succeeded(name)) is not None and free.estimate > 0
+        }
+
+    @staticmethod
+    def _units(shares: Mapping[str, Interval]) -> int:
+        return max(share.items for share in shares.values())
 
     def _through(self, found: Outcomes, filter_name: str) -> dict[str, Interval]:
         """Success of the attacks that were tried on a filter."""
@@ -112,11 +137,12 @@ class AttackReport:
     def _finding(self, found: Outcomes) -> str:
         sentences = []
         for filter_name in (STRICT, DECLARED):
-            shares = self._through(found, filter_name)
-            passed = [f"{name} {share:.0%}" for name, share in shares.items() if share.estimate > 0]
+            working = self._working(found, self._through(found, filter_name))
+            passed = [f"{name} {share:.0%}" for name, share in working.items() if share.estimate > 0]
             sentences.append(
-                f"Through the filter “{filter_name}” {len(passed)} of {len(shares)} attacks make the model say "
-                f"“{self.marker}”{': ' if passed else ''}{', '.join(passed)}."
+                f"Of {counted(len(working), 'attack')} that succeed without a filter, {len(passed) or 'none'} "
+                f"{'makes' if len(passed) == 1 else 'make'} the model say “{self.marker}” through the filter "
+                f"“{filter_name}”{': ' if passed else ''}{', '.join(passed)}."
             )
         return " ".join(sentences)
 
@@ -141,7 +167,8 @@ class AttackReport:
         return Table(
             columns,
             rows,
-            f"Shares of prompts. Price: success of “{reference}” without a filter minus this attack's success.",
+            f"Shares of prompts, over questions. Price: success of “{reference}” without a filter minus this attack's "
+            "success.",
         )
 
     def _decision_table(self, found: Outcomes) -> Table:
@@ -167,7 +194,7 @@ class AttackReport:
             x_label="share of prompts that pass the filter and make the model say the word",
             caption="Success through the filter: for adaptive attackers (in colour) through the one they evade, for "
             f"all others (grey) through “{STRICT}”.",
-            over="prompts",
+            over="questions",
             controls=controls,
             limits=(0.0, 1.0),
         )
@@ -189,7 +216,7 @@ class AttackReport:
             x_label="radius around the words' own rows, in units of the vocabulary's spread",
             y_label="share that says the word",
             caption="How far rows must move from words to control the model.",
-            over="prompts",
+            over="questions",
             log_x=True,
         )
         return [figure]

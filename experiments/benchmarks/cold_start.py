@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from embedspace.models import resolve
-from experiments.benchmarks.measurement import Measurement, medians, ratio
+from experiments.benchmarks.measurement import Measurement, in_random_order, medians, ratio
 
 BASELINE = """
 import torch
@@ -42,7 +43,8 @@ def cold_start(model: str, starts: int) -> Iterator[Measurement]:
     )
     for code in (baseline, chat, text):
         fresh_process(code)  # its files are in the page cache from here on
-    rounds = [[fresh_process(code) for code in (baseline, chat, text)] for _ in range(starts)]
+    sides = [partial(fresh_process, code) for code in (baseline, chat, text)]
+    rounds = [in_random_order(sides, number) for number in range(starts)]
     for side, label in ((1, "embed_chat"), (2, "embed")):
         for figure, (what, aim, unit, digits) in enumerate(FIGURES):
             pairs = [(each[side][figure], each[0][figure]) for each in rounds]

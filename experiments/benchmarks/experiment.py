@@ -31,8 +31,8 @@ from experiments.benchmarks.wire import wire
 class Benchmark:
     """Which benchmarks run, and how often.
 
-    Both sides of a comparison take turns, so that a machine whose speed drifts is the same for both; the
-    ratio is taken round by round and its mean has a bootstrap interval.
+    Both sides of a comparison are measured in every round, so that a machine whose speed drifts is the same for both;
+    the ratio is that of their medians.
     """
 
     model: str

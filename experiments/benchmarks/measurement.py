@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from embedspace.metrics import Interval, mean_interval
+from embedspace.metrics import MIN_ITEMS, Interval, bootstrap_bounds
 
 if TYPE_CHECKING:
     from embedspace.engines import Prompt, Sampling, VLLMClient
 
 Call = Callable[[], object]
+Result = TypeVar("Result")
 Pairs = Sequence[tuple[float, float]]
 """For each round, the toolkit's figure and that of the baseline."""
 
@@ -59,13 +63,51 @@ def timed(client: VLLMClient, prompts: Sequence[Prompt], sampling: Sampling) -> 
 
 
 def ratio(pairs: Pairs) -> Interval:
-    """Mean over rounds of the toolkit's figure over the baseline's."""
-    return mean_interval([own / other for own, other in pairs])
+    """Median over rounds of the toolkit's figure over that of the baseline's.
+
+    Percentile bootstrap of rounds, both sides of one drawn together; of fewer than ten rounds the ratios of the rounds
+    are kept in place of an interval.
+
+    Raises:
+        ValueError: no rounds.
+    """
+    import numpy as np
+
+    if not pairs:
+        raise ValueError("a ratio needs at least one round, got none")
+    figures = np.array(pairs, dtype=float)
+    own, other = np.median(figures, axis=0)
+    estimate, rounds = float(own / other), len(figures)
+    if rounds < MIN_ITEMS:
+        return Interval.unknown(estimate, rounds, (figures[:, 0] / figures[:, 1]).tolist())
+    draws = np.random.default_rng(0).integers(rounds, size=(2000, rounds))
+    drawn = np.median(figures[draws], axis=1)
+    low, high = bootstrap_bounds(drawn[:, 0] / drawn[:, 1], rounds)
+    return Interval(estimate, low, high, rounds) if high > low else Interval.unknown(estimate, rounds)
 
 
 def inverse_ratio(pairs: Pairs) -> Interval:
-    """Mean over rounds of the baseline's figure over the toolkit's: of times, the ratio of rates."""
-    return mean_interval([other / own for own, other in pairs])
+    """The same of the baseline's figure over the toolkit's: of times, the ratio of rates."""
+    return ratio([(other, own) for own, other in pairs])
+
+
+def verdict(measured: Interval, aim: str) -> str:
+    """Whether a target was reached: ``met``, ``missed``, ``not told``, or nothing where there is no target.
+
+    It is met or missed only where the whole interval is on one side of it; of few rounds, where all of them are.
+
+    >>> verdict(Interval(0.3, 0.2, 0.4, 12), "at most 0.5"), verdict(Interval(0.3, 0.2, 0.4, 12), "at least 0.25")
+    ('met', 'not told')
+    >>> verdict(Interval.unknown(3.0, 2, [2.0, 4.0]), "under 1"), verdict(Interval.unknown(3.0, 1, [3.0]), "reported")
+    ('missed', '')
+    """
+    found = re.match(r"(at most|under|below|at least|above) ([\d.]+)", aim)
+    if found is None:
+        return ""
+    limit, small = float(found[2]), found[1] in ("at most", "under", "below")
+    figures = (measured.low, measured.high) if measured.known else (measured.values or (measured.estimate,))
+    reached = [figure <= limit if small else figure >= limit for figure in figures]
+    return "met" if all(reached) else "not told" if any(reached) else "missed"
 
 
 def medians(rounds: Iterable[Sequence[float]]) -> tuple[float, ...]:
@@ -104,13 +146,18 @@ def fastest(call: Call, repeats: int, least: float = 0.0) -> float:
     return min(times)
 
 
+def in_random_order(calls: Sequence[Callable[[], Result]], number: int) -> list[Result]:
+    """What calls return, in their order, made in an order drawn for a round of this number."""
+    results: dict[int, Result] = {}
+    for place in random.Random(number).sample(range(len(calls)), len(calls)):
+        results[place] = calls[place]()
+    return [results[place] for place in range(len(calls))]
+
+
 def in_turn(own: Call, other: Call, rounds: int) -> list[tuple[float, float]]:
-    """Seconds per call of both sides, after one call each; the side that begins alternates from round to round."""
+    """Seconds per call of both sides, after one call each; which side begins a round is drawn at random."""
     for call in (own, other):
         call()
-    pairs = []
-    for number in range(max(2, rounds)):
-        sides = (own, other) if number % 2 == 0 else (other, own)
-        times = {call: seconds_per_call(call) for call in sides}
-        pairs.append((times[own], times[other]))
-    return pairs
+    sides = [partial(seconds_per_call, call) for call in (own, other)]
+    timed_sides = (in_random_order(sides, number) for number in range(max(2, rounds)))
+    return [(first, second) for first, second in timed_sides]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
 from embedspace import decode_prompt_embeds, encode_prompt_embeds
 from embedspace.metrics import mean_interval
-from experiments.benchmarks.measurement import Measurement, medians, rate, ratio
+from experiments.benchmarks.measurement import Measurement, in_random_order, medians, rate, ratio
 
 ROUNDS = 7
 
@@ -24,7 +25,8 @@ def wire() -> Iterator[Measurement]:
             ("encoding", lambda v=vectors: encode_prompt_embeds(v), lambda v=vectors: plain_encode(v)),
             ("decoding", lambda t=text: decode_prompt_embeds(t), lambda t=text: plain_decode(t)),
         ):
-            pairs = [(rate(own), rate(other)) for _ in range(ROUNDS)]
+            sides = [partial(rate, own), partial(rate, other)]
+            pairs = [(a, b) for a, b in (in_random_order(sides, number) for number in range(ROUNDS))]
             fast, plain = medians(pairs)
             yield Measurement(
                 f"{name} {rows} x {hidden}, rate",

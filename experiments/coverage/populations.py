@@ -132,7 +132,7 @@ POPULATIONS = (
         "ratio_interval", f"0 or 1, share 0.7, clusters of {CLUSTER_SIZE} alike", 0.7, _clustered_share
     ),
     Population(
-        "mean_interval, clusters ignored", "the same clusters; no report does this", 0.0, _clusters_ignored
+        "mean_interval, clusters ignored", "the same clusters, for comparison", 0.0, _clusters_ignored
     ),
     Population("kept_share", "half of gains that differ much", 0.5, _kept),
     Population(

@@ -63,6 +63,15 @@ class DistilledPrompts:
             raise ValueError(f"there is no system prompt {unknown[0]!r}; known are {', '.join(known)}")
         return [prompt for name, prompt in known.items() if self.names is None or name in self.names]
 
+    @property
+    def asked_items(self) -> list[str]:
+        """The sealed questions with their prompts' names, for the ledger of sealed sets."""
+        return [
+            f"{prompt['name']}: {sealed['question']}"
+            for prompt in self.chosen
+            for sealed in prompt["sealed"][: self.sealed_questions]
+        ]
+
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
         """For each prompt: the whole and none, controls, and every number of rows and questions."""
         sources = [RowSource(space, prompt, self.settings) for prompt in self.chosen]

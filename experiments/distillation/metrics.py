@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from embedspace.metrics import Condition, Interval, Measure, kept_share, mean_interval
+from embedspace.metrics import Condition, Interval, Measure, kept_share, mean_interval, ratio_interval
 from embedspace.runs import Record
 from experiments.distillation.rows import SystemPrompt
 
@@ -68,20 +68,47 @@ class Measured:
         return list(self.divergence.values)
 
     def closed(self, place: Condition, prompt: int | None = None) -> Interval | None:
-        """Share of the divergence of no prompt at all that is closed, of one prompt or of all."""
+        """Share of the divergence of no prompt at all that is closed, of one prompt over its questions, or of all.
+
+        Of all, the system prompts are the independent units: the questions after one of them are its cluster.
+        """
+        if prompt is None:
+            none, own, whole = (
+                self.divergence.values.get(each, {}) for each in ((NONE, 0.0, 0.0), place, (FULL, 0.0, 0.0))
+            )
+            shared = sorted(none.keys() & own.keys() & whole.keys())
+            gains = [none[item] - whole[item] for item in shared]
+            kept = [none[item] - own[item] for item in shared]
+            return ratio_interval(kept, gains, _prompts_of(shared)) if sum(gains) else None
         negated = Measure(
             {
-                condition: {
-                    item: -value
-                    for item, value in items.items()
-                    if prompt is None or item // _STRIDE == prompt
-                }
+                condition: {item: -value for item, value in items.items() if item // _STRIDE == prompt}
                 for condition, items in self.divergence.values.items()
             }
         )
         return kept_share(negated, place, nothing=(NONE, 0.0, 0.0), everything=(FULL, 0.0, 0.0))
 
+    def mean(self, measure: Measure, place: Condition) -> Interval | None:
+        """Mean of a measure over the questions of all prompts, with the prompts as units."""
+        found = measure.values.get(place, {})
+        return ratio_interval(list(found.values()), None, _prompts_of(found)) if found else None
+
     def closed_mean(self, place: Condition, prompts: Iterable[int]) -> Interval | None:
         """Mean over the prompts of the share that is closed; its interval is over prompts."""
-        shares = [share.estimate for number in prompts if (share := self.closed(place, number)) is not None]
-        return mean_interval(shares) if shares else None
+        shares = self._closed_by_prompt(place, prompts)
+        return mean_interval(list(shares.values())) if shares else None
+
+    def closed_more(self, place: Condition, other: Condition, prompts: Iterable[int]) -> Interval | None:
+        """How much more of the divergence one condition closes than another, mean over the prompts that have both."""
+        own, theirs = (self._closed_by_prompt(each, prompts) for each in (place, other))
+        shared = own.keys() & theirs.keys()
+        return mean_interval([own[number] - theirs[number] for number in sorted(shared)]) if shared else None
+
+    def _closed_by_prompt(self, place: Condition, prompts: Iterable[int]) -> dict[int, float]:
+        shares = {number: self.closed(place, number) for number in prompts}
+        return {number: share.estimate for number, share in shares.items() if share is not None}
+
+
+def _prompts_of(items: Iterable[int]) -> list[int]:
+    """The system prompt of each question."""
+    return [item // _STRIDE for item in items]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedspace.metrics import Interval
+from embedspace.metrics import Condition, Interval, standing
 from embedspace.reporting import Cell, Figure, Table, counted, line_figure, lines_of
 from experiments.distillation.metrics import DISTILLED, FULL, NONE, Measured
 from experiments.distillation.rows import SystemPrompt
@@ -17,13 +17,40 @@ def verdict(measured: Measured, tokens: int, questions: int) -> str:
     share = measured.closed_mean(place, prompts)
     if share is None:
         return ""
-    over = counted(len(prompts), "system prompt")
-    if share.estimate <= 0:
-        return f"{tokens} distilled rows bring the answers no nearer to those under the whole system prompt ({over})."
-    return (
-        f"{tokens} distilled rows bring the answers {share.estimate:.0%} of the way from no system prompt to the whole "
-        f"one ({over})."
-    )
+    over, rows = counted(len(prompts), "system prompt"), f"{tokens} distilled rows"
+    way = "from those under no system prompt to those under the whole one"
+    match standing(share):
+        case "too few":
+            return (
+                f"On {over}, {rows} bring the answers {share.estimate:.0%} of the way {way}: too few to say "
+                "what they do after others."
+            )
+        case "not told":
+            return f"On {over} it cannot be told whether {rows} bring the answers any part of the way {way}."
+        case "below":
+            return f"{rows} bring the answers no nearer to those under the whole system prompt ({over})."
+    text = f"{rows} bring the answers {share.estimate:.0%} of the way {way} ({over})"
+    best = _best_control(measured, tokens, prompts)
+    more = None if best is None else measured.closed_more(place, best, prompts)
+    if best is None or more is None:
+        return f"{text}."
+    told = {
+        "above": f"more than the best control, {best[0]}",
+        "below": f"less than the best control, {best[0]}",
+    }.get(standing(more), f"which cannot be told from what the best control does, {best[0]}")
+    return f"{text}, {told}."
+
+
+def _best_control(measured: Measured, tokens: int, prompts: Sequence[int]) -> Condition | None:
+    """The control of as many rows that closes most; None without any."""
+    shares = {
+        other: found.estimate
+        for other in measured.conditions
+        if other[0] not in (DISTILLED, FULL, NONE)
+        and other[1] == tokens
+        and (found := measured.closed_mean(other, prompts)) is not None
+    }
+    return max(shares, key=shares.__getitem__, default=None)
 
 
 def finding(measured: Measured, tokens: int, questions: int) -> str:
@@ -37,17 +64,17 @@ def finding(measured: Measured, tokens: int, questions: int) -> str:
         f"{tokens} distilled rows close {share:.0%} of the divergence between no system prompt and the whole one "
         f"(mean over {counted(len(prompts), 'prompt')})"
     )
-    controls = {
-        other: found.estimate
-        for other in measured.conditions
-        if other[0] not in (DISTILLED, FULL, NONE)
-        and other[1] == tokens
-        and (found := measured.closed_mean(other, prompts)) is not None
-    }
-    if controls:
-        best = max(controls, key=controls.__getitem__)
-        text += f"; the best control of as many rows, {best[0]}, closes {controls[best]:.0%}"
-    right = [measured.right.mean(where) for where in (place, (FULL, 0.0, 0.0), (NONE, 0.0, 0.0))]
+    best = _best_control(measured, tokens, prompts)
+    control, more = (
+        (None, None)
+        if best is None
+        else (measured.closed_mean(best, prompts), measured.closed_more(place, best, prompts))
+    )
+    if best is not None and control is not None and more is not None:
+        text += (
+            f"; the best control of as many rows, {best[0]}, closes {control:.0%}, by prompt {more:.0%} less"
+        )
+    right = [measured.mean(measured.right, where) for where in (place, (FULL, 0.0, 0.0), (NONE, 0.0, 0.0))]
     if all(right):
         own, whole, none = (value.estimate for value in right if value is not None)
         text += f". Of the strings that a right answer holds, {own:.0%} are there (whole {whole:.0%}, none {none:.0%})"
@@ -63,7 +90,7 @@ def conditions_table(measured: Measured) -> Table:
             int(place[2]) or "",
             measured.closed(place),
             *(
-                getattr(measured, name).mean(place)
+                measured.mean(getattr(measured, name), place)
                 for name in ("divergence", "equal_tokens", "form", "right", "rows")
             ),
         ]
@@ -82,7 +109,7 @@ def conditions_table(measured: Measured) -> Table:
             "Rows of the whole prompt",
         ),
         rows,
-        "Every condition. Over the sealed questions of all system prompts; 95% bootstrap intervals over questions in "
+        "Every condition. Over the sealed questions of all system prompts; 95% intervals over prompts in "
         "small print.",
     ).filled()
 

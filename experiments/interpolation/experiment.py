@@ -54,6 +54,11 @@ class Interpolation:
     """Positions on the paths to random rows, their end 1 among them."""
 
     @property
+    def asked_items(self) -> list[str]:
+        """Both prompts of each pair, for the ledger of sealed sets."""
+        return [f"{pair['first']} / {pair['second']}" for pair in self.pairs]
+
+    @property
     def chosen(self) -> dict[str, dict[str, Any]]:
         """The methods that are not left out."""
         return {way: dict(options) for way, options in self.ways.items() if options is not None}

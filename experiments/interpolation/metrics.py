@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from embedspace.metrics import STRAIGHT_WIDTH, Condition, Measure, SentenceSimilarity, Transition
+from embedspace.metrics import MIN_STEPS, STRAIGHT_WIDTH, Condition, Measure, SentenceSimilarity, Transition
 from embedspace.runs import Record, by_tags
 
 FIRST, SECOND = "first", "second"
@@ -89,7 +89,7 @@ class Walks:
     def _transitions(self) -> Iterator[tuple[Condition, int, float]]:
         for path in self.paths:
             for pair, curve in self._differences(path):
-                transition = Transition.of(curve)
+                transition = Transition.of(curve) if len(curve) > MIN_STEPS else None
                 if transition is not None:
                     yield from ((place, pair, value) for place, value in _quantities(transition, path))
                 middle = min(curve, key=lambda t: abs(t - 0.5))
@@ -138,7 +138,11 @@ def _distances(records: Sequence[Record], ways: Sequence[str]) -> Measure:
 def _similarities(records: Sequence[Record], ways: Sequence[str]) -> Measure:
     """Similarity of the answers on the path, the ends included, to the ends' answers."""
     ends = {place: found[0].text for place, found in by_tags(records, "pair", "end").items()}
-    given = [(path, t, pair, record.text) for path, t, pair, record in _walked(records, ways) if record.text]
+    given = [
+        (path, t, pair, record.text)
+        for path, t, pair, record in _walked(records, ways)
+        if record.finish_reason != "scored"
+    ]  # an empty answer is like neither end's
     for (pair, side), text in ends.items():
         # Zero-padded prompts have other ends.
         paths = [*ways, RANDOM] if side == FIRST else ways
@@ -170,6 +174,9 @@ def _leaving(records: Sequence[Record], ways: Sequence[str]) -> Measure:
     measured: list[tuple[Condition, int, float]] = []
     for (path, pair, _), curve in curves.items():
         kept = {t: value for t, value in curve.items() if t in shared}
-        if pair in starts and 1.0 in kept and (transition := Transition.of(kept | {0.0: starts[pair]})):
+        if pair not in starts or 1.0 not in kept:
+            continue
+        whole = kept | {0.0: starts[pair]}
+        if len(whole) > MIN_STEPS and (transition := Transition.of(whole)):
             measured += [(place, pair, value) for place, value in _quantities(transition, path)]
     return Measure.of(measured)

@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from embedspace.metrics import MIN_ITEMS, STRAIGHT_WIDTH, Interval, Measure
+from embedspace.metrics import MIN_ITEMS, MIN_STEPS, STRAIGHT_WIDTH, Interval, Measure, holm
 from embedspace.reporting import Cell, Figure, Table, counted, effect_cells, line_figure, lines_of, unsigned
 from experiments.interpolation.metrics import COPIED, FIRST, RANDOM, SECOND, STRAIGHT, Walks
 
-Course = Literal["too few", "switch", "path", "neither", "slower"]
+Course = Literal["too few", "switch", "path", "neither", "slower", "not told"]
+STRAIGHT_MARGIN = 0.1
+"""Difference of a width from that of a straight line that does not matter: a course is called a path only where the
+whole interval lies within it."""
 
 _NAMES: dict[Course, str] = {
     "switch": "A switch, not a path",
     "path": "A path, not a switch",
     "neither": "Neither a path nor a switch",
     "slower": "Slower than a path",
+    "not told": "Whether it is a path cannot be told",
 }
 _PLAINLY: dict[Course, str] = {
     "switch": "Between two prompts the answer switches",
     "path": "Between two prompts the answer changes as gradually as a straight line",
     "neither": "Between two prompts the answer changes faster than a straight line, and does not switch",
     "slower": "Between two prompts the answer changes more slowly than a straight line",
+    "not told": "Whether the answer changes as gradually as a straight line cannot be told",
 }
 
 
@@ -48,12 +53,13 @@ def _course(width: Interval) -> Course:
     """What the mean width of the transitions says, by its interval."""
     if width.items < MIN_ITEMS:
         return "too few"
-    low, high = (width.low, width.high) if width.known else (width.estimate, width.estimate)
-    if high < STRAIGHT_WIDTH / 2:
+    if width.high < STRAIGHT_WIDTH / 2:
         return "switch"
-    if round(low, 6) <= STRAIGHT_WIDTH <= round(high, 6):
+    if width.low >= STRAIGHT_WIDTH - STRAIGHT_MARGIN and width.high <= STRAIGHT_WIDTH + STRAIGHT_MARGIN:
         return "path"
-    return "neither" if low < STRAIGHT_WIDTH else "slower"
+    if width.high < STRAIGHT_WIDTH:
+        return "neither"
+    return "slower" if width.low > STRAIGHT_WIDTH else "not told"
 
 
 def finding(walks: Walks) -> str:
@@ -63,7 +69,10 @@ def finding(walks: Walks) -> str:
         walks.transitions.mean((quantity, way)) for quantity in ("width", "begin", "middle", "end", "slope")
     )
     if not (width and begin and middle and end and slope):
-        return "Too few answers were recorded to follow a path between prompts."
+        return (
+            "Too little was recorded to follow a path between prompts: a transition needs answers to both ends at "
+            f"{MIN_STEPS} steps or more."
+        )
     pairs, course = counted(width.items, "pair"), _course(width)
     said = f"{pairs} cannot tell a path from a switch" if course == "too few" else _NAMES[course]
     measure = "likelihood" if walks.likelihood else "similarity of the answers given"
@@ -118,17 +127,26 @@ def effects_table(walks: Walks) -> Table:
             for quantity in ("width", "middle", "nearer answer", "distance")
         ),
     ]
+    effects = {
+        each: effect
+        for each in compared
+        if (effect := walks.transitions.effect((each[0], each[1]), (each[0], each[2]))) is not None
+    }
     rows: list[list[Cell]] = [
-        [f"{after} against {before}", quantity, *cells]
-        for quantity, before, after in compared
-        if (cells := effect_cells(walks.transitions, (quantity, before), (quantity, after)))
+        [
+            f"{after} against {before}",
+            quantity,
+            *effect_cells(walks.transitions, (quantity, before), (quantity, after)),
+        ]
+        for quantity, before, after in effects
     ]
+    adjusted = holm([effect.p_value for effect in effects.values()])
     return Table(
-        ("Compared", "In", "Difference", "Effect size", "p"),
-        rows,
+        ("Compared", "In", "Difference", "Effect size", "p", "p, Holm"),
+        [[*row, f"{p_value:.2g}"] for row, p_value in zip(rows, adjusted, strict=True)],
         "Methods compared pair by pair. Mean difference with its 95% interval, effect size (mean over standard "
-        "deviation of the differences) and p-value (Wilcoxon's signed-rank test, not corrected for the number of "
-        "comparisons).",
+        "deviation of the differences) and p-value (Wilcoxon's signed-rank test), alone and corrected for all "
+        "comparisons of this table (Holm).",
     )
 
 

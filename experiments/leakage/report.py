@@ -20,9 +20,11 @@ at rest, restrict who may read it, and delete it when the text would have to be 
 
 The transforms of this toolkit do not protect the text either; none was designed to. The table shows the share of a
 text's distinct tokens (ignoring letter case and spaces) that an attacker with the model's table recovers after each
-transform, over {texts} questions and `{model}`, with 95% bootstrap intervals. *Another text's* is the share of a
+transform, over {texts} questions and `{model}`, with 95% intervals. *Another text's* is the share of a
 different text's tokens that are among those recovered: the chance level. *Tokens in place* is the share of rows that
-are read as their original token.
+are read as their original token. These are shares of what is there to be found (recall); how much of what an attacker
+names is right (precision) is not counted, so one that names many tokens does well, and only the distance from another
+text's share says how much.
 
 - *nearest* is `space.read`: the row of highest cosine, after the vocabulary's mean is removed.
 - *estimates the shift* knows that all rows were moved by one unknown vector, and estimates the vector and the
@@ -38,9 +40,10 @@ are read as their original token.
 The noise level is the norm of the noise, in units of the root mean square distance of the vocabulary's rows from
 their mean. Style shifts have the norm that is given (the vocabulary's rows have a norm of about 3.2). Tokens that are
 *not* recovered here are not safe. No attacker of this table sees more than one prompt of a sender, none tries likely
-texts (the projector is public, so whoever guesses the text obtains exactly its soft tokens), and none trains on pairs
-of texts and vectors. Each of these recovers more. Compression by leaving rows out hides the rows that it leaves
-out, and nothing else.
+texts (the projector is public, so whoever guesses the text obtains exactly its soft tokens), none trains on pairs
+of texts and vectors, and none lets a model fill in what is missing. Each of these recovers more. Compression by leaving
+rows out was attacked by reading the rows that are left alone: how much of the rest can be guessed from them is not
+measured.
 
 Made by `python experiments/run.py experiment=leakage`: {origin}.
 """

@@ -71,6 +71,11 @@ class SoftTokens:
             if len(sentences) < 2:
                 raise ValueError(f"shuffling takes at least two sentences of the kind {kind!r}")
 
+    @property
+    def asked_items(self) -> list[str]:
+        """The sentences of all kinds, for the ledger of sealed sets."""
+        return [sentence for sentences in self.kinds.values() for sentence in sentences]
+
     def cases(self, space: EmbeddingSpace) -> Iterator[Case]:
         """Every condition for every sentence, what is answered first, so that an engine can batch it."""
         main, *others = self._projectors(space).items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from embedspace.metrics import Interval, Measure
+from embedspace.metrics import Interval, Measure, standing
 from embedspace.projector import CONDITIONS
 from embedspace.reporting import (
     Answer,
@@ -82,14 +82,25 @@ class SoftTokenReport:
             return ""
         share = self._scores.gap_closed()
         control = "nothing" if self._scores.better_control == "nothing" else "another sentence's soft tokens"
-        if share.estimate <= 0:
-            return (
-                f"A sentence's own soft tokens tell the model no more about it than {control} "
-                f"({counted(share.items, 'sentence')})."
-            )
+        count = counted(share.items, "sentence")
+        if self._scores.mean("text") >= self._scores.mean(self._scores.better_control):
+            return f"The text itself tells the model no more about a sentence than {control} ({count})."
+        match standing(share):
+            case "above":
+                return (
+                    f"From a sentence's own soft tokens the model reads {share.estimate:.0%} of what the text itself "
+                    f"would tell it, measured from {control}, the better control ({count})."
+                )
+            case "below":
+                return f"A sentence's own soft tokens tell the model less about it than {control} ({count})."
+            case "too few":
+                return (
+                    f"On {count} the model reads {share.estimate:.0%} from soft tokens of what the text itself would "
+                    f"tell it, measured from {control}, the better control: too few to say how it is on others."
+                )
         return (
-            f"From a sentence's own soft tokens the model reads {share.estimate:.0%} of what the text itself would "
-            f"tell it, measured from {control}, the better control ({counted(share.items, 'sentence')})."
+            f"On {count} it cannot be told whether a sentence's own soft tokens tell the model more about it than "
+            f"{control}."
         )
 
     @cached_property

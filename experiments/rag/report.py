@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedspace.metrics import Interval, Measure
+from embedspace.metrics import Interval, Measure, standing
 from embedspace.reporting import (
     Answer,
     Cell,
@@ -65,11 +65,24 @@ class RagReport:
         share = scores.gap_closed()
         control = "no context" if scores.better_control == "nothing" else "another question's passages"
         asked = counted(share.items, "question")
-        if share.estimate <= 0:
-            return f"As soft tokens, passages make the right answer no likelier than {control} ({asked})."
+        if scores.mean("text") >= scores.mean(scores.better_control):
+            return f"As text, passages make the right answer no likelier than {control} ({asked})."
+        match standing(share):
+            case "above":
+                return (
+                    f"As soft tokens, passages give {share.estimate:.0%} of what their text gives for the right "
+                    f"answer, measured from {control}, the better control ({asked})."
+                )
+            case "below":
+                return f"As soft tokens, passages make the right answer less likely than {control} ({asked})."
+            case "too few":
+                return (
+                    f"On {asked}, passages as soft tokens give {share.estimate:.0%} of what their text gives for the "
+                    f"right answer, measured from {control}, the better control: too few to say how it is on others."
+                )
         return (
-            f"As soft tokens, passages give {share.estimate:.0%} of what their text gives for the right answer, "
-            f"measured from {control}, the better control ({asked})."
+            f"On {asked} it cannot be told whether passages as soft tokens make the right answer likelier than "
+            f"{control}."
         )
 
     @property
@@ -80,7 +93,7 @@ class RagReport:
     def _finding(self) -> str:
         count = self.counts[0]
         parts = []
-        if found := self.measured.found.mean((TEXT, count)):
+        if found := self.measured.found.share((TEXT, count)):
             parts.append(f"{found.estimate:.0%} of questions find their passage among the first {count}")
         if scores := self.measured.scores(count):
             recovered = scores.gap_closed()
@@ -142,11 +155,11 @@ class RagReport:
             [
                 form,
                 count or "",
-                measured.found.mean((form, count)) if count else None,
+                measured.found.share((form, count)) if count else None,
                 measured.rows.mean((form, count)),
                 measured.likelihood.mean((form, count)),
                 measured.kept((form, count)) if form != NONE else None,
-                measured.quality.mean((form, count)),
+                measured.quality.share((form, count)),
                 measured.first.mean((form, count)),
             ]
             for form, count in self.conditions
@@ -157,7 +170,7 @@ class RagReport:
                 "Share of the text's gain", self._quality.capitalize(), "First token, ms",
             ),
             rows,
-            "Every form of the passages. Means over questions; 95% bootstrap intervals in small print. The share is "
+            "Every form of the passages. Means over questions; 95% intervals in small print. The share is "
             "of the likelihood gain for the right answer that the same passages give as text, over no context.",
         ).filled()  # fmt: skip
 

@@ -97,6 +97,7 @@ def kill_row(path: Path, kills: int) -> Row:
         f"{entries:,} entries, {reported:,} of which a writer had reported as stored before it was killed; the file is "
         + ("sound" if sound else "damaged"),
         right == entries and not lost and sound and killed == kills and reported > 0,
+        "no entry lost that was reported as stored, none wrong",
     )
 
 
@@ -128,6 +129,7 @@ def damage_row(path: Path, damaged: int) -> Row:
         f"{counts['refused']} files refused at opening with a clear error, {counts['another error']} with another "
         f"error. Made: {listed(made)}; of these, not every entry came back: {listed(incomplete)}",
         not (counts["wrong"] or counts["another error"]),
+        "no wrong entry and no unclear error; entries may be missed",
     )
 
 

@@ -88,8 +88,8 @@ PARTS: Mapping[str, Callable[[Soak, Path], Iterator[Row]]] = {
 def as_markdown(rows: Sequence[Row]) -> str:
     """A table of counts."""
     return markdown_table(
-        ("injected", "result", "holds", "details"),
-        ((row.what, row.counted, "yes" if row.holds else "**no**", row.detail) for row in rows),
+        ("injected", "result", "required", "holds", "details"),
+        ((row.what, row.counted, row.claim, "yes" if row.holds else "**no**", row.detail) for row in rows),
     )
 
 
@@ -103,7 +103,8 @@ def as_page(table: str, origin: Mapping[str, Any], soak: Soak) -> str:
         "of a small HTTP server that answers each prompt with a digest of it, since a real model's server cannot "
         "be made to fail on demand; the experiment that is killed is a real one and uses the same server. Cache "
         "entries are compared bit for bit with the same prompts built again: a damaged file may lose entries or "
-        "be refused, but must never return a wrong one. For the gateway, hypothesis chooses the damage: a payload must "
+        "be refused, but must never return a wrong one. *Holds* is about what is *required*, and nothing else: see the "
+        "result for entries that were missed. For the gateway, hypothesis chooses the damage: a payload must "
         "be refused or read as torch reads it, and what screens a body must find every text in it. "
         f"Made by `make soak` ({', '.join(soak.measured)}) with `{soak.model}`, Python {origin['python']} and openai "
         f"{origin['packages']['openai']}: {describe_origin(origin)}. "

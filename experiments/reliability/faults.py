@@ -40,6 +40,7 @@ def fault_rows(folder: Path, prompts: int, faults: int) -> Iterator[Row]:
         counts.in_words(),
         f"{listed(proxy.made)}. Sent again, by what came before: {listed(outcome.retries)}",
         counts.clean and proxy.made == wanted,
+        "each once and right",
     )
 
 

@@ -110,6 +110,7 @@ def payload_row(examples: int) -> Row:
         f"{counts['refused']:,} refused, {wrong} read in another way than torch reads them",
         listed(counts),
         not wrong,
+        "refused, or read as torch reads it",
     )
 
 
@@ -169,6 +170,7 @@ def body_row(examples: int) -> Row:
         f"{counts['taken apart']:,} taken apart, {counts['refused']:,} refused, {missed} with an unscreened text",
         listed(counts),
         not missed,
+        "refused, or every text screened",
     )
 
 
@@ -212,6 +214,7 @@ def request_row(model: str, examples: int) -> Row:
         f"{failures} failures, and a good request afterwards was answered with {served}",
         listed(counts),
         not failures and served == 200,
+        "answered with an error, and the next request served",
     )
 
 

@@ -42,6 +42,7 @@ def kill_rows(folder: Path, model: str, kills: int, questions: int) -> Iterator[
         f"{len(expected)} records, killed when there were {', '.join(moments)}; the rest is the same as that of an "
         "uninterrupted run",
         counts.clean and len(moments) == kills,
+        "each once and right",
     )
 
 

@@ -52,4 +52,5 @@ def flat(name: str, stream: Iterable[object], total: int, most_growth_mb: float)
         f"{late - early:+.0f} MB".replace("-", "\u2212"),
         f"peak of {early:.0f} MB over the first fifth, {late:.0f} MB over the rest; {count / seconds:,.0f} a second",
         count == total and late - early <= most_growth_mb,
+        f"all prompts, growth of at most {most_growth_mb:g} MB",
     )

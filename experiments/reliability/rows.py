@@ -17,6 +17,8 @@ class Row:
     detail: str
     holds: bool
     """Whether the count is as required."""
+    claim: str
+    """What is required."""
 
 
 @dataclass(frozen=True)

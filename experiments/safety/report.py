@@ -81,7 +81,9 @@ def evidence(guard: SafetyFilter, measured: Mapping[str, MethodScores]) -> str:
         "## Calibration\n",
         f"The threshold {guard.threshold:.3f} was found on {calibration.prompts} benign texts for a rate of at most "
         f"{calibration.rate:g}; its true rate lies between {calibration.low:.4f} and {calibration.high:.4f} with 95% "
-        "confidence. The first table gives the share that it refuses of as many fresh texts of the same sources.\n",
+        "confidence, for texts that are exchangeable with those; the share of benign texts of sealed sources that it "
+        f"refuses is {1 - own.allowed(guard.threshold).estimate:.1%}. The first table gives the share that it refuses "
+        "of as many fresh texts of the same sources.\n",
     ])  # fmt: skip
 
 

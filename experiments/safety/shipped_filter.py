@@ -13,12 +13,12 @@ from experiments.safety.data import Example, examples, sources, training
 from experiments.safety.packages import PINS
 
 SEALED = (
-    "Whole sources were set aside before any result was looked at. No features, weights or patterns were chosen "
-    "on them, and training texts that are near duplicates of theirs were left out. Earlier filters were "
-    "evaluated on most of them, on some sources twice. Later changes were chosen on other sources only, but with "
-    "the names of the sealed sources and the earlier totals known; this project's benign patterns on shells, "
-    "security reports and customers' roles were written with that knowledge. Four sealed sources were added "
-    "before this filter was made, and are evaluated here for the first time."
+    "No features, weights or thresholds were fitted to their texts, and training texts that are near duplicates "
+    "of theirs were left out. Most of these sources are not held out all the same: earlier filters were evaluated "
+    "on them, on some twice, and later changes were made with their names and those totals known; this project's "
+    "benign patterns on shells, security reports and customers' roles were written with that knowledge. Four "
+    "sources were added before this filter was made and are evaluated here for the first time: only their figures "
+    "are of data that could not steer it."
 )
 LIMITS = (
     "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads each row as "

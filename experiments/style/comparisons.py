@@ -16,6 +16,8 @@ class InstructionComparison:
     """A vector against the instruction, on one side of a style; strength is the judge's log-odds of that side."""
 
     side: str
+    place: Condition
+    """Of the vector's answers."""
     vector: Interval
     instruction: Interval
     unshifted: Interval
@@ -95,7 +97,7 @@ class InstructionComparison:
         )
         shared = _shared(strength, place, sign)
         return cls(
-            side, vector, instruction, unshifted, _known(strength.change(asked, place)), verdict,
+            side, place, vector, instruction, unshifted, _known(strength.change(asked, place)), verdict,
             strength.effect(asked, place),
             measured.perplexity_ratio(UNSHIFTED, place), measured.perplexity_ratio(asked, place),
             measured.topic.share(place), measured.topic.share(asked), measured.topic.share(UNSHIFTED),

@@ -102,6 +102,11 @@ class Style:
         return self.questions[: self.asked_questions]
 
     @property
+    def asked_items(self) -> Sequence[str]:
+        """The questions, for the ledger of sealed sets."""
+        return self.asked
+
+    @property
     def best(self) -> str:
         """The vector in question."""
         return self.methods[0] if self.optimised is None else OPTIMISED

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from embedspace.metrics import (
     SentenceSimilarity,
     StyleJudge,
     log_odds,
+    mean_interval,
+    share_interval,
 )
 from embedspace.runs import Record
 
 PLAIN, INSTRUCTION, FLUENCY = "plain", "instruction", "fluency"
 """The question as it is; with the instruction before it; and the plain question after which answers are scored."""
 UNSHIFTED: Condition = (PLAIN, 0.0)
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Measured:
     nll: Measure
     """Negative log-likelihood of the answer after the plain question under the unshifted model, nats per token."""
     topic: Measure
-    """1 where the answer is more similar in meaning to its own question than to every other one, else 0."""
+    """1 where the answer is more similar in meaning to its own question than to every other one, else 0; an answer that
+    is empty or only repeats the question is not."""
     nearness: Measure
     """Cosine similarity of an answer to its question, less the mean of that to the other questions."""
     variety: Measure
@@ -59,6 +64,8 @@ class Measured:
     """Length of the prompt."""
     unchanged: Measure
     """1 where the answer is that to the unshifted question, word for word, else 0."""
+    empty: Measure
+    """1 where the answer has no text, else 0; such answers have no style and no likelihood."""
 
     @classmethod
     def of(
@@ -73,7 +80,9 @@ class Measured:
         odds = Measure.of(
             (*_place(record), log_odds(record.scores, *openings)) for record in asked if record.scores
         )
-        answered = [record for record in asked if record.text.strip()]
+        given = [record for record in asked if record.finish_reason != "scored"]
+        answered = [record for record in given if record.text.strip()]
+        silent = [record for record in given if not record.text.strip()]
         encoder, texts = SentenceSimilarity(), [record.text for record in answered]
         style = StyleJudge.trained(encoder, judge).log_odds(texts) if answered else []
         similarity = encoder.vectors(texts) @ encoder.vectors(questions).T if answered else np.zeros((0, 0))
@@ -87,12 +96,30 @@ class Measured:
             odds,
             measured(style),
             Measure.of(_nll(records)),
-            measured(value == row.max() for value, row in zip(own, similarity, strict=True)),
+            Measure.of(
+                [
+                    *(
+                        (
+                            *_place(record),
+                            float(value == row.max() and not echoes(record.text, questions[place])),
+                        )
+                        for record, value, row in zip(answered, own, similarity, strict=True)
+                        for place in [_place(record)[1]]
+                    ),
+                    *((*_place(record), 0.0) for record in silent),
+                ]
+            ),
             measured(value - _others(value, row) for value, row in zip(own, similarity, strict=True)),
-            measured(map(variety, texts)),
+            Measure.of(
+                [
+                    *((*_place(record), variety(record.text)) for record in answered),
+                    *((*_place(record), 0.0) for record in silent),
+                ]
+            ),
             measured(len(record.token_ids) or len(record.text.split()) for record in answered),
             Measure.of((*_place(record), float(record.rows)) for record in asked),
             measured(record.text == plain.get(_place(record)[1]) for record in answered),
+            Measure.of((*_place(record), float(not record.text.strip())) for record in given),
         )
 
     @property
@@ -118,18 +145,30 @@ class Measured:
         fields = {name: _pooled(measure, names) for name, measure in vars(self).items()}
         return replace(self, **fields)
 
-    def usable(self, place: Condition, limits: Limits) -> bool:
+    def usable(self, place: Condition, limits: Limits) -> Usable:
         """Whether the answers are fluent, about their questions, and no loops."""
-        ratio = self.perplexity_ratio(UNSHIFTED, place)
-        if ratio is not None and ratio.estimate > limits.perplexity:
-            return False
-        for measure, least in ((self.topic, limits.topic), (self.variety, limits.variety)):
-            kept, whole = measure.mean(place), measure.mean(UNSHIFTED)
-            if kept is None or whole is None or kept.estimate < least * whole.estimate:
-                return False
-        return True
+        return min(self._within(place, limits), key=_USABLE.index)
 
-    def usable_range(self, path: Mapping[float, Condition], limits: Limits) -> tuple[float, float]:
+    def _within(self, place: Condition, limits: Limits) -> Iterator[Usable]:
+        """For each limit, whether the answers keep it, by the intervals or by the estimates alone."""
+        ratio = self.perplexity_ratio(UNSHIFTED, place)
+        if ratio is not None:
+            yield _kept(ratio.high <= limits.perplexity, ratio.estimate <= limits.perplexity)
+        for measure, least in ((self.topic, limits.topic), (self.variety, limits.variety)):
+            kept, whole = measure.values.get(place, {}), measure.values.get(UNSHIFTED, {})
+            shared = sorted(kept.keys() & whole.keys())
+            if not shared:
+                yield "no"
+                continue
+            # At least that share of the unshifted answers' share: the paired differences must not be below 0.
+            more = mean_interval([kept[item] - least * whole[item] for item in shared])
+            equal = {kept[item] == whole[item] for item in shared} == {True}
+            certain = equal and share_interval(len(shared), len(shared)).low >= least
+            yield _kept(more.low >= 0 or certain, more.estimate >= 0)
+
+    def usable_range(
+        self, path: Mapping[float, Condition], limits: Limits, least: Usable = "by the intervals"
+    ) -> tuple[float, float]:
         """Lowest and highest strength of a path up to which the answers at all weaker ones are usable."""
         ends = []
         for sign in (-1, 1):
@@ -137,11 +176,32 @@ class Measured:
             for alpha in sorted((alpha for alpha in path if sign * alpha > 0), key=abs):
                 if path[alpha] not in self.judge_log_odds.values:
                     continue
-                if not self.usable(path[alpha], limits):
+                if _USABLE.index(self.usable(path[alpha], limits)) < _USABLE.index(least):
                     break
                 last = alpha
             ends.append(last)
         return ends[0], ends[1]
+
+
+Usable = Literal["no", "by the estimates", "by the intervals"]
+"""Whether answers keep limits: not, by point estimates alone, or by whole intervals."""
+_USABLE: tuple[Usable, ...] = get_args(Usable)
+
+
+def _kept(by_interval: bool, by_estimate: bool) -> Usable:
+    return "by the intervals" if by_interval else "by the estimates" if by_estimate else "no"
+
+
+def echoes(answer: str, question: str) -> bool:
+    """Whether an answer has fewer than three words that its question has not.
+
+    >>> echoes("Why is the sea salty? The sea is salty.", "Why is the sea salty?")
+    True
+    >>> echoes("Rivers carry salt into it.", "Why is the sea salty?")
+    False
+    """
+    new = {*_WORD.findall(answer.lower())} - {*_WORD.findall(question.lower())}
+    return len(new) < 3
 
 
 def variety(text: str) -> float:

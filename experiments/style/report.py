@@ -58,11 +58,28 @@ class StyleReport:
         if not self.comparisons:
             return self._openings() or "Too few answers were recorded to compare strengths of style."
         sentences = [self._sentence(comparison) for comparison in self.comparisons]
-        low, high = self.pooled.usable_range(self.paths[self.best], self.limits)
-        sentences.append(
-            f"Answers stay fluent and on topic for alpha in [{signed(low, 1)}, {signed(high, 1)}]."
-        )
-        return " ".join([*sentences, self._controls()]).strip()
+        sentences += [self._usable(), self._silent()]
+        return " ".join([*(sentence for sentence in sentences if sentence), self._controls()]).strip()
+
+    def _usable(self) -> str:
+        """Up to which strengths the answers keep the limits."""
+        path = self.paths[self.best]
+        shown = self.pooled.usable_range(path, self.limits)
+        estimated = self.pooled.usable_range(path, self.limits, "by the estimates")
+        text = f"Answers stay fluent and on topic for alpha in [{signed(shown[0], 1)}, {signed(shown[1], 1)}]"
+        if shown == estimated:
+            return f"{text}."
+        low, high = estimated
+        return f"{text} by the intervals, in [{signed(low, 1)}, {signed(high, 1)}] by the estimates alone."
+
+    def _silent(self) -> str:
+        """How many answers are empty, of the conditions that are compared."""
+        counts = {
+            comparison.side: sum(self.measured.empty.values.get(comparison.place, {}).values())
+            for comparison in self.comparisons
+        }
+        said = [f"{count:g} towards {side}" for side, count in counts.items() if count]
+        return f"Empty answers of {self.vector}, which have no style: {' and '.join(said)}." if said else ""
 
     def _openings(self) -> str:
         """The finding where openings were scored and nothing was answered."""
@@ -128,7 +145,8 @@ class StyleReport:
             ),
             "share on topic": (
                 "topic",
-                "Share of the answers that are more similar in meaning to their own question than to every other one.",
+                "Share of the answers that are more similar in meaning to their own question than to every other one, "
+                "and do more than repeat it.",
             ),
         }
         drawn = []
@@ -235,7 +253,7 @@ class StyleReport:
             rows,
             f"{self.vector[:1].upper()}{self.vector[1:]} against the instruction. Strength is the judge's log-odds of "
             "the side, in nats; the difference is that of the same questions, with Cohen's d of paired samples "
-            "and Wilcoxon's p. 95% bootstrap intervals in small print.",
+            "and Wilcoxon's p. 95% intervals in small print, of shares Wilson's.",
         ).filled()
 
     def usable_range_table(self) -> Table:
@@ -248,13 +266,15 @@ class StyleReport:
             ):
                 continue
             low, high = self.pooled.usable_range(path, limits)
-            rows.append([LABELS.get(name, name), signed(low, 1), signed(high, 1)])
+            least, most = self.pooled.usable_range(path, limits, "by the estimates")
+            rows.append([LABELS.get(name, name), *(signed(end, 1) for end in (low, high, least, most))])
         return Table(
-            ("Vector", "Lowest alpha", "Highest alpha"),
+            ("Vector", "Lowest alpha", "Highest alpha", "Lowest by estimates", "Highest by estimates"),
             rows,
             f"Usable range of strengths: perplexity at most {limits.perplexity:g} times that of the unshifted answers, "
             f"at least {limits.topic:.0%} of their share on topic, and at least {limits.variety:.0%} of their share of "
-            "different word bigrams, at all weaker strengths that were answered.",
+            "different word bigrams, at this and all weaker strengths that were answered. The limits are kept by whole "
+            "intervals; the last two columns go by point estimates.",
         )
 
     def places_table(self) -> Table:
@@ -266,8 +286,19 @@ class StyleReport:
             name, alpha = str(place[0]), float(place[1])
             asked = name == INSTRUCTION
             means = (
-                getattr(self.pooled, measure).mean(place)
-                for measure in ("odds", "judge_log_odds", "nll", "topic", "nearness", "variety", "length")
+                getattr(self.pooled, measure).share(place)
+                if measure in ("topic", "empty")
+                else getattr(self.pooled, measure).mean(place)
+                for measure in (
+                    "odds",
+                    "judge_log_odds",
+                    "nll",
+                    "topic",
+                    "nearness",
+                    "variety",
+                    "length",
+                    "empty",
+                )
             )
             rows.append(
                 [
@@ -291,10 +322,11 @@ class StyleReport:
                 "More similar to its question by",
                 "Different word bigrams",
                 "Tokens",
+                "Empty",
             ),
             rows,
-            "Every condition and strength. Means over questions (and seeds of controls); 95% bootstrap intervals in "
-            "small print.",
+            "Every condition and strength. Means over questions (and seeds of controls); 95% intervals in small print, "
+            "of shares Wilson's.",
         ).filled()
 
 

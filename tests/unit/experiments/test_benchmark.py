@@ -96,11 +96,12 @@ def test_the_prefixes_of_the_benchmark_are_long_enough_and_share_only_the_templa
     assert int((~same).nonzero()[0]) < 10
 
 
-def test_the_gain_of_a_known_prefix_is_taken_round_by_round():
+def test_the_gain_of_a_known_prefix_is_the_ratio_of_the_medians_that_are_shown():
     from experiments.benchmarks.prefix import Round, sooner
 
     row = sooner("first token", [Round(4.0, 0.5), Round(6.0, 1.0)])
-    assert row.ratio.estimate == pytest.approx(7.0)
+    assert row.ratio.estimate == pytest.approx(5.0 / 0.75)
+    assert row.ratio.values == (6.0, 8.0)
     assert "5.00 s cold, 0.75 s warm" in row.detail
 
 

@@ -85,8 +85,8 @@ def test_the_share_closed_and_the_strings_are_what_the_records_hold(space):
     assert 0 < measured.right.mean(place).estimate < 1
     (section,) = asked.analyse(records).sections
     assert section.verdict == (
-        "4 distilled rows bring the answers 75% of the way from no system prompt to the whole one "
-        f"({len(asked.chosen)} system prompts)."
+        "On 2 system prompts, 4 distilled rows bring the answers 75% of the way from those under no system prompt to "
+        "those under the whole one: too few to say what they do after others."
     )
     assert "4 distilled rows close 75%" in section.finding
     assert "the best control of as many rows, truncate, closes 50%" in section.finding

@@ -28,7 +28,7 @@ def experiment(**changes):
         "steps": STEPS,
         "answered_steps": [0.5],
         "random_seeds": [0, 1],
-        "random_steps": [0.5, 1.0],
+        "random_steps": [0.2, 0.4, 0.6, 0.8, 1.0],
     }
     return Interpolation(**{**values, **changes})
 
@@ -38,11 +38,12 @@ def recorded(cases, share, *, scored=True):
     for case in cases:
         tags, scores, text = case.tags, {}, ""
         t = float(tags.get("t", tags.get("end") == SECOND))
-        made = share(t) if tags.get("path") != RANDOM else 0.0
+        turned = share(t) ** (1 + 0.02 * int(tags["pair"]))  # no pair is as the other
+        made = turned if tags.get("path") != RANDOM else 0.0
         if scored and "path" in tags:
             wobble = 0.01 * int(tags["pair"])
             scores = {
-                FIRST: Score(-10 * (0.3 + 2 * share(t) + wobble), 10),
+                FIRST: Score(-10 * (0.3 + 2 * turned + wobble), 10),
                 SECOND: Score(-10 * (0.3 + 2 * (1 - made)), 10),
             }
         if case.answered:
@@ -85,8 +86,8 @@ def test_a_model_that_flips_is_called_a_switch_and_the_place_is_told(cases):
     assert found.verdict.startswith("Between two prompts the answer switches: ")
 
 
-def test_without_likelihoods_the_turn_is_read_from_the_answers(cases):
-    answered = [case for case in cases if case.answered]
+def test_without_likelihoods_the_turn_is_read_from_the_answers(smollm2):
+    answered = [case for case in experiment(answered_steps=STEPS).cases(smollm2) if case.answered]
     found = section(answered, lambda t: t, scored=False)
     assert "similarity of the answers given" in found.finding
     assert found.tables

@@ -122,8 +122,8 @@ def test_the_report_takes_the_better_control_and_counts_what_is_found(smollm2, f
     assert "recover 50% (n = 3) of the likelihood gain" in first.finding
     assert "by likelihood 100%" in first.finding
     assert first.verdict == (
-        "From a sentence's own soft tokens the model reads 50% of what the text itself would tell it, measured from "
-        "nothing, the better control (3 sentences)."
+        "On 3 sentences the model reads 50% from soft tokens of what the text itself would tell it, measured from "
+        "nothing, the better control: too few to say how it is on others."
     )
     assert "2 projectors" in curves.finding
     assert first.comparisons[0].answers[0].label == "Rows nearest to the soft tokens"
@@ -224,8 +224,8 @@ def test_the_report_tells_worth_and_price(smollm2, folder):
     assert f"over the better control, {SHUFFLED_SOFT} (n = 2)" in facts.finding
     assert "milliseconds to the first token: text 500" in facts.finding
     assert facts.verdict == (
-        "As soft tokens, passages give 33% of what their text gives for the right answer, measured from another "
-        "question's passages, the better control (2 questions)."
+        "On 2 questions, passages as soft tokens give 33% of what their text gives for the right answer, measured from "
+        "another question's passages, the better control: too few to say how it is on others."
     )
     assert facts.figures
     assert explanations.tables[0].rows

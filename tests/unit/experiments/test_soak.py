@@ -50,8 +50,12 @@ def small(page: Path) -> Soak:
 
 
 def test_the_page_says_what_was_counted_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soak, "fault_rows", lambda *_: [Row("20 prompts", "20 right", "429 3", True)])
-    monkeypatch.setattr(soak, "memory_rows", lambda *_: [Row("100 texts", "+1 MB", "in detail", True)])
+    monkeypatch.setattr(
+        soak, "fault_rows", lambda *_: [Row("20 prompts", "20 right", "429 3", True, "each once")]
+    )
+    monkeypatch.setattr(
+        soak, "memory_rows", lambda *_: [Row("100 texts", "+1 MB", "in detail", True, "each once")]
+    )
     page = tmp_path / "page.md"
     said = small(page).run(tmp_path / "out")
     assert str(page) in said
@@ -63,7 +67,9 @@ def test_the_page_says_what_was_counted_and_where(tmp_path: Path, monkeypatch: p
 def test_a_claim_that_does_not_hold_is_an_error_after_the_page_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soak, "fault_rows", lambda *_: [Row("20 prompts", "19 right, 1 lost", "", False)])
+    monkeypatch.setattr(
+        soak, "fault_rows", lambda *_: [Row("20 prompts", "19 right, 1 lost", "", False, "each once")]
+    )
     monkeypatch.setattr(soak, "memory_rows", lambda *_: [])
     with pytest.raises(ValueError, match="1 claims do not hold: 20 prompts"):
         small(tmp_path / "page.md").run(tmp_path)

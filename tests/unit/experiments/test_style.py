@@ -1,12 +1,15 @@
 """The style experiment asks what it says, and finds in records what was put there."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 
 from embedspace import EmbeddingSpace
 from embedspace.engines.base import Sampling
-from embedspace.metrics import Score
+from embedspace.metrics import Measure, Score
 from embedspace.runs.cases import AnswerOf
 from embedspace.runs.records import Record
 from experiments.style.experiment import Style
@@ -54,7 +57,9 @@ def recorded(cases, styled, *, nll=lambda place: 0.7, loops=()):
             }
         if case.answered:
             topic = QUESTIONS[tags["question"]]
-            text = {1: FORMAL, -1: CASUAL, 0: "{}"}[styled(place)].format(topic)
+            text = {1: FORMAL, -1: CASUAL, 0: "{} Most people do it without a second thought."}[
+                styled(place)
+            ].format(topic)
             text = "so it is and " * 12 if place in loops else text
         yield Record(
             key=case.key, choice=0, tags=tags, recipe=case.recipe, rows=len(case.prompt), sampling=Sampling(),
@@ -171,15 +176,50 @@ def test_the_strength_up_to_which_answers_are_usable_is_found(cases):
         return 3.0 if place == ("mean_difference", -2.0) else 0.7
 
     found = section(cases, nll=nll, loops=[("mean_difference", 2.0)])
-    assert "fluent and on topic for alpha in [\u22121.0, +1.0]" in found.finding
+    assert (
+        "on topic for alpha in [+0.0, +0.0] by the intervals, in [\u22121.0, +1.0] by the est"
+        in found.finding
+    )
     ranges = next(table for table in found.tables if table.columns[0] == "Vector")
-    assert {row[0]: row[1:] for row in ranges.rows}["PCA"] == ["\u22122.0", "+2.0"]
+    assert {row[0]: row[3:] for row in ranges.rows}["PCA"] == ["\u22122.0", "+2.0"]
 
 
 def test_a_strength_counts_only_where_all_weaker_ones_are_usable(cases):
     measured = experiment_measures(cases, loops=[("pca", 1.0)])
     path = {alpha: ("pca", alpha) for alpha in (-2.0, -1.0, 1.0, 2.0)}
-    assert measured.usable_range(path, Limits(1.5, 0.8, 0.8)) == (-2.0, 0.0)
+    assert measured.usable_range(path, Limits(1.5, 0.8, 0.8), "by the estimates") == (-2.0, 0.0)
+
+
+def test_a_strength_whose_interval_reaches_over_a_limit_is_usable_by_its_estimate_only():
+    plain, moved = ("plain", 0.0), ("pca", 1.0)
+    rng = np.random.default_rng(0)
+    nll = {plain: dict.fromkeys(range(40), 1.0), moved: dict(enumerate(1 + rng.normal(0.35, 0.4, 40)))}
+    ones = Measure({plain: dict.fromkeys(range(40), 1.0), moved: dict.fromkeys(range(40), 1.0)})
+    fields = dict.fromkeys(Measured.__dataclass_fields__, ones)
+    measured = Measured(**{**fields, "nll": Measure(nll)})
+    ratio = measured.perplexity_ratio(plain, moved)
+    assert measured.usable(moved, Limits(ratio.high + 0.01, 0.8, 0.8)) == "by the intervals"
+    assert measured.usable(moved, Limits(ratio.high - 0.01, 0.8, 0.8)) == "by the estimates"
+    assert measured.usable(moved, Limits(ratio.estimate - 0.01, 0.8, 0.8)) == "no"
+
+
+def test_an_empty_answer_and_an_echo_of_the_question_are_not_on_topic(cases):
+    records = list(recorded(cases, obeys))
+    records = [
+        replace(record, text=QUESTIONS[record.tags["question"]])
+        if record.tags["condition"] == PLAIN and record.tags["question"] < 3
+        else replace(record, text=" ")
+        if record.tags["condition"] == PLAIN and record.tags["question"] < 5 and record.text
+        else record
+        for record in records
+    ]
+    style = experiment()
+    measured = Measured.of(
+        records, QUESTIONS, (style.positive_openings, style.negative_openings), style.judge
+    )
+    topic = measured.topic.values[PLAIN, 0.0]
+    assert [topic[question] for question in range(12)] == [0.0] * 5 + [1.0] * 7
+    assert sum(measured.empty.values[PLAIN, 0.0].values()) == 2
 
 
 def test_perplexity_is_the_exponential_of_paired_nll(cases):
@@ -262,7 +302,7 @@ def test_what_decides_a_vector_decides_its_file(smollm2):
 def test_no_question_is_asked_twice_or_learnt_on():
     sets = [
         composed("experiment=style", f"data/style_questions={name}", "out=unused").data.style_questions
-        for name in ("development", "held_out")
+        for name in ("development", "held_out", "sealed")
     ]
     questions = [*sets[0].training, *(question for found in sets for question in found.asked)]
     assert len(set(questions)) == len(questions)

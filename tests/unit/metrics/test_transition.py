@@ -32,7 +32,7 @@ def test_units_shift_and_scale_of_the_measure_do_not_matter():
     assert moved.slope == pytest.approx(plain.slope)
 
 
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=12))
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=12))
 def test_any_curve_that_ends_higher_has_its_positions_in_order_and_on_the_axis(between):
     values = [-1.0, *between, 1.0]
     turn = Transition.of({float(position): value for position, value in enumerate(values)})
@@ -41,9 +41,10 @@ def test_any_curve_that_ends_higher_has_its_positions_in_order_and_on_the_axis(b
 
 
 def test_a_curve_that_ends_where_it_began_has_no_turn():
-    assert Transition.of({0.0: 1.0, 0.5: 3.0, 1.0: 1.0}) is None
+    assert Transition.of({0.0: 1.0, 0.25: 2.0, 0.5: 3.0, 0.75: 2.0, 1.0: 1.0}) is None
 
 
-def test_one_position_is_refused():
-    with pytest.raises(ValueError, match="at least two positions"):
-        Transition.of({0.0: 1.0})
+@pytest.mark.parametrize("positions", [1, 2, 4])
+def test_fewer_than_four_steps_are_refused(positions):
+    with pytest.raises(ValueError, match=f"at least 5 positions of a curve, got {positions}"):
+        Transition.of({float(position): float(position) for position in range(positions)})
