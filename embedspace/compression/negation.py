@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from embedspace.compression.text_units import Units, ends_clause, is_limit
 
@@ -44,6 +45,7 @@ _LIGHT = frozenset(
 _EXCEPTIONS = ("other than", "rather than")
 
 
+@lru_cache(8192)
 def is_negation(text: str) -> bool:
     """Whether a unit negates or restricts what is said.
 

@@ -316,6 +316,7 @@ def _unspaced() -> tuple[regex.Pattern[str], regex.Pattern[str]]:
     )
 
 
+@lru_cache(8192)
 def has_digit(text: str) -> bool:
     """Whether a text has a digit of any script in it."""
     return any(map(str.isdecimal, text))
