@@ -109,7 +109,8 @@ class SourceScores:
         while True:
             exceeded = np.cumsum(shares[:, sources[:highest]], axis=1) > rate + 1e-9
             if highest == len(scores) or exceeded[:, -1].all():
-                return scores[order][exceeded.argmax(axis=1)]
+                found: np.ndarray = scores[order][exceeded.argmax(axis=1)]
+                return found
             highest = min(len(scores), 2 * highest)
 
     def _recalls(

@@ -92,7 +92,13 @@ def _recall_difference(rng: Generator, units: int) -> Interval:
     benign = {f"b{number}": rng.normal(0, 1, 60) for number in range(_BENIGN_SOURCES)}
     weak = {f"a{number}": rng.normal(mean, 1, _TEXTS) for number, mean in enumerate(hard)}
     strong = {name: scores + more for (name, scores), more in zip(weak.items(), better, strict=True)}
-    return recall_difference(SourceScores(strong, benign), SourceScores(weak, benign), _RATE)
+    own, other = (
+        SourceScores(
+            *({name: scores.tolist() for name, scores in side.items()} for side in (attacks, benign))
+        )
+        for attacks in (strong, weak)
+    )
+    return recall_difference(own, other, _RATE)
 
 
 def _true_recall_difference() -> float:

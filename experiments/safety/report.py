@@ -71,6 +71,7 @@ def evidence(guard: SafetyFilter, measured: Mapping[str, MethodScores]) -> str:
     """All figures, in Markdown."""
     own, calibration = measured[SHIPPED], guard.calibration
     assert calibration is not None
+    assert guard.threshold is not None
     return "\n".join([
         "## The filter at its threshold\n", _headline_table(guard, own),
         "## Compared with simpler methods\n", _methods_table(measured),
