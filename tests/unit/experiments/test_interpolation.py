@@ -93,9 +93,9 @@ def test_without_likelihoods_the_turn_is_read_from_the_answers(smollm2):
     assert found.tables
 
 
-def test_too_few_records_are_said_to_be_too_few(cases):
+def test_too_few_records_are_said_to_be_too_little(cases):
     (empty,) = experiment().analyse([]).sections
-    assert "Too few" in empty.finding
+    assert "Too little" in empty.finding
     assert empty.verdict == ""
 
 
