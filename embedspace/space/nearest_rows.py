@@ -29,7 +29,7 @@ class TokenMatches:
     ids: Int[Tensor, " rows"]
     """The token whose embedding the row is, or else the nearest token."""
     exact: Bool[Tensor, " rows"]
-    """Whether the row equals the token's embedding, up to rounding to bfloat16."""
+    """Whether the row equals the token's embedding in every column, up to rounding to bfloat16 or float16."""
 
 
 def token_ids(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
@@ -43,18 +43,21 @@ def token_ids(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> I
 
 
 def match_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -> TokenMatches:
-    """The token of each row, and whether the row is exactly that token's embedding; of tokens with the same embedding
-    the first.
+    """The token of each row, and whether the row is exactly that token's embedding.
 
-    Rows of the table, also when cast to bfloat16, are found by a hash in log(vocabulary) each; only the others are
-    compared with the vocabulary, by :func:`nearest_tokens`.
+    A row that equals an embedding in every column is read as its token, and as the one with the lowest id where several
+    tokens have that embedding, as tokens that were never trained often do: nothing tells those apart. Else it is read
+    as the first token whose embedding it is after rounding to bfloat16 or float16, else as the nearest.
+
+    Rows of the table, also when cast to those types, are found by a hash in log(vocabulary) each: a few columns say
+    where to look, and all are compared. Only the others are compared with the vocabulary, by :func:`nearest_tokens`.
 
     >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
     >>> rows = space.embed(" cat").vectors.float()
     >>> match_tokens(space, torch.cat([rows, 1.1 * rows])).exact
     tensor([ True, False])
     """
-    rows = vectors.detach().cpu().bfloat16()
+    rows = vectors.detach().cpu()
     hashes, owners = _hashed_table(space)
     wanted = _hash(rows)
     places = torch.searchsorted(hashes, wanted)
@@ -64,9 +67,12 @@ def match_tokens(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden"]) -
         left = left[places[left] < len(hashes)]
         left = left[hashes[places[left]] == wanted[left]]
         found = owners[places[left]]
-        same = (space.table.lookup(found.tolist()).bfloat16() == rows[left]).all(dim=1)
+        own = space.table.lookup(found.tolist())
+        same = (own == rows[left]).all(dim=1)
         ids[left[same]], exact[left[same]] = found[same], True
-        left = left[~same]
+        left, found, own = left[~same], found[~same], own[~same]
+        close = (_rounded(own) == _rounded(rows[left])).all(dim=1) & ~exact[left]
+        ids[left[close]], exact[left[close]] = found[close], True
         places[left] += 1  # rows that are equal in the hashed columns stand side by side
     if not bool(exact.all()):
         ids[~exact] = nearest_tokens(space, vectors[~exact.to(vectors.device)])
@@ -134,14 +140,14 @@ def nearest_distances(space: EmbeddingSpace, vectors: Float[Tensor, "rows hidden
 def _hashed_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
     """Sorted hashes of the table's distinct rows and the first token of each; computed once for each space."""
     if space not in _HASHES:
-        hashes = torch.cat([_hash(chunk.bfloat16()) for chunk in space.table.chunks()])
+        hashes = torch.cat([_hash(chunk) for chunk in space.table.chunks()])
         order = hashes.argsort(stable=True)
         hashes = hashes[order]
         repeated = torch.zeros(len(hashes), dtype=torch.bool)
         repeated[1:] = hashes[1:] == hashes[:-1]
         repeated[:-1] |= repeated[1:].clone()
         # Of tokens with the same row, as those that were never trained have it, only the first is searched.
-        rows = space.table.lookup(order[repeated].tolist()).bfloat16()
+        rows = space.table.lookup(order[repeated].tolist())
         keep, seen = ~repeated, set[int]()
         numbers = torch.unique(rows, dim=0, return_inverse=True)[1].tolist()
         for place, number in zip(repeated.nonzero().flatten().tolist(), numbers, strict=True):
@@ -152,7 +158,13 @@ def _hashed_table(space: EmbeddingSpace) -> tuple[Tensor, Tensor]:
 
 
 def _hash(rows: Float[Tensor, "rows hidden"]) -> Int[Tensor, " rows"]:
-    bits = rows[:, :_HASHED_COLUMNS].contiguous().view(torch.int16).long()
+    bits = _rounded(rows[:, :_HASHED_COLUMNS]).view(torch.int16).long()
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator)
     return (bits * factors).sum(dim=1)  # 64-bit integers overflow, which a hash may
+
+
+def _rounded(rows: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
+    """In bfloat16, the same for rows that were cast to bfloat16 or float16, which has fewer digits near zero, before;
+    with one zero."""
+    return rows.bfloat16().half().bfloat16() + 0.0
