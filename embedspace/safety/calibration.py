@@ -8,10 +8,27 @@ from dataclasses import dataclass
 
 from embedspace.metrics import CONFIDENCE
 
+LENGTHS = (8, 64, 512)
+"""Longest prompts of each class of lengths, in rows; the last class has the longer ones."""
+
+
+@dataclass(frozen=True)
+class LengthClass:
+    """The threshold of prompts of some lengths."""
+
+    most_rows: int | None
+    """Rows of its longest prompts, of which the template's do not count; None: there is no limit."""
+    threshold: float
+    prompts: int
+    """Number of benign prompts of these lengths."""
+    low: float
+    high: float
+    """95% interval of this threshold's true rate."""
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a threshold was calibrated; see :func:`conformal_threshold`."""
+    """How a threshold was calibrated; see :func:`conformal_threshold` and :func:`thresholds_by_length`."""
 
     rate: float
     """The requested false-positive rate."""
@@ -20,7 +37,16 @@ class Calibration:
     low: float
     high: float
     """95% interval of this threshold's true rate: quantiles of its Beta distribution (Vovk 2012), exact for scores
-    without ties."""
+    without ties. With several classes the lowest and the highest bound of any."""
+    classes: tuple[LengthClass, ...] = ()
+    """Shortest first; empty where one threshold is for all lengths."""
+
+    def threshold(self, rows: int) -> float | None:
+        """The threshold of prompts of so many rows; None where there is one for all lengths."""
+        return next(
+            (each.threshold for each in self.classes if each.most_rows is None or rows <= each.most_rows),
+            None,
+        )
 
 
 def conformal_threshold(scores: Sequence[float], rate: float) -> tuple[float, Calibration]:
@@ -57,3 +83,63 @@ def conformal_threshold(scores: Sequence[float], rate: float) -> tuple[float, Ca
     rank = min(count, math.ceil((count + 1) * (1 - rate) - 1e-9))
     bounds = beta.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], count + 1 - rank, rank)
     return sorted(scores)[rank - 1], Calibration(rate, count, float(bounds[0]), float(bounds[1]))
+
+
+def thresholds_by_length(
+    scores: Sequence[float], rows: Sequence[int], rate: float
+) -> tuple[float, Calibration]:
+    """A conformal threshold for each class of lengths, so that the rate holds for short prompts and for long ones.
+
+    The highest of many windows is higher than that of one, so a threshold for all lengths would refuse long benign
+    prompts and let short attacks pass. Each class is calibrated by itself (Mondrian conformal prediction, Vovk et al.
+    2005); one with too few prompts for the rate joins its longer neighbour.
+
+    >>> scores = [n / 1000 for n in range(400)]
+    >>> threshold, calibration = thresholds_by_length(scores, [5] * 200 + [90] * 200, 0.05)
+    >>> [(each.most_rows, each.threshold) for each in calibration.classes]
+    [(8, 0.19), (None, 0.39)]
+    >>> threshold, calibration.threshold(6)
+    (0.39, 0.19)
+
+    Args:
+        scores: of benign prompts.
+        rows: of each, without the template's.
+        rate: the false-positive rate.
+
+    Returns:
+        The highest threshold, and the calibration.
+
+    Raises:
+        ValueError: as :func:`conformal_threshold`.
+    """
+    highest, overall = conformal_threshold(scores, rate)
+    needed = math.ceil(1 / rate - 1e-9) - 1
+    groups: list[tuple[int | None, list[float]]] = []
+    waiting: list[float] = []
+    shortest = 0
+    for most in (*LENGTHS, None):
+        waiting += [
+            score
+            for score, length in zip(scores, rows, strict=True)
+            if shortest < length and (most is None or length <= most)
+        ]
+        shortest = most or shortest
+        if len(waiting) >= needed:
+            groups.append((most, waiting))
+            waiting = []
+    if waiting:
+        groups[-1] = (None, groups[-1][1] + waiting)
+    if len(groups) < 2:
+        return highest, overall
+    groups[-1] = (None, groups[-1][1])
+    classes = []
+    for most, own in groups:
+        threshold, found = conformal_threshold(own, rate)
+        classes.append(LengthClass(most, threshold, found.prompts, found.low, found.high))
+    return max(each.threshold for each in classes), Calibration(
+        rate,
+        overall.prompts,
+        min(each.low for each in classes),
+        max(each.high for each in classes),
+        tuple(classes),
+    )

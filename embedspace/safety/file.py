@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ from embedspace._util.files import atomic_path, atomic_write, read_json_object
 from embedspace._util.markdown import markdown_table
 from embedspace._util.safetensors_file import tensor_bytes
 from embedspace.models import download_files, hub_id
-from embedspace.safety.calibration import Calibration
+from embedspace.safety.calibration import Calibration, LengthClass
 from embedspace.safety.layers import MEASURES, SCORING_LAYERS, Manifold, Structural
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from embedspace.safety.reading import Layer
     from embedspace.space import EmbeddingSpace
 
-FORMAT = "embedspace safety filter 2"
+FORMAT = "embedspace safety filter 3"
+_FORMER = "embedspace safety filter 2"
+"""Had windows of 128 rows, all read by all layers, and one threshold for all lengths."""
 SHIPPED = Path(__file__).parent / "weights"
 _VALUES, _TENSORS = "filter.json", "filter.safetensors"
 
@@ -62,6 +64,8 @@ class FilterParts(NamedTuple):
     threshold: float | None
     calibration: Calibration | None
     card: Mapping[str, object]
+    window: int
+    costly_windows: int | None
 
 
 def write_filter(folder: Path, space: EmbeddingSpace, parts: FilterParts) -> None:
@@ -93,6 +97,8 @@ def write_filter(folder: Path, space: EmbeddingSpace, parts: FilterParts) -> Non
         "threshold": parts.threshold,
         "calibration": asdict(parts.calibration) if parts.calibration else None,
         "weights": dict(parts.weights),
+        "window": parts.window,
+        "costly_windows": parts.costly_windows,
         "layers": values,
         "sha256": hashlib.sha256(data).hexdigest(),
         "card": dict(parts.card),
@@ -114,6 +120,8 @@ def read_filter(name: str | Path, space: EmbeddingSpace, revision: str | None = 
     content = read_json_object(
         folder / _VALUES, f"{folder} holds no filter: it has no {_VALUES}; write one with SafetyFilter.save"
     )
+    if content.get("format") == _FORMER:
+        content |= {"format": FORMAT, "window": 128, "costly_windows": None}
     if content.get("format") != FORMAT:
         raise ValueError(f"{folder / _VALUES} is of format {content.get('format')!r}, not {FORMAT!r}")
     if content.get("space") != space.fingerprint:
@@ -130,11 +138,17 @@ def read_filter(name: str | Path, space: EmbeddingSpace, revision: str | None = 
             layers,
             {layer: float(weight) for layer, weight in content["weights"].items()},
             content["threshold"],
-            Calibration(**calibration) if calibration else None,
+            _calibration(**calibration) if calibration else None,
             content["card"],
+            content["window"],
+            content["costly_windows"],
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{folder / _VALUES} is damaged: {error!r}; save the filter again") from error
+
+
+def _calibration(classes: Sequence[Mapping[str, Any]] = (), **values: Any) -> Calibration:
+    return Calibration(**values, classes=tuple(LengthClass(**each) for each in classes))
 
 
 def _require_numbers(content: dict[str, Any], layers: list[str]) -> None:
@@ -145,6 +159,11 @@ def _require_numbers(content: dict[str, Any], layers: list[str]) -> None:
         raise ValueError(f"the weights {weights} do not sum to 1")
     if threshold is not None and not (isinstance(threshold, float) and 0 <= threshold <= 1):
         raise ValueError(f"the threshold must be a number in [0, 1], it is {threshold!r}")
+    window, most = content["window"], content["costly_windows"]
+    if type(window) is not int or window < 1:
+        raise ValueError(f"the window must be a number of rows, it is {window!r}")
+    if most is not None and (type(most) is not int or most < 1):
+        raise ValueError(f"costly_windows must be a number of windows or null, it is {most!r}")
 
 
 def write_filter_card(path: Path, space: EmbeddingSpace, parts: FilterParts) -> None:

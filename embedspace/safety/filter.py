@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from embedspace._util.notebook import block, facts, table
 from embedspace.prompt import tensor_digest
-from embedspace.safety.calibration import Calibration, conformal_threshold
+from embedspace.safety.calibration import Calibration, thresholds_by_length
 from embedspace.safety.file import FilterParts, read_filter, write_filter, write_filter_card
 from embedspace.safety.layers import SCORING_LAYERS, Classifier, Manifold, Structural
-from embedspace.safety.reading import Layer, Reading
+from embedspace.safety.reading import WINDOW, Layer, Reading
+from embedspace.safety.training import windows_to_learn
 from embedspace.safety.verdict import Explanation, Finding, Verdict
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ WEIGHTS: Mapping[str, float] = {
     "adapted": 0.4,
 }
 """Relative weights of the scoring layers; those of a filter's own layers are normalised to sum to 1."""
+COSTLY_WINDOWS = 4
+"""Windows of a prompt that a layer with an encoder or a classifier reads, so that a long text costs hardly more than a
+short one; the layers before choose them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +71,14 @@ class SafetyFilter:
     weights: Mapping[str, float]
     """Weight of each scoring layer, by its name; they sum to 1."""
     threshold: float | None = None
-    """None until it is calibrated."""
+    """None until it is calibrated. Where ``calibration.classes`` has one for each class of lengths, the highest."""
     calibration: Calibration | None = None
     card: Mapping[str, object] = field(default_factory=dict)
     """What the filter was fitted on, for the reader of its file."""
+    window: int = WINDOW
+    """Rows of the windows that the layers judge."""
+    costly_windows: int | None = COSTLY_WINDOWS
+    """Most windows of a prompt that layers with an encoder or a classifier read; None: all."""
 
     def __repr__(self) -> str:
         threshold = "not calibrated" if self.threshold is None else f"threshold {self.threshold:.3f}"
@@ -103,6 +111,7 @@ class SafetyFilter:
         transformed: Iterable[PromptEmbeds] = (),
         layers: Sequence[LayerName] = DEFAULT_LAYERS,
         most_rows: int | None = None,
+        window: int = WINDOW,
     ) -> SafetyFilter:
         """A filter from labelled prompts; calibrate it before use.
 
@@ -114,6 +123,8 @@ class SafetyFilter:
                 from the vocabulary as theirs.
             layers: by default all but ``adapted``, whose training takes minutes and needs ``peft``.
             most_rows: the longest prompt; by default the model's context length.
+            window: rows of the windows that the layers judge; an attack inside a long text is found where windows are
+                about as long as it is.
 
         Raises:
             ValueError: no safe or no unsafe prompts, a prompt in both classes, a prompt of another space, or unknown
@@ -122,15 +133,18 @@ class SafetyFilter:
         unknown = [name for name in layers if name not in get_args(LayerName)]
         if unknown or not layers:
             raise ValueError(f"layers must be some of {', '.join(get_args(LayerName))}; got {list(layers)}")
-        classes = [[Reading.of(space, prompt) for prompt in side] for side in (safe, unsafe)]
+        classes = [[Reading.of(space, prompt, window) for prompt in side] for side in (safe, unsafe)]
         _require_classes(*classes)
         fitted: dict[str, Layer] = {
             "structural": Structural.fit(space, most_rows=most_rows),
             "manifold": Manifold.fit([Reading.of(space, prompt) for prompt in transformed]),
         }
-        fitted |= {name: kind.fit(*classes) for name, kind in SCORING_LAYERS.items() if name in layers}
+        hard, attacking = windows_to_learn(*classes)
+        for name, kind in SCORING_LAYERS.items():
+            if name in layers:
+                fitted[name] = kind.fit(hard if kind.costly else classes[0], attacking)
         chosen = tuple(fitted[name] for name in get_args(LayerName) if name in layers)
-        return cls(space, chosen, _normalised_weights([layer.name for layer in chosen]))
+        return cls(space, chosen, _normalised_weights([layer.name for layer in chosen]), window=window)
 
     def with_transforms(self, transformed: Iterable[PromptEmbeds], *, margin: float = 1.1) -> SafetyFilter:
         """The filter with a manifold layer that allows the deployment's own transforms.
@@ -142,7 +156,7 @@ class SafetyFilter:
             transformed: benign prompts after the style shift, blend, projection or compression in use.
             margin: factor on the largest deviation among them.
         """
-        manifold = Manifold.fit([Reading.of(self.space, prompt) for prompt in transformed], margin=margin)
+        manifold = Manifold.fit(self._readings(transformed), margin=margin)
         layers = tuple(manifold if layer.name == Manifold.name else layer for layer in self.layers)
         return dataclasses.replace(self, layers=layers)
 
@@ -171,15 +185,23 @@ class SafetyFilter:
 
         Split-conformal calibration: for a new benign prompt that is exchangeable with ``benign`` (none of which was
         used in ``fit``), the probability of a refusal is at most the rate, for any distribution of scores. It needs at
-        least ``1 / rate - 1`` prompts. The guarantee is over the draw of the calibration set; ``calibration`` has the
-        95% range of the rate for the given one. Nothing is guaranteed for other kinds of prompts or for attacks.
+        least ``1 / rate - 1`` prompts. Each class of lengths (:data:`~embedspace.safety.calibration.LENGTHS`) that has
+        so many gets a threshold of its own, so the rate holds for short prompts and for long ones. The guarantee is
+        over the draw of the calibration set; ``calibration`` has the 95% range of the rate for the given one. Nothing
+        is guaranteed for other kinds of prompts or for attacks.
 
         Raises:
             ValueError: too few prompts for the rate (the message says how many are needed), or the rule layers refuse
                 more of them than the rate allows.
         """
-        scores = self.score_many(list(benign))
-        threshold, calibration = conformal_threshold(scores, max_false_positive_rate)
+        readings = self._readings(benign)
+        scores = [self._bounds(findings)[0] for findings in self._run(readings)]
+        # A prompt that no layer can read scores infinity whatever its length.
+        rows = [
+            reading.content_rows if score < math.inf else 1
+            for reading, score in zip(readings, scores, strict=True)
+        ]
+        threshold, calibration = thresholds_by_length(scores, rows, max_false_positive_rate)
         if threshold > 1:
             refused = sum(score > 1 for score in scores)
             raise ValueError(
@@ -199,9 +221,10 @@ class SafetyFilter:
 
     def check_many(self, prompts: Iterable[PromptEmbeds | Tensor | str]) -> list[Verdict]:
         """The verdicts on many prompts, in order; the layers process them as one batch."""
-        threshold = self._calibrated()
-        readings = [Reading.of(self.space, prompt) for prompt in prompts]
-        return [self._verdict(findings, threshold) for findings in self._run(readings, threshold)]
+        self._calibrated()
+        readings = self._readings(prompts)
+        found = self._run(readings, decide=True)
+        return [self._verdict(*each) for each in zip(readings, found, strict=True)]
 
     def score(self, prompt: PromptEmbeds | Tensor | str) -> float:
         """The full score of one prompt, without stopping early; higher is more suspicious."""
@@ -209,22 +232,22 @@ class SafetyFilter:
 
     def score_many(self, prompts: Iterable[PromptEmbeds | Tensor | str]) -> list[float]:
         """The full scores of many prompts."""
-        readings = [Reading.of(self.space, prompt) for prompt in prompts]
-        return [self._bounds(findings)[0] for findings in self._run(readings, None)]
+        return [self._bounds(findings)[0] for findings in self._run(self._readings(prompts))]
 
     def explain(self, prompt: PromptEmbeds | Tensor | str) -> Explanation:
         """The verdict with what every layer found, on which rows, and their read-back text.
 
         Layers after an infinite score do not run: they cannot process a prompt of a wrong shape.
         """
-        reading = Reading.of(self.space, prompt)
-        findings = self._run([reading], None)[0]
+        self._calibrated()
+        (reading,) = self._readings([prompt])
+        (findings,) = self._run([reading])
         texts = {}
         for name, finding in findings.items():
             if finding.rows is not None:
                 start, stop = finding.rows
                 texts[name] = self.space.tokenizer.decode(reading.tokens.ids[start:stop].tolist())
-        return Explanation(self._verdict(findings, self._calibrated()), findings, texts)
+        return Explanation(self._verdict(reading, findings), findings, texts)
 
     def save(self, folder: str | Path) -> None:
         """Write ``filter.json`` and ``filter.safetensors`` into a folder.
@@ -277,7 +300,15 @@ class SafetyFilter:
 
     @property
     def _parts(self) -> FilterParts:
-        return FilterParts(self.layers, self.weights, self.threshold, self.calibration, self.card)
+        return FilterParts(
+            self.layers,
+            self.weights,
+            self.threshold,
+            self.calibration,
+            self.card,
+            self.window,
+            self.costly_windows,
+        )
 
     def _calibrated(self) -> float:
         if self.threshold is None:
@@ -286,24 +317,55 @@ class SafetyFilter:
             )
         return self.threshold
 
-    def _run(self, readings: Sequence[Reading], threshold: float | None) -> list[dict[str, Finding]]:
-        """Findings by layer for each prompt, until the comparison with the threshold is decided."""
+    def _readings(self, prompts: Iterable[PromptEmbeds | Tensor | str]) -> list[Reading]:
+        return [Reading.of(self.space, prompt, self.window) for prompt in prompts]
+
+    def _run(self, readings: Sequence[Reading], decide: bool = False) -> list[dict[str, Finding]]:
+        """Findings by layer for each prompt, optionally until the comparison with its threshold is decided."""
         found: list[dict[str, Finding]] = [{} for _ in readings]
         undecided = list(range(len(readings)))
         for layer in self.layers:
-            findings = _fail_closed(layer, [readings[number] for number in undecided])
-            for number, finding in zip(undecided, findings, strict=True):
+            seen = [
+                self._suspicious(readings[number], found[number]) if layer.costly else readings[number]
+                for number in undecided
+            ]
+            for number, finding in zip(undecided, _fail_closed(layer, seen), strict=True):
                 found[number][layer.name] = finding
-            undecided = [number for number in undecided if not self._decided(found[number], threshold)]
+            undecided = [
+                number for number in undecided if not self._decided(readings[number], found[number], decide)
+            ]
             if not undecided:
                 break
         return found
 
-    def _decided(self, findings: Mapping[str, Finding], threshold: float | None) -> bool:
+    def _suspicious(self, reading: Reading, findings: Mapping[str, Finding]) -> Reading:
+        """The windows that the layers before found most suspicious."""
+        scored = [
+            (self.weights[name], finding.windows)
+            for name, finding in findings.items()
+            if name in self.weights and finding.windows
+        ]
+        most = self.costly_windows
+        if not scored or most is None or len(scored[0][1]) <= most:
+            return reading
+        totals = [sum(weight * scores[n] for weight, scores in scored) for n in range(len(scored[0][1]))]
+        worst = sorted(range(len(totals)), key=lambda number: -totals[number])[:most]
+        return reading.narrowed(sorted(worst))
+
+    def _decided(self, reading: Reading, findings: Mapping[str, Finding], decide: bool) -> bool:
         low, high = self._bounds(findings)
-        if threshold is None:
-            return math.isinf(low) and low > 0
-        return low > threshold or high <= threshold
+        if not decide or math.isinf(low):
+            return math.isinf(low)
+        limit = self._limit(reading, findings)
+        return low > limit or high <= limit
+
+    def _limit(self, reading: Reading, findings: Mapping[str, Finding]) -> float:
+        """The threshold of a prompt's length."""
+        highest = self._calibrated()
+        if self.calibration is None or any(math.isinf(finding.score) for finding in findings.values()):
+            return highest  # the rows may have no length
+        own = self.calibration.threshold(reading.content_rows) if self.calibration.classes else None
+        return highest if own is None else own
 
     def _bounds(self, findings: Mapping[str, Finding]) -> tuple[float, float]:
         """Lower and upper bound of the score, given the findings of some layers."""
@@ -314,8 +376,9 @@ class SafetyFilter:
         bounded = all(layer.name in findings or layer.name in self.weights for layer in self.layers)
         return low, max([mean + missing, *rules]) if bounded else math.inf
 
-    def _verdict(self, findings: Mapping[str, Finding], threshold: float) -> Verdict:
+    def _verdict(self, reading: Reading, findings: Mapping[str, Finding]) -> Verdict:
         low, _ = self._bounds(findings)
+        threshold = self._limit(reading, findings)
         allowed = low <= threshold
         contributions = {name: each.score * self.weights.get(name, 1.0) for name, each in findings.items()}
         name = max(contributions, key=contributions.__getitem__)

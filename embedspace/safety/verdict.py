@@ -26,6 +26,8 @@ class Finding:
     """First row of the window that the score rests on, and the one after its last; None for the whole prompt."""
     reference: str | None = None
     """The stored example that is most similar, where the layer compares."""
+    windows: tuple[float, ...] = field(default=(), repr=False, compare=False)
+    """Scores of the prompt's windows, of a layer that scores windows."""
 
     def __post_init__(self) -> None:
         if not self.score >= 0:  # also false for NaN

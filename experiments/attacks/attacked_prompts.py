@@ -151,7 +151,7 @@ class Evasion:
 
     @cached_property
     def _readings(self) -> list[Reading]:
-        return [Reading.of(self.target.space, prompt) for prompt in self.target.prompts]
+        return [Reading.of(self.target.space, prompt, self.guard.window) for prompt in self.target.prompts]
 
     def penalty(self, rows: Float[Tensor, "batch rows hidden"], copies: int = 1) -> Float[Tensor, " batch"]:
         """0 where the layers with a gradient allow the rows; differentiable in the rows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedspace.safety.verdict import Finding
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Classifier:
     """The highest probability of an attack that a classifier gives to a window's read-back text."""
+
+    costly: ClassVar[bool] = True
 
     name: str
     classify: Callable[[Sequence[str]], Sequence[float]]
@@ -38,7 +40,11 @@ class Classifier:
             own = values[start : start + len(reading.windows)]
             start += len(own)
             worst = max(range(len(own)), key=own.__getitem__)
-            findings.append(Finding(own[worst], f"probability {own[worst]:.2f}", reading.windows[worst]))
+            findings.append(
+                Finding(
+                    own[worst], f"probability {own[worst]:.2f}", reading.windows[worst], windows=tuple(own)
+                )
+            )
         return findings
 
 

@@ -56,6 +56,7 @@ class AdaptedEncoder:
     """
 
     name: ClassVar[str] = "adapted"
+    costly: ClassVar[bool] = True
     stored: ClassVar[dict[str, torch.dtype]] = {
         "updates": torch.float16,
         "coefficients": torch.float32,

@@ -34,6 +34,7 @@ class Manifold:
     """
 
     name: ClassVar[str] = "manifold"
+    costly: ClassVar[bool] = False
     stored: ClassVar[dict[str, torch.dtype]] = {"allowed": torch.float32}
 
     allowed: Float[Tensor, " measures"]

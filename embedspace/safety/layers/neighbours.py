@@ -30,6 +30,7 @@ class Neighbours:
     """
 
     name: ClassVar[str] = "neighbours"
+    costly: ClassVar[bool] = True
     stored: ClassVar[dict[str, torch.dtype]] = {
         "vectors": torch.float16,
         "unsafe": torch.bool,

@@ -34,6 +34,7 @@ class NGramHead:
     """
 
     name: ClassVar[str] = "ngrams"
+    costly: ClassVar[bool] = False
     stored: ClassVar[dict[str, torch.dtype]] = {"coefficients": torch.float16, "intercept": torch.float32}
 
     coefficients: Float[Tensor, " columns"]

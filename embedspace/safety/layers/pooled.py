@@ -32,6 +32,7 @@ class PooledHead:
     """Probability of an attack from the centred mean row of each window; a prompt gets its windows' highest."""
 
     name: ClassVar[str] = "pooled"
+    costly: ClassVar[bool] = False
     stored: ClassVar[dict[str, torch.dtype]] = {"coefficients": torch.float32, "intercept": torch.float32}
 
     coefficients: Float[Tensor, " hidden"]
@@ -64,12 +65,10 @@ class PooledHead:
 
     def score(self, reading: Reading) -> Finding:
         """Probability of the highest-scoring window."""
-        logits = self.logits(_means(reading))
-        worst = int(logits.argmax())
-        probability = float(logits[worst].sigmoid())
-        return Finding(
-            probability, f"mean row like those of attacks: {probability:.2f}", reading.windows[worst]
-        )
+        found = self.logits(_means(reading)).sigmoid().tolist()
+        worst = max(range(len(found)), key=found.__getitem__)
+        reason = f"mean row like those of attacks: {found[worst]:.2f}"
+        return Finding(found[worst], reason, reading.windows[worst], windows=tuple(found))
 
     def logits(self, means: Float[Tensor, "windows hidden"]) -> Float[Tensor, " windows"]:
         """Log-odds of an attack for :func:`window_means`; differentiable."""
@@ -85,6 +84,7 @@ class References:
     """
 
     name: ClassVar[str] = "references"
+    costly: ClassVar[bool] = False
     stored: ClassVar[dict[str, torch.dtype]] = {"directions": torch.float16, "unsafe": torch.bool}
 
     directions: Float[Tensor, "references hidden"]

@@ -22,6 +22,7 @@ class Structural:
     """Shape, dtype, finiteness, length and norms. The score is infinite with a fault and 0 without."""
 
     name: ClassVar[str] = "structural"
+    costly: ClassVar[bool] = False
     stored: ClassVar[dict[str, torch.dtype]] = {}
 
     most_rows: int
