@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FORMAT = "embedspace safety filter 3"
 _FORMER = "embedspace safety filter 2"
-"""Had windows of 128 rows, all read by all layers, and one threshold for all lengths."""
+_FORMER_WINDOWS: dict[str, int | None] = {"window": 128, "costly_windows": None}
+"""Of the former format, with one threshold for all lengths; such a filter is still written so."""
 SHIPPED = Path(__file__).parent / "weights"
 _VALUES, _TENSORS = "filter.json", "filter.safetensors"
 
@@ -90,15 +91,18 @@ def write_filter(folder: Path, space: EmbeddingSpace, parts: FilterParts) -> Non
         values[layer.name] = {name: value for name, value in own.items() if name not in stored}
         tensors |= {f"{layer.name}.{name}": own[name].to(dtype) for name, dtype in stored.items()}
     data = tensor_bytes(tensors)
+    calibration = asdict(parts.calibration) if parts.calibration else None
+    classes = calibration.pop("classes") if calibration else ()
+    windows = {"window": parts.window, "costly_windows": parts.costly_windows}
+    is_former = windows == _FORMER_WINDOWS and not classes
     content = {
-        "format": FORMAT,
+        "format": _FORMER if is_former else FORMAT,
         "space": space.fingerprint,
         "model": space.name,
         "threshold": parts.threshold,
-        "calibration": asdict(parts.calibration) if parts.calibration else None,
+        "calibration": calibration and calibration | ({"classes": classes} if classes else {}),
         "weights": dict(parts.weights),
-        "window": parts.window,
-        "costly_windows": parts.costly_windows,
+        **({} if is_former else windows),
         "layers": values,
         "sha256": hashlib.sha256(data).hexdigest(),
         "card": dict(parts.card),
@@ -121,7 +125,7 @@ def read_filter(name: str | Path, space: EmbeddingSpace, revision: str | None = 
         folder / _VALUES, f"{folder} holds no filter: it has no {_VALUES}; write one with SafetyFilter.save"
     )
     if content.get("format") == _FORMER:
-        content |= {"format": FORMAT, "window": 128, "costly_windows": None}
+        content |= {"format": FORMAT} | _FORMER_WINDOWS
     if content.get("format") != FORMAT:
         raise ValueError(f"{folder / _VALUES} is of format {content.get('format')!r}, not {FORMAT!r}")
     if content.get("space") != space.fingerprint:
