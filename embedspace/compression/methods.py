@@ -105,10 +105,13 @@ def compress(
         raise ValueError(
             "encoder compares sentences with a query, and there is none; pass query=, or leave encoder out"
         )
-    if encoder is not None and not hasattr(encoder, "fingerprint"):
-        raise TypeError(
-            f"encoder is a {type(encoder).__name__}; it must be a SentenceEncoder of embedspace.encoders"
-        )
+    if encoder is not None:
+        from embedspace.encoders import SentenceEncoder
+
+        if not isinstance(encoder, SentenceEncoder):
+            raise TypeError(
+                f"encoder is a {type(encoder).__name__}; it must be a SentenceEncoder of embedspace.encoders"
+            )
     content = ContentText(prompt, space)
     asked = None if query is None else Query.of(content, query, encoder)
     scope = _scope(content, only, asked, whole=method == "salience")

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-def auroc(attacks: Sequence[float], benign: Sequence[float]) -> float:
+def auroc(
+    attacks: Sequence[float] | Float[np.ndarray, " attacks"],
+    benign: Sequence[float] | Float[np.ndarray, " benign"],
+) -> float:
     """Probability that an attack scores higher than a benign text (Mann and Whitney 1947), ties counting half.
 
     >>> auroc([0.9, 0.5], [0.1, 0.5])

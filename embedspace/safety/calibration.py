@@ -72,7 +72,7 @@ def conformal_threshold(scores: Sequence[float], rate: float) -> tuple[float, Ca
             f"{sum(map(math.isnan, scores))} of {len(scores)} calibration scores are not numbers"
         )
     count = len(scores)
-    needed = math.ceil(1 / rate - 1e-9) - 1
+    needed = _least_prompts(rate)
     if count < needed:
         raise ValueError(
             f"{count} benign prompts are too few for a false-positive rate of {rate:g}: give at least {needed}, "
@@ -113,7 +113,7 @@ def thresholds_by_length(
         ValueError: as :func:`conformal_threshold`.
     """
     highest, overall = conformal_threshold(scores, rate)
-    needed = math.ceil(1 / rate - 1e-9) - 1
+    needed = _least_prompts(rate)
     groups: list[tuple[int | None, list[float]]] = []
     waiting: list[float] = []
     shortest = 0
@@ -127,11 +127,9 @@ def thresholds_by_length(
         if len(waiting) >= needed:
             groups.append((most, waiting))
             waiting = []
-    if waiting:
-        groups[-1] = (None, groups[-1][1] + waiting)
+    groups[-1] = (None, groups[-1][1] + waiting)
     if len(groups) < 2:
         return highest, overall
-    groups[-1] = (None, groups[-1][1])
     classes = []
     for most, own in groups:
         threshold, found = conformal_threshold(own, rate)
@@ -143,3 +141,8 @@ def thresholds_by_length(
         max(each.high for each in classes),
         tuple(classes),
     )
+
+
+def _least_prompts(rate: float) -> int:
+    """Benign prompts that a threshold for a rate needs."""
+    return math.ceil(1 / rate - 1e-9) - 1

@@ -139,10 +139,12 @@ class SafetyFilter:
             "structural": Structural.fit(space, most_rows=most_rows),
             "manifold": Manifold.fit([Reading.of(space, prompt) for prompt in transformed]),
         }
-        hard, attacking = windows_to_learn(*classes)
-        for name, kind in SCORING_LAYERS.items():
-            if name in layers:
-                fitted[name] = kind.fit(hard if kind.costly else classes[0], attacking)
+        if scoring := {name: kind for name, kind in SCORING_LAYERS.items() if name in layers}:
+            hard, attacking = windows_to_learn(*classes)
+            fitted |= {
+                name: kind.fit(hard if kind.costly else classes[0], attacking)
+                for name, kind in scoring.items()
+            }
         chosen = tuple(fitted[name] for name in get_args(LayerName) if name in layers)
         return cls(space, chosen, _normalised_weights([layer.name for layer in chosen]), window=window)
 

@@ -127,7 +127,10 @@ class Reading:
                 shown = decoded if len(plain) > MOSTLY_PLAIN * len(text) else [plain, *decoded]
                 pieces = [piece for view in shown for piece in text_pieces(view)]
                 if pieces:
-                    number = next(n for n, (begin, _) in enumerate(self.windows) if begin >= first)
+                    number = next(
+                        (n for n, (begin, _) in enumerate(self.windows) if begin >= first),
+                        len(self.windows) - 1,  # a window may be longer than a stretch
+                    )
                     found += [(number, piece) for piece in pieces[:MAX_PIECES]]
         return found
 

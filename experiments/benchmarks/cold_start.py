@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from embedspace.models import resolve
-from experiments.benchmarks.measurement import Measurement, in_random_order, medians, ratio
+from experiments.benchmarks.measurement import Measurement, medians, random_rounds, ratio
 
 BASELINE = """
 import torch
@@ -44,7 +44,7 @@ def cold_start(model: str, starts: int) -> Iterator[Measurement]:
     for code in (baseline, chat, text):
         fresh_process(code)  # its files are in the page cache from here on
     sides = [partial(fresh_process, code) for code in (baseline, chat, text)]
-    rounds = [in_random_order(sides, number) for number in range(starts)]
+    rounds = random_rounds(sides, starts)
     for side, label in ((1, "embed_chat"), (2, "embed")):
         for figure, (what, aim, unit, digits) in enumerate(FIGURES):
             pairs = [(each[side][figure], each[0][figure]) for each in rounds]

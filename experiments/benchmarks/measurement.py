@@ -146,12 +146,15 @@ def fastest(call: Call, repeats: int, least: float = 0.0) -> float:
     return min(times)
 
 
-def in_random_order(calls: Sequence[Callable[[], Result]], number: int) -> list[Result]:
-    """What calls return, in their order, made in an order drawn for a round of this number."""
-    results: dict[int, Result] = {}
-    for place in random.Random(number).sample(range(len(calls)), len(calls)):
-        results[place] = calls[place]()
-    return [results[place] for place in range(len(calls))]
+def random_rounds(calls: Sequence[Callable[[], Result]], rounds: int) -> list[list[Result]]:
+    """What calls return in each round, in their order, made in an order drawn for the round."""
+    found = []
+    for number in range(rounds):
+        results: dict[int, Result] = {}
+        for place in random.Random(number).sample(range(len(calls)), len(calls)):
+            results[place] = calls[place]()
+        found.append([results[place] for place in range(len(calls))])
+    return found
 
 
 def in_turn(own: Call, other: Call, rounds: int) -> list[tuple[float, float]]:
@@ -159,5 +162,4 @@ def in_turn(own: Call, other: Call, rounds: int) -> list[tuple[float, float]]:
     for call in (own, other):
         call()
     sides = [partial(seconds_per_call, call) for call in (own, other)]
-    timed_sides = (in_random_order(sides, number) for number in range(max(2, rounds)))
-    return [(first, second) for first, second in timed_sides]
+    return [(first, second) for first, second in random_rounds(sides, max(2, rounds))]

@@ -7,7 +7,7 @@ from functools import partial
 
 from embedspace import EmbeddingSpace
 from embedspace.engines import Sampling, VLLMClient, VLLMServer
-from experiments.benchmarks.measurement import Measurement, in_random_order, medians, ratio, timed
+from experiments.benchmarks.measurement import Measurement, medians, random_rounds, ratio, timed
 from experiments.benchmarks.workloads import prompt_of, random_ids
 
 ROWS = 64
@@ -27,7 +27,7 @@ def server(model: str, rounds: int, prompts: int, new_tokens: int) -> Iterator[M
         timed(client, embedded, sampling)
         timed(client, ids, sampling)
         sides = [partial(timed, client, embedded, sampling), partial(timed, client, ids, sampling)]
-        passes = [in_random_order(sides, number) for number in range(rounds)]
+        passes = random_rounds(sides, rounds)
         single = sum(timed(client, [prompt], sampling).seconds for prompt in embedded)
     throughputs = [(own.throughput, other.throughput) for own, other in passes]
     times = [(own.own_seconds, own.seconds) for own, _ in passes]

@@ -11,7 +11,7 @@ import torch
 
 from embedspace import decode_prompt_embeds, encode_prompt_embeds
 from embedspace.metrics import mean_interval
-from experiments.benchmarks.measurement import Measurement, in_random_order, medians, rate, ratio
+from experiments.benchmarks.measurement import Measurement, medians, random_rounds, rate, ratio
 
 ROUNDS = 7
 
@@ -26,7 +26,7 @@ def wire() -> Iterator[Measurement]:
             ("decoding", lambda t=text: decode_prompt_embeds(t), lambda t=text: plain_decode(t)),
         ):
             sides = [partial(rate, own), partial(rate, other)]
-            pairs = [(a, b) for a, b in (in_random_order(sides, number) for number in range(ROUNDS))]
+            pairs = [(a, b) for a, b in random_rounds(sides, ROUNDS)]
             fast, plain = medians(pairs)
             yield Measurement(
                 f"{name} {rows} x {hidden}, rate",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedspace.metrics import Interval, share_interval
+from embedspace.metrics import Interval, auroc, share_interval
 from embedspace.safety import conformal_threshold
 from experiments.safety.data import Example
 
@@ -55,15 +55,8 @@ class MethodScores:
         benign = np.sort(self.scores[np.asarray(self.rows("benign", hard=None))])
         rng = np.random.default_rng(seed)
         values = [
-            _auroc(rng.choice(attacks, len(attacks)), rng.choice(benign, len(benign)))
+            auroc(rng.choice(attacks, len(attacks)), rng.choice(benign, len(benign)))
             for _ in range(resamples)
         ]
         low, high = np.quantile(values, [0.025, 0.975])
-        return Interval(_auroc(attacks, benign), float(low), float(high), len(attacks) + len(benign))
-
-
-def _auroc(attacks: np.ndarray, benign: np.ndarray) -> float:
-    """Mann and Whitney's statistic (1947), ties counting half."""
-    ordered = np.sort(benign)
-    below, up_to = np.searchsorted(ordered, attacks, "left"), np.searchsorted(ordered, attacks, "right")
-    return float((below + up_to).mean() / (2 * len(benign)))
+        return Interval(auroc(attacks, benign), float(low), float(high), len(attacks) + len(benign))

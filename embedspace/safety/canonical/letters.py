@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
-from pathlib import Path
 
 import regex
 
+from embedspace._util.package_files import package_text
 from embedspace.safety.canonical.plausibility import TEXT_COST, bits_per_letter, restore_spaces
 
 # A joiner between letters of Arabic, of the Indic scripts, and of their neighbours decides how a word is written.
@@ -70,10 +70,9 @@ def without_accents(text: str) -> str:
 @cache
 def _tables() -> tuple[dict[int, str], dict[int, str]]:
     """Styles of Latin letters, and look-alikes in other scripts, by character."""
-    path = Path(__file__).parent / "tables" / "confusables.txt"
     _, styles, lookalikes = (
         {ord(letter): line.split("\t")[0] for line in part.splitlines() for letter in line.partition("\t")[2]}
-        for part in path.read_text("utf-8").split("\n\n")
+        for part in package_text("embedspace.safety.canonical", "tables/confusables.txt").split("\n\n")
     )
     # Regional indicators make flags, so they are read as letters only in a row.
     flags = range(0x1F1E6, 0x1F200)

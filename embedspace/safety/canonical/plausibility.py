@@ -6,7 +6,8 @@ import re
 import unicodedata
 from functools import cache, lru_cache
 from itertools import pairwise
-from pathlib import Path
+
+from embedspace._util.package_files import package_text
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 TEXT_COST = 4.6
@@ -27,10 +28,7 @@ _WEIGHED_LETTERS = 2000
 @cache
 def _costs() -> tuple[float, ...]:
     """Bits that a letter costs after two others, at ``(first * 27 + second) * 27 + third``."""
-    lines = (
-        (Path(__file__).parent / "tables" / "trigrams.txt").read_text("utf-8").partition("\n\n")[2].split()
-    )
-    return tuple((ord(step) - 48) / 5 for line in lines for step in line)
+    return tuple((ord(step) - 48) / 5 for line in _entries("trigrams.txt") for step in line)
 
 
 def fold_letters(text: str) -> str:
@@ -134,8 +132,12 @@ def is_common(word: str) -> bool:
 
 @cache
 def _common_words() -> frozenset[str]:
-    text = (Path(__file__).parent / "tables" / "words.txt").read_text("utf-8")
-    return frozenset(text.partition("\n\n")[2].split())
+    return frozenset(_entries("words.txt"))
+
+
+def _entries(table: str) -> list[str]:
+    """What a table holds after the comment that begins it."""
+    return package_text("embedspace.safety.canonical", f"tables/{table}").partition("\n\n")[2].split()
 
 
 def is_readable(text: str, most_bits: float = TEXT_COST) -> bool:

@@ -390,3 +390,16 @@ def test_words_of_a_question_that_is_not_in_the_prompt_are_kept_with_the_answer(
     text = "The museum in Lyon, founded in 1879, opens at nine. The café closes at 17:30 except on Mondays."
     left = smollm2.read(compress(smollm2.embed(text), 5, query="17:30", space=smollm2))
     assert "17:30" in left
+
+
+@pytest.mark.parametrize("encoder", ["all-minilm-l6-v2", 5])
+def test_an_encoder_of_another_type_is_named(smollm2, encoder):
+    with pytest.raises(
+        TypeError, match=f"encoder is a {type(encoder).__name__}; it must be a SentenceEncoder"
+    ):
+        compress(smollm2.embed(BAKERY), 4, query="Who owns it?", encoder=encoder, space=smollm2)
+
+
+def test_a_text_in_place_of_a_prompt_says_how_to_make_one():
+    with pytest.raises(TypeError, match=r"got a str; make them of text with space.embed_chat"):
+        compress("A loaf costs 3 euros.", 4)

@@ -32,6 +32,13 @@ def test_a_code_longer_than_a_window_is_read_whole(smollm2):
     assert all(len(text) <= 2 * PIECE or number >= 0 for number, text in reading.canonical)
 
 
+def test_a_window_may_be_longer_than_a_stretch(smollm2):
+    code = base64.b64encode(ATTACK.encode()).decode()
+    reading = Reading.of(smollm2, f"{' '.join(BENIGN) * 12} {code}", window=800)
+    assert len(smollm2.tokenize(reading.text)) > 800
+    assert any(ATTACK.lower()[:60] in text for _, text in reading.canonical)
+
+
 def test_letters_one_by_one_are_read_as_words(smollm2):
     reading = Reading.of(smollm2, " ".join(ATTACK))
     assert any(" ".join(ATTACK.lower().split()[:4]) in text for _, text in reading.canonical)
