@@ -1,4 +1,4 @@
-"""The command ``embedspace models | serve | verify | cache | gateway | playground | runs | diff | ...``."""
+"""The command ``embedspace run | models | serve | verify | cache | gateway | playground | runs | ...``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedspace._util import entry_points
 from embedspace._util.extras import pip_install
 from embedspace._version import __version__
 from embedspace.errors import EngineError
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 is success, 1 a failed check or engine or a difference, 2 wrong use."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if words[:1] in (["run"], ["train"]):  # all other words are Hydra's, those with dashes included
+            entry_points.start(words[0], words[1:])
+        options = _parser().parse_args(words)
         status: int = options.run(options)
         return status
     except (ValueError, OSError, EngineError) as error:
@@ -40,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"embedspace {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    entry_points.add_commands(commands)
     _add_model_commands(commands)
     _add_result_commands(commands)
     gateway = commands.add_parser(
@@ -370,7 +375,7 @@ def _list_runs(below: Path) -> int:
             REPORT if (folder / REPORT).is_file() else "",
         )
     if not table.row_count:
-        print(f"there are no runs below {below}; python experiments/run.py experiment=... makes one")
+        print(f"there are no runs below {below}; embedspace run experiment=... makes one")
         return 0
     Console().print(table)
     return 0

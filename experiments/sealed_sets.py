@@ -2,7 +2,8 @@
 
 A look is a run that writes a report on ten or more items of a set and is not a trial (``size=small``): of fewer items
 no interval is made, so that nothing can be chosen by it. The ledger is one JSON file of the checkout, to be committed
-with the pages that the look is for. It knows the looks of this checkout's history, and of nobody else's.
+with the pages that the look is for. It knows the looks of this checkout's history, and of nobody else's. An installed
+package cannot be written: its users have a copy of their own, one for each version.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from filelock import FileLock
+from platformdirs import user_data_path
 
 from embedspace._util.files import atomic_write, read_json_object, write_json
 from embedspace._util.markdown import markdown_table
+from embedspace._version import __version__
 from embedspace.metrics import MIN_ITEMS
 
 if TYPE_CHECKING:
@@ -138,8 +141,16 @@ class Ledger:
 
     @classmethod
     def default(cls) -> Ledger:
-        """That of the environment variable, or of this checkout."""
-        return cls(Path(os.environ.get(PATH_VARIABLE) or LEDGER))
+        """That of the environment variable, of this checkout, or of the user, who has a copy of an installed one."""
+        if named := os.environ.get(PATH_VARIABLE):
+            return cls(Path(named))
+        if (LEDGER.parents[1] / "pyproject.toml").is_file():
+            return cls()
+        own = user_data_path("embedspace") / f"sealed_sets-{__version__}.json"
+        if not own.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(own, LEDGER.read_text())
+        return cls(own)
 
     def read(self) -> list[SealedSet]:
         """All sets.
@@ -232,16 +243,17 @@ def count_look(experiment: object, run: Run, *, trial: bool) -> str:
     """
     if trial or not isinstance(experiment, AsksItems):
         return ""
-    ledger, sitting = Ledger.default(), run.manifest["sittings"][0]
+    sitting = run.manifest["sittings"][0]
     identity = hashlib.sha256(
         f"{sitting['started']} {run.fingerprint} {run.folder.name}".encode()
     ).hexdigest()[:12]
     commit = (sitting.get("git") or {}).get("commit", "no checkout")[:12]
     look = Look(sitting["started"], 0, f"{sitting['command']}, commit {commit}", identity)
     try:
+        ledger = Ledger.default()
         names = ledger.look(experiment.asked_items, look)
     except (OSError, ValueError) as error:
-        return f"This look at sealed items could not be counted in {ledger.path}: {error}"
+        return f"This look at sealed items could not be counted: {error}"
     return " ".join(sealed.described(identity) for sealed in ledger.read() if sealed.name in names)
 
 

@@ -7,8 +7,8 @@ import os
 
 HEAD = """# Commands
 
-`embedspace COMMAND --help` prints the same. `python -m embedspace` is the same command. The experiments and the
-training have commands of their own, `python experiments/run.py` and `python train/projector.py`; their settings are in
+`embedspace COMMAND --help` prints the same. `python -m embedspace` is the same command. In a clone, `embedspace run` is
+`python experiments/run.py` and `embedspace train` is `python train/projector.py`; their settings are in
 [configuration](configuration/index.md).
 """
 

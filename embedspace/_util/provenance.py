@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from embedspace._util.entry_points import command_name
+
 PACKAGES = (
     "torch",
     "transformers",
@@ -64,8 +66,10 @@ def command_line() -> str:
     script = Path(sys.argv[0])
     if script.is_absolute() and script.is_relative_to(Path.cwd()):
         script = script.relative_to(Path.cwd())
+    name = command_name(script)
+    program = ["python", str(script)] if name is None else name.split()
     arguments = [re.sub(r"(api_key=).*", r"\1...", argument, flags=re.DOTALL) for argument in sys.argv[1:]]
-    return shlex.join(["python", str(script), *arguments])
+    return shlex.join([*program, *arguments])
 
 
 def package_versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.checkpoints import make_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -43,6 +46,18 @@ class Installed(NamedTuple):
         assert finished.returncode == 0, finished.stderr
         return finished.stdout.strip()
 
+    def command(self, working: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command ``embedspace`` in a folder of the user's own."""
+        environment = os.environ | {
+            "PYTHONPATH": str(self.folder),
+            "XDG_DATA_HOME": str(working / "data"),
+            "EMBEDSPACE_SEALED_SETS": "",
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "embedspace", *words],
+            cwd=working, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
@@ -67,8 +82,72 @@ def test_the_wheel_holds_the_package_alone_and_all_of_it(installed: Installed) -
     top_level = {path.name for path in installed.folder.iterdir() if not path.name.endswith(".dist-info")}
     assert top_level == {"embedspace", "bin"}
     assert (installed.folder / "bin" / "embedspace").exists()
-    assert _files(installed.folder / "embedspace") == _files(ROOT / "embedspace")
+    programs = {
+        f"research/{folder}/{file}"
+        for folder in ("experiments", "train", "configs")
+        for file in _files(ROOT / folder)
+    }
+    assert _files(installed.folder / "embedspace") == _files(ROOT / "embedspace") | programs
     assert "py.typed" in _files(installed.folder / "embedspace")
+
+
+OWN_EXPERIMENT = """
+from dataclasses import dataclass
+from embedspace.reporting import Report
+from embedspace.runs import Case
+import experiments.run, experiments.sealed_sets
+
+@dataclass(frozen=True)
+class Greeting:
+    words: list[str]
+
+    def cases(self, space):
+        for word in self.words:
+            yield Case(word, lambda word=word: space.embed(word), {})
+
+    def analyse(self, records):
+        ledger = experiments.sealed_sets.Ledger.default()
+        sets = [sealed.name for sealed in ledger.read()]
+        return Report("Greeting", f"{experiments.run.__file__} {ledger.path} {len(records)} {len(sets)}", [])
+"""
+
+
+def test_an_installed_package_runs_an_experiment_of_a_folder_of_the_users_own(
+    installed: Installed, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "greeting.py").write_text(OWN_EXPERIMENT)
+    (tmp_path / "mine" / "experiment" / "greeting.yaml").write_text(
+        "_target_: mine.greeting.Greeting\nwords: [Hello, Good morning]\n"
+    )
+    model = make_tiny_checkpoint(tmp_path / "model")
+    finished = installed.command(
+        tmp_path,
+        "run",
+        "--config-dir",
+        "mine",
+        "experiment=greeting",
+        "sampling=short",
+        f"model.name={model}",
+    )
+    assert finished.returncode == 0, finished.stderr
+    folder = tmp_path / "runs/greeting-transformers-smollm2"
+    file, ledger, records, sets = (folder / "report.md").read_text().split("\n\n")[1].split()
+    assert Path(file).is_relative_to(installed.folder)
+    assert Path(ledger).is_relative_to(tmp_path / "data")
+    assert (records, int(sets) > 0) == ("2", True)
+    command = json.loads((folder / "run.json").read_text())["sittings"][0]["command"]
+    assert command.startswith("embedspace run --config-dir mine experiment=greeting")
+
+
+def test_an_installed_package_trains_and_says_which_folder_it_hides(
+    installed: Installed, tmp_path: Path
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "mine.py").touch()
+    finished = installed.command(tmp_path, "train", "debug=fast", "--cfg", "job", "--resolve")
+    assert "all-minilm-l6-v2" in finished.stdout, finished.stderr
+    assert "classes in train/ are not found" in finished.stderr
 
 
 def test_importing_the_package_loads_no_heavy_library(installed: Installed) -> None:
