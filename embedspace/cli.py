@@ -119,8 +119,9 @@ def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
 
     runs = commands.add_parser(
         "runs",
-        help="list runs, open a report, or lay two runs side by side",
-        usage="%(prog)s [-h] [FOLDER | open FOLDER | compare FOLDER FOLDER] [--html FILE]",
+        help="list runs, open a report, lay two runs side by side, or export one",
+        usage="%(prog)s [-h] [FOLDER | open FOLDER | compare FOLDER FOLDER | export FOLDER] [--html FILE] [--format "
+        "FORMAT] [--out FOLDER]",
     )
     runs.set_defaults(run=_runs)
     runs.add_argument(
@@ -128,10 +129,16 @@ def _add_result_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         nargs="*",
         metavar="FOLDER",
         help="list the runs below a folder (default: runs); or open and the folder of a run; or compare and the "
-        "folders of two runs",
+        "folders of two runs; or export and the folder of a run",
     )
     runs.add_argument(
         "--html", metavar="FILE", type=Path, help="compare: the page to write; default: compared.html"
+    )
+    runs.add_argument(
+        "--format", choices=("inspect",), default="inspect", help="export: a log that Inspect reads"
+    )
+    runs.add_argument(
+        "--out", metavar="FOLDER", type=Path, help="export: for the log; default: inspect in the run's folder"
     )
 
     diff = commands.add_parser("diff", help="what differs between two runs")
@@ -319,12 +326,14 @@ def _runs(options: argparse.Namespace) -> int:
             return _open_report(Path(folder))
         case ["compare", first, second]:
             return _compare(Path(first), Path(second), options.html or Path("compared.html"))
-        case [folder] if folder not in ("open", "compare"):
+        case ["export", folder]:
+            return _export(Path(folder), options.out)
+        case [folder] if folder not in ("open", "compare", "export"):
             return _list_runs(Path(folder))
         case words:
             raise ValueError(
-                f"embedspace runs {' '.join(words)} is not known; give a folder, or open and the folder of a run, or "
-                "compare and the folders of two runs"
+                f"embedspace runs {' '.join(words)} is not known; give a folder, or open or export and the folder of a "
+                "run, or compare and the folders of two runs"
             )
 
 
@@ -345,6 +354,15 @@ def _compare(first: Path, second: Path, page: Path) -> int:
     from embedspace.reporting import compare_runs
 
     print(f"side by side: {compare_runs(first, second, page)}")
+    return 0
+
+
+def _export(folder: Path, target: Path | None) -> int:
+    from embedspace.reporting import export_inspect
+
+    log = export_inspect(folder, target)
+    print(log)
+    print(f"to look at it: inspect view --log-dir {log.parent} ({pip_install('inspect')})")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Reports: one HTML page with tables and figures that needs nothing but itself."""
 
 from embedspace.reporting.figures import Figure, Line, dot_figure, line_figure, lines_of
+from embedspace.reporting.inspect_log import export_inspect
 from embedspace.reporting.report import (
     Answer,
     Comparison,
@@ -27,6 +28,7 @@ __all__ = [
     "counted",
     "dot_figure",
     "effect_cells",
+    "export_inspect",
     "line_figure",
     "lines_of",
     "signed",
