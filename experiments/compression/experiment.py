@@ -37,7 +37,10 @@ class Compression:
     """Names of the other methods that figures show, six at most."""
     rivals: Mapping[str, Sequence[str]]
     """Name of a method -> those that it must not be below: for each kind of text and ratio it is compared with the best
-    of them, item by item, and is not below it if the interval of the difference reaches 0."""
+    of them, item by item."""
+    margin: float
+    """Nats per token of the right answer by which a method may be below the best of its rivals, with the whole interval
+    of the difference, and counts as good."""
     goals: Sequence[Goal]
     """Shares of the gain that were set as targets before the run."""
     ratios: Sequence[float]
@@ -106,6 +109,7 @@ class Compression:
                     self.controls,
                     self.drawn,
                     self.rivals,
+                    self.margin,
                     self.ratios,
                     self.answered_ratios,
                     same_length,
@@ -115,7 +119,13 @@ class Compression:
         if len(tasks) > 1:
             measured = {task: report.measured for task, report in zip(tasks, reports, strict=True)}
             overview = Overview(
-                measured, list(self.chosen), self.ratios, self.rivals, self.goals, self.answered_ratios
+                measured,
+                list(self.chosen),
+                self.ratios,
+                self.rivals,
+                self.margin,
+                self.goals,
+                self.answered_ratios,
             )
             # The answers of one kind stand for all; each kind has its own below.
             shown = replace(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from embedspace.metrics import MIN_ITEMS, Condition, Interval, Measure, ratio_interval
 from embedspace.reporting import Cell, Figure, Section, Table, counted, dot_figure
@@ -22,6 +24,10 @@ class Goal:
     """Of text; None for all."""
 
 
+Standing = Literal["above", "as good", "not told", "below"]
+"""``as good``: at most the margin below the best of the rivals."""
+
+
 @dataclass(frozen=True)
 class Rival:
     """A method against the best of those that it must not be below, at one ratio."""
@@ -32,11 +38,19 @@ class Rival:
     """Name of the one with the highest mean likelihood at this ratio; chosen on the same items, which favours it."""
     difference: Interval
     """The method minus the best of the others, in nats per token."""
+    margin: float
+    """Nats per token by which a method may be below and still counts as good as the best."""
 
     @property
-    def is_not_below(self) -> bool:
-        """Whether the interval of the difference includes or exceeds 0; of equal differences, whether they do."""
-        return (self.difference.high if self.difference.known else self.difference.estimate) >= 0
+    def standing(self) -> Standing:
+        """What the interval of the difference shows; of equal differences, what they show."""
+        found = self.difference
+        low, high = (found.low, found.high) if found.known else (found.estimate, found.estimate)
+        if high < 0:
+            return "below"
+        if low > 0:
+            return "above"
+        return "as good" if low >= -self.margin else "not told"
 
 
 def headline_ratio(ratios: Sequence[float], answered_ratios: Sequence[float]) -> float:
@@ -62,7 +76,7 @@ def kept_in_words(share: Interval, *, short: bool = False) -> str:
 
 
 def rivalries(
-    measured: Measured, rivals: Mapping[str, Sequence[str]], ratios: Sequence[float]
+    measured: Measured, rivals: Mapping[str, Sequence[str]], ratios: Sequence[float], margin: float
 ) -> Iterator[Rival]:
     """Each method against the best of its rivals, at each ratio at which both were measured on enough clusters."""
     for method, others in rivals.items():
@@ -70,10 +84,10 @@ def rivalries(
             best = measured.best([(other, ratio) for other in others])
             difference = measured.change(best, (method, ratio)) if best else None
             if best and difference and difference.items >= MIN_ITEMS:
-                yield Rival(method, ratio, str(best[0]), difference)
+                yield Rival(method, ratio, str(best[0]), difference, margin)
 
 
-def rivals_table(found: Sequence[Rival]) -> Table:
+def rivals_table(found: Sequence[Rival], margin: float) -> Table:
     """One row for each comparison."""
     rows: list[list[Cell]] = [
         [
@@ -81,7 +95,7 @@ def rivals_table(found: Sequence[Rival]) -> Table:
             f"{each.ratio:g}",
             each.best,
             each.difference,
-            "not below" if each.is_not_below else "below",
+            each.standing,
         ]
         for each in found
     ]
@@ -89,8 +103,8 @@ def rivals_table(found: Sequence[Rival]) -> Table:
         ("Method", "Compression ratio", "Best of its rivals", "Nats per token more", "Verdict"),
         rows,
         "Methods against the best of their rivals. Mean difference of the right answer's log-likelihood, item by "
-        "item, from the best of the ways that the method must not be below, with its 95% interval. A method is not "
-        "below it if the interval includes or exceeds 0.",
+        "item, from the best of the ways that the method must not be below, with its 95% interval. Below and above: "
+        f"the whole interval is. As good: the interval ends above -{margin:g}. Otherwise so few items cannot tell.",
     )
 
 
@@ -103,6 +117,8 @@ class Overview:
     methods: Sequence[str]
     ratios: Sequence[float]
     rivals: Mapping[str, Sequence[str]]
+    margin: float
+    """Nats per token; see :class:`Rival`."""
     goals: Sequence[Goal]
     answered_ratios: Sequence[float]
 
@@ -130,7 +146,7 @@ class Overview:
         said = []
         for method in self.rivals:
             kinds = [found for found in self._compared(method).values() if found]
-            below = sum(not all(each.is_not_below for each in found) for found in kinds)
+            below = sum(any(each.standing == "below" for each in found) for found in kinds)
             said += [f"{method} on {below or 'none'} of {len(kinds)}"] if kinds else []
         if not said:
             return ""
@@ -167,12 +183,15 @@ class Overview:
         below = [
             f"{kind} ({', '.join(f'{each.ratio:g}x {each.best}' for each in lost)})"
             for kind, found in compared.items()
-            if (lost := [each for each in found if not each.is_not_below])
+            if (lost := [each for each in found if each.standing == "below"])
         ]
-        name = method[:1].upper() + method[1:]
-        if not below:
-            return f"{name} is on no kind of text below the best of its rivals"
-        return f"{name} is below the best of its rivals on {'; '.join(below)}"
+        count = Counter(each.standing for found in compared.values() for each in found)
+        said = (
+            f"{method[:1].upper()}{method[1:]} is above the best of its rivals in {count['above']} of "
+            f"{counted(count.total(), 'comparison')}, as good within {self.margin:g} nats a token in "
+            f"{count['as good']}, not told from it in {count['not told']}, and below it in {count['below']}"
+        )
+        return f"{said}: {'; '.join(below)}" if below else said
 
     def _shares(self, ratio: float) -> Table:
         rows: list[list[Cell]] = [
@@ -208,7 +227,7 @@ class Overview:
     @cached_property
     def _rivalries(self) -> dict[str, list[Rival]]:
         return {
-            kind: list(rivalries(measured, self.rivals, self.ratios))
+            kind: list(rivalries(measured, self.rivals, self.ratios, self.margin))
             for kind, measured in self.measured.items()
         }
 

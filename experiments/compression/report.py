@@ -50,6 +50,8 @@ class CompressionReport:
     """Names of the other methods in the figures."""
     rivals: Mapping[str, Sequence[str]]
     """Name of a method -> those that it must not be below."""
+    margin: float
+    """Nats per token by which a method may be below them and counts as good as they are."""
     ratios: Sequence[float]
     answered_ratios: Sequence[float]
     same_length: str | None
@@ -242,7 +244,8 @@ class CompressionReport:
 
     def _comparison_tables(self) -> list[Table]:
         """Methods against their rivals on the same questions."""
-        tables = [rivals_table(list(rivalries(self.measured, self.rivals, self.ratios)))]
+        found = list(rivalries(self.measured, self.rivals, self.ratios, self.margin))
+        tables = [rivals_table(found, self.margin)]
         if self.same_length is not None:
             pairs = {
                 ratio: (place, (self.same_length, place[1]))

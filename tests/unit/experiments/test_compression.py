@@ -45,6 +45,7 @@ def experiment(**changes):
         "controls": [],
         "drawn": ["own"],
         "rivals": {},
+        "margin": 0.1,
         "goals": [],
         "ratios": [2.0, 4.0],
         "fewer_ratios": {},

@@ -122,16 +122,23 @@ def measured(clusters: int = 12, **gains: list[float]) -> Measured:
     )
 
 
-def test_a_method_is_below_its_best_rival_only_if_the_interval_of_the_difference_is_below_0() -> None:
-    found = measured(own=[0.5, 0.5, 0.4, 0.6, 0.5, 0.5], worse=[0.1] * 6, better=[0.9] * 6, like=[0.5] * 6)
-    rivals = {"own": ["worse", "like"]}
-    (near,) = rivalries(found, rivals, [2.0])
-    assert (near.best, near.is_not_below) == ("like", True)
-    (far,) = rivalries(found, {"own": ["worse", "better"]}, [2.0])
-    assert (far.best, far.is_not_below) == ("better", False)
-    assert list(rivalries(found, {"own": ["unknown"]}, [2.0])) == []
+def test_a_method_is_below_its_best_rival_only_if_the_interval_says_so_and_as_good_only_within_the_margin() -> (
+    None
+):
+    found = measured(own=[0.5, 0.5, 0.4, 0.6, 0.5, 0.5], worse=[0.1] * 6, better=[0.9] * 6)
+    found.likelihood.values["like", 2.0] = dict(enumerate([0.6, 0.6, 0.4, 0.4, 0.5, 0.5] * 4))
+
+    def standing(margin: float, *others: str) -> tuple[str, str]:
+        (rival,) = rivalries(found, {"own": others}, [2.0], margin)
+        return rival.best, rival.standing
+
+    assert standing(0.1, "worse", "like") == ("like", "as good")
+    assert standing(0.001, "like") == ("like", "not told")
+    assert standing(0.1, "worse", "better") == ("better", "below")
+    assert standing(0.1, "worse") == ("worse", "above")
+    assert list(rivalries(found, {"own": ["unknown"]}, [2.0], 0.1)) == []
     few = measured(9, own=[0.5] * 6, better=[0.9] * 6)
-    assert list(rivalries(few, {"own": ["better"]}, [2.0])) == []
+    assert list(rivalries(few, {"own": ["better"]}, [2.0], 0.1)) == []
 
 
 def test_the_overview_says_where_a_method_is_below_its_rivals_and_which_goals_are_reached() -> None:
@@ -140,9 +147,10 @@ def test_the_overview_says_where_a_method_is_below_its_rivals_and_which_goals_ar
         "gist": measured(own=[0.9] * 6, other=[0.2] * 6),
     }
     goals = [Goal("own", {2.0: 0.8})]
-    section = Overview(kinds, ["own", "other"], [2.0], {"own": ["other"]}, goals, []).section()
-    assert (
-        section.finding == "Own is below the best of its rivals on code (2x other). 1 of 2 goals are reached."
+    section = Overview(kinds, ["own", "other"], [2.0], {"own": ["other"]}, 0.1, goals, []).section()
+    assert section.finding == (
+        "Own is above the best of its rivals in 1 of 2 comparisons, as good within 0.1 nats a token in 0, not told "
+        "from it in 0, and below it in 1: code (2x other). 1 of 2 goals are reached."
     )
     assert section.verdict == (
         "Kinds of text on which a method is clearly below the best of its rivals at some ratio: own on 1 of 2; 1 of 2 "

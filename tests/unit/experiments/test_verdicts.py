@@ -135,13 +135,13 @@ def compressed(
 
 def compression(*args: Any, **named: Any) -> str:
     report = CompressionReport("T", compressed(*args, **named), [], [], MANY, "", ["own", "rival"], ["rival"], [],
-                               {"own": ["rival"]}, [4.0], [], None)  # fmt: skip
+                               {"own": ["rival"]}, 0.1, [4.0], [], None)  # fmt: skip
     return report._verdict()
 
 
 def overview(*args: Any, **named: Any) -> str:
     made = Overview({"gist": compressed(*args, **named)}, ["own", "rival"], [4.0], {"own": ["rival"]},
-                    [Goal("own", {4.0: 0.5})], [])  # fmt: skip
+                    0.1, [Goal("own", {4.0: 0.5})], [])  # fmt: skip
     section = made.section()
     return f"{section.verdict} {section.finding}"
 
