@@ -39,7 +39,7 @@ class AsksItems(Protocol):
     """An experiment whose items may belong to a sealed set."""
 
     @property
-    def asked_items(self) -> Sequence[str]:
+    def item_texts(self) -> Sequence[str]:
         """The text of each item that a run asks."""
         ...
 
@@ -251,7 +251,7 @@ def count_look(experiment: object, run: Run, *, trial: bool) -> str:
     look = Look(sitting["started"], 0, f"{sitting['command']}, commit {commit}", identity)
     try:
         ledger = Ledger.default()
-        names = ledger.look(experiment.asked_items, look)
+        names = ledger.look(experiment.item_texts, look)
     except (OSError, ValueError) as error:
         return f"This look at sealed items could not be counted: {error}"
     return " ".join(sealed.described(identity) for sealed in ledger.read() if sealed.name in names)

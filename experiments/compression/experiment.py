@@ -62,6 +62,12 @@ class Compression:
         return {method: way for method, way in self.ways.items() if way is not None}
 
     @property
+    def item_texts(self) -> list[str]:
+        """Passages with their questions, for the ledger of sealed sets."""
+        asked = (self.items[number] for number in sorted(self._first(self.asked_items)))
+        return [f"{item['text']} {item['question']}" for item in asked]
+
+    @property
     def own(self) -> str:
         """Name of the first method at the number of rows that the package keeps."""
         return f"{next(iter(self.chosen))} {SAME_LENGTH}"

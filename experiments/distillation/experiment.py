@@ -64,7 +64,7 @@ class DistilledPrompts:
         return [prompt for name, prompt in known.items() if self.names is None or name in self.names]
 
     @property
-    def asked_items(self) -> list[str]:
+    def item_texts(self) -> list[str]:
         """The sealed questions with their prompts' names, for the ledger of sealed sets."""
         return [
             f"{prompt['name']}: {sealed['question']}"

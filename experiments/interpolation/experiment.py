@@ -54,7 +54,7 @@ class Interpolation:
     """Positions on the paths to random rows, their end 1 among them."""
 
     @property
-    def asked_items(self) -> list[str]:
+    def item_texts(self) -> list[str]:
         """Both prompts of each pair, for the ledger of sealed sets."""
         return [f"{pair['first']} / {pair['second']}" for pair in self.pairs]
 

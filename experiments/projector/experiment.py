@@ -72,7 +72,7 @@ class SoftTokens:
                 raise ValueError(f"shuffling takes at least two sentences of the kind {kind!r}")
 
     @property
-    def asked_items(self) -> list[str]:
+    def item_texts(self) -> list[str]:
         """The sentences of all kinds, for the ledger of sealed sets."""
         return [sentence for sentences in self.kinds.values() for sentence in sentences]
 

@@ -102,7 +102,7 @@ class Style:
         return self.questions[: self.asked_questions]
 
     @property
-    def asked_items(self) -> Sequence[str]:
+    def item_texts(self) -> Sequence[str]:
         """The questions, for the ledger of sealed sets."""
         return self.asked
 

@@ -1,5 +1,6 @@
 """The ledger counts looks, and decides whether a report may say that a set is held out."""
 
+import dataclasses
 import json
 import multiprocessing
 import re
@@ -9,6 +10,7 @@ import pytest
 
 from embedspace.reporting import Report, Section
 from embedspace.runs import Run
+from experiments.compression.experiment import Compression
 from experiments.sealed_sets import (
     LEDGER,
     PATH_VARIABLE,
@@ -29,7 +31,7 @@ class Asking:
     """An experiment that asks so many of the questions."""
 
     def __init__(self, count: int) -> None:
-        self.asked_items = QUESTIONS[:count]
+        self.item_texts = QUESTIONS[:count]
 
     def analyse(self) -> Report:
         return Report("T", "", [Section("S", "Found.", "")])
@@ -80,6 +82,21 @@ def test_items_of_no_sealed_set_and_experiments_without_items_count_nowhere(ledg
     assert ledger.look([f"Another {number}?" for number in range(50)], Look(SOON, 0, "", "x")) == []
     with Run.open(tmp_path / "run", {}, fingerprint="abc") as run:
         assert count_look(object(), run, trial=False) == ""
+
+
+def test_passages_with_their_questions_are_the_items_of_compression(ledger, tmp_path):
+    items = [{"text": "Tea is hot.", "question": question, "answer": "Yes."} for question in QUESTIONS]
+    Ledger.default().add(
+        "passages", [f"Tea is hot. {question}" for question in QUESTIONS], method="version 1"
+    )
+    settings = {field.name: [] for field in dataclasses.fields(Compression)}
+    made = Compression(**settings | {"items": items, "asked_items": 12})
+    with Run.open(tmp_path / "run", {}, fingerprint="abc") as run:
+        assert "It is held out." in count_look(made, run, trial=False)
+    assert [(sealed.name, [look.items for look in sealed.looks]) for sealed in ledger.read()] == [
+        ("mine", []),
+        ("passages", [12]),
+    ]
 
 
 def test_a_set_that_was_looked_at_before_its_method_was_changed_is_not_held_out():
