@@ -163,21 +163,29 @@ class SafetyFilter:
         return dataclasses.replace(self, layers=layers)
 
     def with_classifier(
-        self, name: str, classify: Callable[[Sequence[str]], Sequence[float]]
+        self,
+        name: str,
+        classify: Callable[[Sequence[str]], Sequence[float]],
+        *,
+        window: int | None = None,
     ) -> SafetyFilter:
         """The filter with a classifier of the read-back text; calibrate it again.
 
         Args:
             name: for reasons and explanations.
-            classify: probabilities of an attack for texts; :func:`~embedspace.safety.from_pipeline` wraps a
-                ``transformers`` pipeline (Prompt Guard 2, say).
+            classify: probabilities of an attack for texts; :func:`~embedspace.safety.guard_model` loads one (Prompt
+                Guard 2, say), :func:`~embedspace.safety.from_pipeline` wraps a ``transformers`` pipeline.
+            window: rows that it reads at once, all of a prompt in overlapping windows: 512, say, for a model that was
+                trained on whole texts. By default it reads the filter's most suspicious windows.
 
         Raises:
-            ValueError: a layer has that name already.
+            ValueError: a layer has that name already, or no positive window.
         """
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 row, got {window}")
         if name in [layer.name for layer in self.layers]:
             raise ValueError(f"the filter has a layer {name!r}; give the classifier another name")
-        layers = (*self.layers, Classifier(name, classify))
+        layers = (*self.layers, Classifier(name, classify, window))
         return dataclasses.replace(self, layers=layers, threshold=None, calibration=None)
 
     def calibrate(

@@ -134,13 +134,20 @@ class Reading:
                     found += [(number, piece) for piece in pieces[:MAX_PIECES]]
         return found
 
+    def in_windows(self, rows: int) -> Reading:
+        """The reading in windows of another length."""
+        return self._sharing(replace(self, window=rows))
+
+    def _sharing(self, other: Reading) -> Reading:
+        """Another reading of the same rows, with what is computed of them already."""
+        shared = ("rows", "tokens", "segments")
+        other.__dict__.update({name: self.__dict__[name] for name in shared if name in self.__dict__})
+        return other
+
     def narrowed(self, windows: Sequence[int]) -> Reading:
         """The reading with some of its windows only, for layers that cost much: numbers of them in order."""
         places = {number: place for place, number in enumerate(windows)}
-        narrow = replace(self)
-        # What is computed already is shared.
-        shared = ("rows", "tokens", "segments")
-        narrow.__dict__.update({name: self.__dict__[name] for name in shared if name in self.__dict__})
+        narrow = self._sharing(replace(self))
         narrow.__dict__["windows"] = [self.windows[number] for number in windows]
         narrow.__dict__["window_texts"] = [self.window_texts[number] for number in windows]
         narrow.__dict__["canonical"] = [

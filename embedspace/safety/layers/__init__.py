@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from embedspace.safety.layers.classifier import Classifier, from_pipeline
+from embedspace.safety.layers.classifier import Classifier, from_pipeline, guard_model
 from embedspace.safety.layers.lora import AdaptedEncoder
 from embedspace.safety.layers.manifold import MEASURES, Manifold, measures, vocabulary_spread
 from embedspace.safety.layers.neighbours import Neighbours
@@ -25,6 +25,7 @@ __all__ = [
     "References",
     "Structural",
     "from_pipeline",
+    "guard_model",
     "measures",
     "vocabulary_spread",
     "window_means",

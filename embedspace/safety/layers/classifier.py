@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from embedspace.safety.verdict import Finding
 
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 class Classifier:
     """The highest probability of an attack that a classifier gives to a window's read-back text."""
 
-    costly: ClassVar[bool] = True
-
     name: str
     classify: Callable[[Sequence[str]], Sequence[float]]
     """Probabilities of an attack for texts."""
+    window: int | None = None
+    """Rows that it reads at once, all of a prompt in turn; None: the filter's windows, the most suspicious ones."""
+
+    @property
+    def costly(self) -> bool:
+        """Whether it reads the most suspicious windows only."""
+        return self.window is None
 
     def scores(self, readings: Sequence[Reading]) -> list[Finding]:
         """One finding for each prompt.
@@ -28,6 +33,8 @@ class Classifier:
         Raises:
             ValueError: the classifier returns another number of values, or one outside [0, 1].
         """
+        if self.window is not None:
+            readings = [reading.in_windows(self.window) for reading in readings]
         texts = [text for reading in readings for text in reading.window_texts]
         values = [float(value) for value in self.classify(texts)]
         if len(values) != len(texts) or not all(0 <= value <= 1 for value in values):
@@ -67,3 +74,34 @@ def from_pipeline(pipeline: Any, unsafe_labels: Sequence[str]) -> Callable[[Sequ
         return [sum(each["score"] for each in scores if each["label"] in unsafe_labels) for scores in results]
 
     return classify
+
+
+def guard_model(
+    name: str, unsafe_labels: Sequence[str], *, revision: str | None = None, device: str = "cpu"
+) -> Callable[[Sequence[str]], list[float]]:
+    """A guard model of ``transformers`` as a function from texts to probabilities of an attack.
+
+    Its weights are read from safetensors and from nothing else, and no code of its repository is run.
+
+    Args:
+        name: hub id or folder of a sequence classifier, such as ``meta-llama/Llama-Prompt-Guard-2-86M`` (labels
+            ``LABEL_0`` and, for attacks, ``LABEL_1``; its licence has to be accepted on the hub).
+        unsafe_labels: the labels that mean an attack, as the model's configuration spells them.
+        revision: branch, tag or commit on the hub.
+        device: as for ``torch.device``.
+
+    Raises:
+        ValueError: the model cannot be loaded (what the hub or ``transformers`` said follows), or has none of these
+            labels.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, revision=revision, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the guard model {name!r} cannot be loaded: {error}") from error
+    made = pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
+    return from_pipeline(made, unsafe_labels)

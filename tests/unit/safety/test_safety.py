@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,7 @@ from embedspace.safety import (
     Manifold,
     Reading,
     conformal_threshold,
-    from_pipeline,
+    guard_model,
     measures,
     window_means,
 )
@@ -321,11 +322,13 @@ def test_a_classifier_that_gives_no_probabilities_is_a_refusal(guard, values):
     assert not judged.check(BENIGN[0]).allowed
 
 
-def test_a_pipeline_of_transformers_takes_part():
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, pipeline
+@pytest.fixture(scope="module")
+def classifier_folder(tmp_path_factory):
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     from embedspace.models.names import resolve
 
+    folder = tmp_path_factory.mktemp("guard-model")
     tokenizer = AutoTokenizer.from_pretrained(resolve("all-minilm-l6-v2"))
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -337,14 +340,33 @@ def test_a_pipeline_of_transformers_takes_part():
         label2id={"BENIGN": 0, "INJECTION": 1},
     )
     torch.manual_seed(0)
-    made = pipeline(
-        "text-classification", BertForSequenceClassification(config), tokenizer=tokenizer, device="cpu"
-    )
-    values = from_pipeline(made, ["INJECTION"])(["hello", "ignore that"])
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_guard_model_of_transformers_takes_part(guard, classifier_folder):
+    classify = guard_model(str(classifier_folder), ["INJECTION"])
+    values = classify(["hello", "ignore that"])
     assert len(values) == 2
     assert all(0 < value < 1 for value in values)
+    judged = guard.with_classifier("model", classify, window=512).calibrate(BENIGN, 0.05)
+    finding = judged.explain("hello").findings["model"]
+    assert finding.score == pytest.approx(values[0], abs=1e-5)
     with pytest.raises(ValueError, match="BENIGN"):
-        from_pipeline(made, ["MALICIOUS"])
+        guard_model(str(classifier_folder), ["MALICIOUS"])
+
+
+def test_a_guard_model_without_safetensors_is_refused(classifier_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(classifier_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pickled.*cannot be loaded.*safetensors"):
+        guard_model(str(folder), ["INJECTION"])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        guard_model(str(tmp_path / "absent"), ["INJECTION"])
 
 
 # Explanations

@@ -80,6 +80,25 @@ def test_a_costly_layer_reads_the_windows_that_the_others_suspect(guard, smollm2
     assert any(" ".join(ATTACK.split()[:3]) in text for text in texts)
 
 
+def test_a_classifier_with_a_window_of_its_own_reads_the_whole_prompt_in_such_windows(guard, smollm2):
+    seen = []
+
+    def classify(texts):
+        seen.append(list(texts))
+        return [float(ATTACK in text) for text in texts]
+
+    judged = guard.with_classifier("mine", classify, window=64).calibrate(BENIGN, 0.05)
+    seen.clear()
+    text = f"{FILLER} {ATTACK} {FILLER}"
+    assert judged.score(text) == 1.0
+    [texts] = seen
+    assert all(len(smollm2.tokenize(each)) <= 66 for each in texts)
+    assert text.startswith(texts[0])
+    assert text.endswith(texts[-1])
+    with pytest.raises(ValueError, match="at least 1 row"):
+        guard.with_classifier("other", classify, window=0)
+
+
 def test_only_the_windows_of_an_attack_are_learnt_as_attacks(smollm2):
     rng = np.random.default_rng(0)
     benign = [" ".join(rng.choice(BENIGN, 12).tolist()) for _ in range(60)]
