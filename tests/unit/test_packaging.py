@@ -210,6 +210,14 @@ def test_the_citation_names_the_version_of_the_package() -> None:
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_the_changelog_has_the_version_of_the_package_with_the_date_of_the_citation() -> None:
+    from embedspace import __version__
+
+    released = re.findall(r"^## \[(\S+)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = re.findall(r"^date-released: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert released[0] == (__version__, *cited)
+
+
 def test_no_package_is_pinned_twice() -> None:
     assert not _pins("core").keys() & _pins("test").keys()
     assert not _pins("core").keys() & _pins("docs").keys()
