@@ -95,6 +95,8 @@ class Style:
     """Of the usable range of strengths."""
     margin: float
     """Difference of the judge's log-odds, in nats, that does not matter beside the instruction."""
+    pretrained: str | None = None
+    """A vector that was distilled before, by packaged name, file or hub id: the positive side's optimised one."""
 
     @property
     def asked(self) -> Sequence[str]:
@@ -109,12 +111,16 @@ class Style:
     @property
     def best(self) -> str:
         """The vector in question."""
-        return self.methods[0] if self.optimised is None else OPTIMISED
+        return OPTIMISED if self._has_learnt else self.methods[0]
+
+    @property
+    def _has_learnt(self) -> bool:
+        return self.optimised is not None or self.pretrained is not None
 
     @property
     def paths(self) -> dict[str, dict[float, Condition]]:
         """Every vector's strengths, and where they are recorded; the controls of one kind are pooled."""
-        methods = [*([] if self.optimised is None else [OPTIMISED]), *self.methods]
+        methods = [*([OPTIMISED] if self._has_learnt else []), *self.methods]
         strengths = dict.fromkeys(methods, self.alphas)
         strengths |= {name: self.control_alphas for name in (SHUFFLED, RANDOM) if self.control_seeds}
         return {
@@ -218,13 +224,16 @@ class Style:
 
     def _moves(self, space: EmbeddingSpace) -> list[Move]:
         moves: list[Move] = []
-        if self.optimised is not None:
+        learnt = {}
+        if self.pretrained is not None:
+            learnt[1.0] = StyleVector.from_pretrained(self.pretrained, space)
+        elif self.optimised is not None:
             learnt = {sign: teaching.vector(space) for sign, teaching in self.distillation_sources.items()}
-            moves += [
-                (OPTIMISED, learnt[sign], alpha, abs(alpha))
-                for alpha in self.alphas
-                if (sign := 1.0 if alpha > 0 else -1.0) in learnt
-            ]
+        moves += [
+            (OPTIMISED, learnt[sign], alpha, abs(alpha))
+            for alpha in self.alphas
+            if (sign := 1.0 if alpha > 0 else -1.0) in learnt
+        ]
         examples = self.positive, self.negative
         for method in self.methods:
             vector = direction(space, *examples, method=method, norm=self.norm)
@@ -262,7 +271,10 @@ class Style:
             else ""
         )
         learnt = (
-            ""
+            f"The optimised vector is “{self.pretrained}”, distilled from a model's own answers under an instruction "
+            "before this run. Positive strengths apply it. "
+            if self.pretrained is not None
+            else ""
             if self.optimised is None
             else f"The optimised vectors, one for each side, were distilled from the model's own answers to "
             f"{len(self.learnt_on)} other questions with the instruction and {len(self.example_questions)} example "
@@ -289,6 +301,12 @@ class Style:
             alpha = sign * self.strength
             places[self._label(sign, side)] = (self.best, alpha)
             places[f"Instruction: {side}"] = (INSTRUCTION, sign)
+            if self._has_learnt and alpha in self.answered_alphas:
+                name = LABELS[self.methods[0]]
+                places[f"{name[:1].upper()}{name[1:]} of sentences: alpha {signed(alpha, 1)}"] = (
+                    self.methods[0],
+                    alpha,
+                )
             for seed in self.control_seeds[:1]:
                 places[f"Random vector: alpha {signed(alpha, 1)}"] = (f"{RANDOM} {seed}", alpha)
         return compare_answers(self.asked, by_tags(records, "question", "condition", "alpha"), places)

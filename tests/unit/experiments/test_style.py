@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from embedspace import EmbeddingSpace
+from embedspace import EmbeddingSpace, StyleVector
 from embedspace.engines.base import Sampling
 from embedspace.metrics import Measure, Score
 from embedspace.runs.cases import AnswerOf
@@ -307,3 +307,20 @@ def test_no_question_is_asked_twice_or_learnt_on():
     questions = [*sets[0].training, *(question for found in sets for question in found.asked)]
     assert len(set(questions)) == len(questions)
     assert isinstance(instantiate(composed("experiment=style", "out=unused").experiment), Style)
+
+
+def test_a_vector_that_was_distilled_before_is_the_one_in_question_on_its_side(smollm2):
+    asked = experiment(
+        pretrained="cheerful", alphas=[-1.0, 1.0], control_seeds=[], methods=["mean_difference"]
+    )
+    cases = {case.key: case for case in asked.cases(smollm2)}
+    places = {(case.tags["condition"], case.tags["alpha"]) for case in cases.values()}
+    assert ("optimised", 1.0) in places
+    assert ("optimised", -1.0) not in places
+    assert {("mean_difference", 1.0), ("mean_difference", -1.0)} <= places
+    moved = next(case for case in cases.values() if case.tags["condition"] == "optimised")
+    plain = next(case for case in cases.values() if case.tags["condition"] == "plain")
+    vector = StyleVector.from_pretrained("cheerful", smollm2)
+    expected = vector.apply(plain.prompt, alpha=1.0, rows="content")
+    assert torch.equal(moved.prompt.vectors, expected.vectors)
+    assert "“cheerful”" in asked._text()
