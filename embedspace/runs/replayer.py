@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from embedspace.runs.cases import prompt_sha256
 from embedspace.runs.records import Record, read_records
 from embedspace.runs.run import MANIFEST, read_manifest, time_of
 from embedspace.space import EmbeddingSpace, fixed_template_time
-from embedspace.style import StyleVector, examples
+from embedspace.style import StyleVector, examples, packaged_vectors
 
 Parameters = Mapping[str, Any]
 """Parameters of a step."""
@@ -70,7 +71,7 @@ def replay(
         index: which record, counted from 0.
         model: whose space to use; by default the one that the run's ``run.json`` names.
         vectors: files of style vectors that cannot be fitted again from a recipe (``optimised`` ones), and folders of
-            soft prompts.
+            soft prompts. Vectors that ship with the package are known.
 
     Raises:
         ValueError: no such file or record, a record without a digest, another model, or a recipe with a step
@@ -91,6 +92,7 @@ def replay(
         )
     paths = [Path(path) for path in vectors]
     known = [StyleVector.load(path, space) for path in paths if not path.is_dir()]
+    known += shipped_vectors(space)
     soft = [SoftPrompt.load(path, space) for path in paths if path.is_dir()]
     replayer = Replayer(
         space, {vector.digest: vector for vector in known}, {each.digest: each for each in soft}
@@ -98,6 +100,15 @@ def replay(
     with _time_of_run(path):
         prompt = replayer.ids(record.recipe) or replayer.prompt(record.recipe)
     return Replayed(record, prompt, prompt_sha256(prompt))
+
+
+def shipped_vectors(space: EmbeddingSpace) -> list[StyleVector]:
+    """The style vectors in this package that are of a space."""
+    found = []
+    for name in packaged_vectors():
+        with contextlib.suppress(ValueError):  # of another model's space
+            found.append(StyleVector.from_pretrained(name, space))
+    return found
 
 
 @dataclass(frozen=True)

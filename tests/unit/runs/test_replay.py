@@ -19,7 +19,7 @@ from embedspace.metrics import noisy_rows, random_rows, shuffle_rows, zero_padde
 from embedspace.runs.cases import Case, prompt_sha256
 from embedspace.runs.execution import execute
 from embedspace.runs.records import read_records
-from embedspace.runs.replayer import Replayer, replay
+from embedspace.runs.replayer import Replayer, replay, shipped_vectors
 from embedspace.runs.run import Run
 from embedspace.space.shared_prefix import PrefixedPrompts
 from tests.checkpoints import make_tiny_checkpoint
@@ -186,7 +186,8 @@ def steps_of(recipe):
 
 def test_every_prompt_of_every_experiment_can_be_made_again(smollm2):
     experiment = instantiate(composed("experiment=demo", "out=unused").experiment)
-    replayer, steps = Replayer(smollm2, {}), set()
+    known = {vector.digest: vector for vector in shipped_vectors(smollm2)}
+    replayer, steps = Replayer(smollm2, known), set()
     for case in experiment.cases(smollm2):
         recipe = through_json(case.recipe)
         again = replayer.ids(recipe) or replayer.prompt(recipe)
