@@ -6,8 +6,11 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from embedspace._util.answer_card import answer_card, answer_style
+from embedspace._util.notebook import block
 from embedspace.prompt import PromptEmbeds
 
 if TYPE_CHECKING:
@@ -102,6 +105,13 @@ class Completion:
         if self.error is None:
             return self.text
         return f"[no completion of prompt {self.prompt_index}: {self.error}]"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the answer as a card."""
+        label = f"prompt {self.prompt_index}" + f", completion {self.index}" * (self.index > 0)
+        note = "" if self.error else f"{len(self.token_ids)} tokens, {self.finish_reason}"
+        body = f'<p class="answer">{escape(str(self))}</p>'
+        return block(answer_card(label, body, note=note), style=answer_style())
 
     @classmethod
     def failed(cls, prompt_index: int, reason: str, seconds: float = 0.0) -> Completion:

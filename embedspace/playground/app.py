@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from embedspace._util.answer_card import answer_card, answer_style
 from embedspace._util.package_files import package_text, template_environment
 from embedspace.engines import Sampling
 from embedspace.playground.answers import AnswerDesk, BusyError
@@ -40,6 +41,7 @@ T = TypeVar("T")
 STATIC = {
     "playground.css": "text/css",
     "token_strip.css": "text/css",
+    "answer_card.css": "text/css",
     "playground.js": "text/javascript",
     "htmx.min.js": "text/javascript",
     "icon.svg": "image/svg+xml",
@@ -228,6 +230,7 @@ def _pairs(encoded: bytes) -> Mapping[str, str]:
 
 
 _environment = template_environment("embedspace.playground")
+_environment.globals["answer_card"] = answer_card
 
 
 def _template(name: str) -> jinja2.Template:
@@ -237,4 +240,6 @@ def _template(name: str) -> jinja2.Template:
 def _static(name: str) -> str:
     if name == "token_strip.css":
         return strip_style()
+    if name == "answer_card.css":
+        return answer_style()
     return package_text("embedspace.playground", f"static/{name}")

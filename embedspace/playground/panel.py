@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embedspace.playground.code import python_code
-from embedspace.playground.dropped_rows import kept_rows
 from embedspace.playground.hydra_command import HydraCommand, hydra_command
-from embedspace.space import match_tokens, strip_of_rows
+from embedspace.space import kept_rows, match_tokens, strip_of_rows
 
 if TYPE_CHECKING:
     from embedspace.playground.applied import Applied, Workbench

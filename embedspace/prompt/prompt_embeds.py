@@ -78,7 +78,7 @@ class PromptEmbeds:
     def _repr_html_(self) -> str:
         """For notebooks: the rows as coloured tokens."""
         shape = {"rows": len(self), "of content": int(self.content.sum()), "hidden": self.hidden_size}
-        strip = read_strip(self.vectors, self.content, self.space)
+        strip = read_strip(self.vectors, self.content, self.space, self.recipe)
         return block(
             facts("PromptEmbeds", shape | {"made by": self.recipe}) + strip.html(), style=strip_style()
         )

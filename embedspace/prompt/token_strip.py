@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from embedspace._util.package_files import package_text
+from embedspace.prompt.recipe import Recipe
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -88,8 +89,10 @@ def strip_style() -> str:
     return package_text("embedspace.prompt", "token_strip.css")
 
 
-Reader = Callable[["Float[Tensor, 'tokens hidden']", "Bool[Tensor, ' tokens']", str], TokenStrip | None]
-"""From a prompt's rows, content mask and fingerprint of the space to a strip; None for an unknown space."""
+Reader = Callable[
+    ["Float[Tensor, 'tokens hidden']", "Bool[Tensor, ' tokens']", str, Recipe], TokenStrip | None
+]
+"""From a prompt's rows, content mask, fingerprint of the space and recipe to a strip; None for an unknown space."""
 
 _readers: list[Reader] = []
 
@@ -100,16 +103,16 @@ def register_reader(reader: Reader) -> None:
 
 
 def read_strip(
-    vectors: Float[Tensor, "tokens hidden"], content: Bool[Tensor, " tokens"], space: str
+    vectors: Float[Tensor, "tokens hidden"], content: Bool[Tensor, " tokens"], space: str, recipe: Recipe
 ) -> TokenStrip:
     """The strip of a prompt's rows, with words where a space with the fingerprint is loaded.
 
     >>> import torch
-    >>> read_strip(torch.ones(1, 4), torch.tensor([True]), "no space").rows[0].title(0)
+    >>> read_strip(torch.ones(1, 4), torch.tensor([True]), "no space", Recipe("example")).rows[0].title(0)
     'row 0 (content), norm 1.00'
     """
     for reader in _readers:
-        if (strip := reader(vectors, content, space)) is not None:
+        if (strip := reader(vectors, content, space, recipe)) is not None:
             return strip
     shown = content[:MAX_STRIP_ROWS].tolist()
     return TokenStrip(

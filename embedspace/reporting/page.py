@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from embedspace._util.answer_card import answer_card, answer_style
 from embedspace._util.package_files import package_text, template_environment
 from embedspace.metrics import Interval
+from embedspace.prompt import strip_style
+from embedspace.reporting.answer_rows import strips_of
 from embedspace.reporting.listed_records import ListedRecords
 from embedspace.reporting.report import Report
 from embedspace.reporting.table import Cell, Table, unsigned
@@ -42,6 +45,7 @@ def render(report: Report, run: Run) -> str:
         if answer.record is not None
     }
     records = ListedRecords.of(run.records(), wanted)
+    shown = (each.record for each in records.listed if (each.record.key, each.record.choice) in wanted)
     return (
         environment()
         .get_template("report.html.j2")
@@ -49,6 +53,9 @@ def render(report: Report, run: Run) -> str:
             report=report,
             records=records,
             places=records.places,
+            strips=strips_of(shown),
+            strip_style=strip_style(),
+            answer_style=answer_style(),
             records_name=run.records_path.name,
             max_comparisons=MAX_COMPARISONS,
             folded=_FOLDED_CHARACTERS,
@@ -67,7 +74,7 @@ def environment() -> jinja2.Environment:
 
     made = template_environment("embedspace.reporting")
     script = package_text("embedspace.reporting", "templates/report.js")
-    made.globals |= {"script": script, "policy": _content_policy(script)}
+    made.globals |= {"script": script, "policy": _content_policy(script), "answer_card": answer_card}
     made.filters |= {
         "paragraphs": _paragraphs,
         "cell": _cell,

@@ -23,7 +23,7 @@ from embedspace.prompt import PromptEmbeds, Recipe, mask_from_text, tensor_diges
 from embedspace.runs.cases import prompt_sha256
 from embedspace.runs.records import Record, read_records
 from embedspace.runs.run import MANIFEST, read_manifest, time_of
-from embedspace.space import EmbeddingSpace, fixed_template_time
+from embedspace.space import EmbeddingSpace, embed_recorded_chat, fixed_template_time
 from embedspace.style import StyleVector, examples, packaged_vectors
 
 Parameters = Mapping[str, Any]
@@ -175,13 +175,7 @@ def _embed_chat(replayer: Replayer, given: Parameters, inputs: Sequence[Recipe])
             part if isinstance(part, str) else _recorded_rows(replayer, next(rows), part["rows"])
             for part in parts
         ]
-    space = replace(replayer.space, template={})  # the recipe has all variables
-    made = space.embed_chat(
-        messages,
-        given["add_generation_prompt"],
-        continue_final_message=given.get("continue_final_message", False),
-        template=json.loads(given.get("template", "{}")),
-    )
+    made = embed_recorded_chat(replayer.space, given, messages)
     # The recipe that is replayed: a content of rows alone is written without a list.
     return replace(made, recipe=Recipe.of("embed_chat", given, *inputs))
 

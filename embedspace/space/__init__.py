@@ -9,6 +9,7 @@ from embedspace.space.conversation import (
 from embedspace.space.embedding_space import EmbeddingSpace, find_space, resolve_space
 from embedspace.space.embedding_table import EmbeddingTable
 from embedspace.space.fingerprint import content_fingerprint
+from embedspace.space.kept_rows import embed_recorded_chat, kept_rows
 from embedspace.space.message_spans import content_mask
 from embedspace.space.nearest_rows import (
     TokenMatches,
@@ -40,8 +41,10 @@ __all__ = [
     "chat_recipe",
     "content_fingerprint",
     "content_mask",
+    "embed_recorded_chat",
     "find_space",
     "fixed_template_time",
+    "kept_rows",
     "match_tokens",
     "nearest_distances",
     "nearest_tokens",

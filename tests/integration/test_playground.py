@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import uvicorn
 
 from embedspace import EmbeddingSpace, StyleVector
-from embedspace.playground.app import Playground
 from embedspace.playground.engines import EngineChoice
 from embedspace.playground.materials import Materials
-from embedspace.playground.protection import loopback_hosts
-from embedspace.playground.server import listener, settings
 from tests.fake_vllm import FakeVLLM, events
+from tests.playground_visits import CHROMIUM, WAIT, ask, chromium, served, shown_answer, tab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -27,29 +23,11 @@ if TYPE_CHECKING:
 playwright_api = pytest.importorskip(
     "playwright.sync_api", reason="the browser's driver is not installed: pip install playwright"
 )
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WAIT = 120_000
-"""Milliseconds, long enough for a busy machine."""
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script><b>bold</b>'
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="there is no Chromium on this machine to open the page with"
 )
-
-
-@contextlib.contextmanager
-def served(materials: Materials, choice: EngineChoice) -> Iterator[str]:
-    """Address of a playground that runs in a thread, with the settings of the command."""
-    with listener("127.0.0.1", 0) as bound:
-        port = bound.getsockname()[1]
-        server = uvicorn.Server(settings(Playground(materials, choice, loopback_hosts(port)).app))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +44,8 @@ def address(materials: Materials) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with playwright_api.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -79,27 +55,6 @@ def page(browser: Browser) -> Iterator[Page]:
         opened = tab(context)
         yield opened
         assert opened.problems == []
-
-
-def tab(context: Any) -> Any:
-    opened = context.new_page()
-    opened.set_default_timeout(WAIT)
-    opened.requested, opened.problems = [], []
-    opened.on("request", lambda request: opened.requested.append(request.url))
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    opened.on("console", lambda line: line.type == "error" and opened.problems.append(line.text))
-    return opened
-
-
-def answer(page: Any, card: str) -> str:
-    return str(page.locator(f"[data-card={card}] .answer").inner_text())
-
-
-def ask(page: Any, how: Callable[[], None] | None = None) -> None:
-    """Ask with the button, or otherwise, and wait for the end of all answers."""
-    with page.expect_response(lambda response: response.url.endswith("/answers")):
-        (how or page.locator("#ask").click)()
-    page.locator("#answers[aria-busy=false]").wait_for()
 
 
 def test_a_visitor_moves_a_slider_and_reads_streamed_answers_with_the_keyboard_alone(
@@ -127,9 +82,9 @@ def test_a_visitor_moves_a_slider_and_reads_streamed_answers_with_the_keyboard_a
         r"far-[1-5]", str(moved.evaluate_all("all => all.map(each => each.className).join(' ')"))
     )
     ask(page, lambda: page.keyboard.press("Control+Enter"))
-    assert "Paris" in answer(page, "text")
-    assert answer(page, "moved")
-    assert answer(page, "control")
+    assert "Paris" in shown_answer(page, "text")
+    assert shown_answer(page, "moved")
+    assert shown_answer(page, "control")
     assert re.search("same as|differs from", page.locator("[data-card=moved] .note").inner_text())
     page.reload()
     assert page.get_by_label("User message", exact=True).input_value() == "Name the capital of France."
@@ -163,7 +118,7 @@ def test_html_in_an_answer_is_text(page: Any, materials: Materials) -> None:
     ):
         page.goto(f"{address}/?system=<b>x</b>&user=<i>y</i>")
         ask(page)
-        assert answer(page, "text") == HOSTILE.replace(" ", "")
+        assert shown_answer(page, "text") == HOSTILE.replace(" ", "")
         assert page.locator("#answers img, #answers b, #answers script, .tokens b, .tokens i").count() == 0
         assert page.title() == "embedspace playground"
 
@@ -172,8 +127,8 @@ def test_an_engine_that_is_not_there_is_told_in_plain_words(page: Any, materials
     with served(materials, EngineChoice("vllm", "http://127.0.0.1:9")) as address:
         page.goto(address)
         ask(page)
-        assert "http://127.0.0.1:9" in answer(page, "text")
-        assert "Traceback" not in answer(page, "text")
+        assert "http://127.0.0.1:9" in shown_answer(page, "text")
+        assert "Traceback" not in shown_answer(page, "text")
 
 
 def test_two_tabs_at_once_are_both_answered_and_a_third_s_sliders_move(
@@ -189,7 +144,7 @@ def test_two_tabs_at_once_are_both_answered_and_a_third_s_sliders_move(
         playwright_api.expect(tabs[2].locator("#python")).to_contain_text("scale=0.5", timeout=WAIT)
         for each in tabs[:2]:
             each.locator("[data-card=control] .note", has_text="plain text").wait_for()
-            assert answer(each, "text")
+            assert shown_answer(each, "text")
 
 
 def test_a_stopped_and_a_closed_tab_end_their_answers(browser: Browser, address: str) -> None:

@@ -5,8 +5,9 @@ import torch
 
 from embedspace import compress, interpolate
 from embedspace.playground.applied import Workbench
-from embedspace.playground.dropped_rows import kept_rows, subsequence
 from embedspace.playground.view import View
+from embedspace.space import kept_rows
+from embedspace.space.kept_rows import common_places
 
 MUSEUM = (
     "The museum in Lyon, founded in 1879, opens at nine. A ticket costs 14 euros, and a guide costs 20 euros."
@@ -98,9 +99,9 @@ def test_the_rows_that_compression_drops_are_those_that_its_text_lacks(bench, sm
 
 
 def test_of_two_equal_words_the_one_beside_kept_words_counts():
-    assert subsequence([7, 1, 2, 1, 3, 7], [7, 1, 3, 7]) == [0, 3, 4, 5]
-    assert subsequence([1, 2, 3], [1, 9, 3]) == [0, 2]
-    assert subsequence([1], []) == []
+    assert common_places([7, 1, 2, 1, 3, 7], [7, 1, 3, 7]) == [(0, 0), (3, 1), (4, 2), (5, 3)]
+    assert common_places([1, 2, 3], [1, 9, 3]) == [(0, 0), (2, 2)]
+    assert common_places([1], []) == []
 
 
 def test_an_applied_view_is_kept(bench):

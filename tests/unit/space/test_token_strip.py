@@ -1,11 +1,12 @@
 """In a notebook a prompt shows its rows, a verdict its layers, a vector its words; all of it is escaped."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from embedspace import PromptEmbeds, Recipe, SafetyFilter, StyleVector
+from embedspace import PromptEmbeds, Recipe, SafetyFilter, StyleVector, compress
 from embedspace.metrics import noisy_rows, vocabulary_radius
 from embedspace.prompt import MAX_STRIP_ROWS
 from embedspace.space import token_strip
@@ -23,6 +24,33 @@ def test_a_strip_has_the_words_the_marks_and_the_distances_of_its_rows(smollm2):
     assert max(row.distance for row in strip.rows) < 1e-5
     moved = token_strip(noisy_rows(smollm2, prompt, 0.5, seed=0))
     assert all((row.distance > 0.01) == row.content for row in moved.rows)
+
+
+MUSEUM = (
+    "The museum in Lyon, founded in 1879, opens at nine. A ticket costs 14 euros, and a guide costs 20 euros."
+)
+
+
+@pytest.mark.parametrize("method", ["salience", "truncate", "drop"])
+def test_a_compressed_prompt_shows_what_was_left_out_struck_through_in_its_place(smollm2, method):
+    prompt = chat(smollm2, MUSEUM)
+    shorter = compress(prompt, ratio=3, method=method)
+    strip = token_strip(shorter)
+    assert "".join(str(row.text) for row in strip.rows if not row.dropped) == smollm2.read(shorter)
+    assert len(strip.rows) - sum(row.dropped for row in strip.rows) == len(shorter)
+    in_text = iter(smollm2.read(prompt))
+    assert all(letter in in_text for row in strip.rows if row.dropped for letter in str(row.text))
+    assert all(row.content for row in strip.rows if row.dropped)
+    assert shorter._repr_html_().count("dropped") > 10
+    if method != "salience":  # which parts words with separators of its own
+        assert "".join(str(row.text) for row in strip.rows) == smollm2.read(prompt)
+
+
+def test_rows_that_are_means_or_whose_source_is_not_in_the_recipe_have_nothing_struck_through(smollm2):
+    prompt = chat(smollm2, MUSEUM)
+    given = replace(prompt, recipe=Recipe("example"))
+    for each in (compress(prompt, ratio=3, method="average"), compress(given, ratio=3, method="drop")):
+        assert [row.dropped for row in token_strip(each).rows] == [False] * len(each)
 
 
 def test_norms_are_in_units_of_the_vocabulary_s_mean(smollm2):
