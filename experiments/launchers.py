@@ -11,6 +11,7 @@ from embedspace._util.extras import pip_install
 EXTRAS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
     "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "slurm_gpu": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from experiments.launchers import missing_launcher
 if TYPE_CHECKING:
     from embedspace.reporting import Report
 
+with suppress(ModuleNotFoundError):  # its plug-in is optional
+    from embedspace._util import slurm_launcher  # noqa: F401  makes launcher=slurm ours
 
 SIZES = Path(__file__).parents[1] / "configs" / "sizes"
 """What ``size=`` changes, one file for each experiment and size."""

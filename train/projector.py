@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from embedspace.engines import TransformersEngine
     from embedspace.projector import Projector
     from embedspace.projector.datamodule import SentenceData
+
+with suppress(ModuleNotFoundError):  # its plug-in is optional
+    from embedspace._util import slurm_launcher  # noqa: F401  makes launcher=slurm ours
 
 # Settings that may differ between a training and its continuation.
 UNIMPORTANT = ("fresh", "logger", "callbacks", "trainer", "debug", "checkpoint_every", "patience", "test")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.sweeps import ROOT, command, final, records, sittings, sweep
+
 SWEEP = ["experiment=baseline", "experiment.questions=[One?,Two?]", "sampling.max_tokens=2,3"]
 LONG = [
     "experiment=baseline",
@@ -22,28 +21,6 @@ LONG = [
     "sampling.max_tokens=24",
     "+engine.batch_size=1",
 ]
-
-
-def command(out: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "experiments/run.py", "--multirun", *overrides, f"out={out}"]
-
-
-def sweep(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(out, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=500)
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
-
-
-def final(out: Path) -> dict[str, dict[tuple[str, int], tuple[str, tuple[int, ...]]]]:
-    """What each job of a sweep recorded, by its folder, without the times; a doubled record is an error."""
-    reported = {}
-    for path in sorted(out.glob("*/records.jsonl")):
-        lines = [((r["key"], r["choice"]), (r["text"], tuple(r["token_ids"]))) for r in records(path)]
-        reported[path.parent.name] = dict(lines)
-        assert len(reported[path.parent.name]) == len(lines)
-    return reported
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +67,8 @@ def test_a_job_that_is_queued_again_goes_on_from_its_records(tmp_path: Path) -> 
         before = _interrupt(process, disturbed)
         assert process.wait(400) == 0
     assert final(disturbed) == final(calm)
-    (manifest,) = disturbed.glob("*/run.json")
-    assert len(json.loads(manifest.read_text())["sittings"]) == 2
     (path,) = disturbed.glob("*/records.jsonl")
+    assert sittings(path.parent) == 2
     assert records(path)[: len(before)] == before
 
 
@@ -115,7 +91,7 @@ def _jobs(process: subprocess.Popen[bytes]) -> list[int]:
 
 def test_a_launcher_that_is_not_installed_names_the_extra(tmp_path: Path) -> None:
     try:
-        import hydra_plugins.hydra_ray_launcher  # type: ignore[import-not-found] # noqa: F401
+        import hydra_plugins.hydra_ray_launcher  # noqa: F401
     except ModuleNotFoundError:
         pass
     else:

@@ -70,7 +70,7 @@ def test_the_cluster_job_asks_for_gpus_time_and_to_be_queued_again(
         (cluster / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{cluster}:/usr/bin:/bin")
     settings = OmegaConf.to_container(
-        composed("launcher=slurm", "hydra.launcher.partition=gpu").hydra.launcher, resolve=False
+        composed("launcher=slurm_gpu", "hydra.launcher.partition=gpu").hydra.launcher, resolve=False
     )
     assert isinstance(settings, dict)
     shared = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes"}
@@ -90,3 +90,11 @@ def test_the_cluster_job_asks_for_gpus_time_and_to_be_queued_again(
     for flag in ("--partition=gpu", "--gpus-per-node=1", "--time=240", "--requeue", "--nodes=1"):
         assert f"#SBATCH {flag}" in lines
     assert "#SBATCH --signal=USR2@120" in lines
+
+
+def test_a_cluster_job_asks_for_nothing_that_a_cluster_may_not_have() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    settings = composed("launcher=slurm").hydra.launcher
+    assert [settings[name] for name in ("partition", "gpus_per_node", "cpus_per_task", "mem_gb")] == [
+        None
+    ] * 4
