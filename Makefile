@@ -58,7 +58,7 @@ gallery: $(TEST) ## run the evidence at full size and write the figures of docs/
 	$(VENV)/bin/embedspace models --prepare
 	PYTHONPATH=. $(RUN) experiments/gallery.py
 
-guard: $(TEST) ## make the shipped safety filter from packaged texts, and its evidence (about 90 minutes on two cores)
+guard: $(TEST) ## make the shipped safety filter from packaged texts, and its evidence (about an hour on two cores)
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=safety_filter
 	$(RUN) experiments/run.py experiment=safety_filter experiment.own=false experiment.target=runs/without-own

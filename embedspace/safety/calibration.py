@@ -41,6 +41,14 @@ class Calibration:
     classes: tuple[LengthClass, ...] = ()
     """Shortest first; empty where one threshold is for all lengths."""
 
+    def __repr__(self) -> str:
+        by_length = ", ".join(
+            f"{'more' if each.most_rows is None else f'up to {each.most_rows}'} rows {each.threshold:.3f}"
+            for each in self.classes
+        )
+        thresholds = f", thresholds: {by_length}" if by_length else ""
+        return f"Calibration(rate={self.rate:g}, prompts={self.prompts}{thresholds})"
+
     def threshold(self, rows: int) -> float | None:
         """The threshold of prompts of so many rows; None where there is one for all lengths."""
         return next(

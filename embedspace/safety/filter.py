@@ -249,15 +249,21 @@ class SafetyFilter:
 
         Layers after an infinite score do not run: they cannot process a prompt of a wrong shape.
         """
+        return self.explain_many([prompt])[0]
+
+    def explain_many(self, prompts: Iterable[PromptEmbeds | Tensor | str]) -> list[Explanation]:
+        """The explanations of many prompts, in order; the layers process them as one batch."""
         self._calibrated()
-        (reading,) = self._readings([prompt])
-        (findings,) = self._run([reading])
-        texts = {}
-        for name, finding in findings.items():
-            if finding.rows is not None:
-                start, stop = finding.rows
-                texts[name] = self.space.tokenizer.decode(reading.tokens.ids[start:stop].tolist())
-        return Explanation(self._verdict(reading, findings), findings, texts)
+        readings = self._readings(prompts)
+        explained = []
+        for reading, findings in zip(readings, self._run(readings), strict=True):
+            texts = {}
+            for name, finding in findings.items():
+                if finding.rows is not None:
+                    start, stop = finding.rows
+                    texts[name] = self.space.tokenizer.decode(reading.tokens.ids[start:stop].tolist())
+            explained.append(Explanation(self._verdict(reading, findings), findings, texts))
+        return explained
 
     def save(self, folder: str | Path) -> None:
         """Write ``filter.json`` and ``filter.safetensors`` into a folder.

@@ -44,11 +44,11 @@ def safety(model: str) -> Iterator[Measurement]:
         )
     cheap = dataclasses.replace(
         guard,
-        layers=tuple(layer for layer in guard.layers if layer.name in ("structural", "manifold", "pooled")),
-        weights={"pooled": 1.0},
+        layers=tuple(layer for layer in guard.layers if not layer.costly),
+        weights={"ngrams": 1.0},
     )
     for name, filtered, limit in (
-        ("structural, manifold and pooled", cheap, 0.005),
+        ("layers without an encoder", cheap, 0.02),
         ("all layers", guard, 0.08),
     ):
         times = [

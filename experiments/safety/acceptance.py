@@ -15,8 +15,7 @@ from typing import Literal
 
 import yaml
 
-from experiments.safety.data import Side
-from experiments.safety.sources import CONFIGS
+from experiments.safety.patterns import CONFIGS, Side
 
 Position = Literal["begin", "middle", "end"]
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import random
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
-from experiments.safety.benign_texts import excerpts
-from experiments.safety.packages import Patterns, assigned, filled, package_folder, rows_of
+from experiments.safety.packages import assigned, rows_of
 
 
 def armor(folder: Path, sources: Sequence[str]) -> Iterator[str]:
@@ -108,15 +104,16 @@ def repositories(folder: Path) -> Iterator[str]:
         yield from [text for text in carriers if any(mark in text for mark in marks)][:1]
 
 
-def planted(folder: Path, file: str, count: int) -> Iterator[str]:
-    """Pieces of benign documents with an instruction to the reader's assistant put between two sentences."""
-    content: Patterns = yaml.safe_load((folder / file).read_text())
-    carriers = list(excerpts(package_folder("inspect-evals")))
-    patterns = [pattern for each in content["planted"].values() for pattern in each]
-    for number in range(count):
-        rng = random.Random(number)
-        carrier = rng.choice(carriers)
-        words = filled(rng.choice(patterns), content["slots"], rng)
-        places = [found.end() for found in re.finditer(r"[.!?:;\n]\s", carrier)] or [len(carrier)]
-        place = rng.choice(places)
-        yield f"{carrier[:place]}{words}{rng.choice([' ', chr(10)])}{carrier[place:]}"
+def labelled(folder: Path, label: str) -> Iterator[str]:
+    """The attacks or the benign texts of a labelled corpus."""
+    yield from (row["text"] for row in rows_of(folder / "corpus/injections.jsonl") if row["label"] == label)
+
+
+def neuralchemy(folder: Path, sources: Sequence[str], label: int) -> Iterator[str]:
+    """Texts with this label that the data set neuralchemy took from these sources."""
+    import pyarrow.parquet
+
+    for path in sorted((folder / "seed/corpus/external/neuralchemy").glob("*.parquet")):
+        for row in pyarrow.parquet.read_table(path, columns=["text", "label", "source"]).to_pylist():
+            if row["source"] in sources and row["label"] == label:
+                yield row["text"]

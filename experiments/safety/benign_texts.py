@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from experiments.safety.packages import long_texts, pieces, rows_of, strings_in
+from experiments.safety.packages import pieces, rows_of, strings_in
 
 
 def documents(folder: Path) -> Iterator[str]:
@@ -46,12 +46,16 @@ ON_ATTACKS = frozenset({
 })  # fmt: skip
 
 
-def handbooks(folder: Path, on_attacks: bool, half: int | None = None) -> Iterator[str]:
-    """Pages that describe evaluations, either on attacks and refusals or all others; optionally every second."""
+def handbooks(folder: Path, on_attacks: bool, half: int | None = None, whole: bool = False) -> Iterator[str]:
+    """Pages that describe evaluations, either on attacks and refusals or all others; optionally every second.
+
+    In pieces, or ``whole``.
+    """
     for number, name in enumerate(_names(folder, on_attacks)):
         if half in (None, number % 2):
             text = (folder / name / "README.md").read_text()
-            yield from pieces(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
+            text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+            yield from [text] if whole else pieces(text)
 
 
 def prompts_in_code(folder: Path, half: int) -> Iterator[str]:
@@ -82,15 +86,6 @@ def policies(folder: Path) -> Iterator[str]:
                 yield from pieces(path.read_text(), 500)
 
 
-def offices(folder: Path) -> Iterator[str]:
-    """E-mails, files, messages and reviews of simulated offices, the places for injections left empty."""
-    for path in sorted((folder / "agentdojo/data/suites").rglob("*.yaml")):
-        content = path.read_text()
-        if "injection_vectors" not in path.name and "!include" not in content:
-            for text in long_texts(yaml.load(content, yaml.CSafeLoader)):
-                yield re.sub(r"\{\w*injection\w*\}", "", text)
-
-
 def tasks(folder: Path) -> Iterator[str]:
     """Tasks of a simulated company for its agent, including passwords."""
     for path in sorted((folder / "theagentcompany/tasks").glob("*/eval.yaml")):
@@ -99,9 +94,40 @@ def tasks(folder: Path) -> Iterator[str]:
 
 
 def excerpts(folder: Path) -> Iterator[str]:
-    """Pieces of the documents and e-mails in which instructions are planted, without those instructions."""
-    for text in [*documents(folder), *offices(folder)]:
+    """Pieces of a bank's knowledge base."""
+    for text in documents(folder):
         yield from (piece.strip() for piece in pieces(text, 350) if 60 < len(piece) < 700)
+
+
+_SAMPLES = {
+    "count": "3",
+    "counter": "7",
+    "days": "14",
+    "site_name": "example.org",
+    "current_site": "example.org",
+}
+
+
+def interface(folder: Path, locale: str, shortest: int = 12) -> Iterator[str]:
+    """Messages and mails of a web framework in a language, from its catalogues of translations.
+
+    Placeholders are filled with an example; ``shortest`` is in characters.
+    """
+    for path in sorted(folder.glob(f"**/locale/{locale}/LC_MESSAGES/django.po")):
+        for text in _translations(path.read_text()):
+            words = re.sub(
+                r"<[^>]+>", "", re.sub(r"%\((\w+)\)[sd]", lambda name: _SAMPLES.get(name[1], "Anna"), text)
+            )
+            if len(words) >= shortest and "%" not in words and "{" not in words:
+                yield words
+
+
+def _translations(catalogue: str) -> Iterator[str]:
+    for entry in catalogue.split("\n\n")[1:]:
+        if "#, fuzzy" not in entry and (
+            found := re.search(r'msgstr (".*?"(?:\n".*?")*)$', entry, re.DOTALL | re.MULTILINE)
+        ):
+            yield "".join(ast.literal_eval(line) for line in found[1].split("\n"))
 
 
 def judges(folder: Path) -> Iterator[str]:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from embedspace import EmbeddingSpace, SafetyFilter
 from embedspace._util.progress import progress
 from embedspace._util.provenance import provenance
-from embedspace.safety import Neighbours, Reading
-from experiments.safety.data import Example, examples, training
-from experiments.safety.metrics import SHIPPED, MethodScores
+from experiments.safety.data import Example, training
+from experiments.safety.evidence import EvidenceText, evidence_texts
+from experiments.safety.guard_network import guard_network
+from experiments.safety.metrics import SHIPPED, Measured
 from experiments.safety.report import as_card, as_page, evidence
 from experiments.safety.shipped_filter import calibration_half, held_out_half
+from experiments.sealed_sets import Ledger, Look
 
 Scorer = Callable[[Sequence[str]], Sequence[float]]
+
+BATCH = 64
+"""Texts that the filter scores together."""
 
 KEYWORDS = re.compile(
     r"(ignore|disregard|forget|override)\W+(\w+\W+){0,4}(instruction|rule|prompt|guideline|direction)s?|system prompt|"
@@ -38,73 +44,156 @@ class Safety:
     model: str
     filter: str
     """Name of a shipped filter, or a folder."""
-    without_own: str
-    """The same filter trained without this project's own patterns."""
     page: str
     """File for the tables."""
     card: str | None
     """File for the model card."""
     references: int
     """Safe references of the mean row-wise cosine method."""
+    diluted: int
+    """Attacks that are hidden in documents, at each length and position."""
+    obfuscated: int
+    """Attacks that are disguised, in each form."""
+    network_every: int | None
+    """Of the other texts every so-manieth is also scored by a published guard network; None: none is."""
 
     def run(self, folder: Path) -> str:
         """Score all texts, write the scores into ``folder`` and the tables into ``page``."""
         folder.mkdir(parents=True, exist_ok=True)
         space = EmbeddingSpace.from_pretrained(self.model)
         guard = SafetyFilter.from_pretrained(self.filter, space)
-        methods = self.methods(guard)
-        sealed = list(examples("sealed"))
-        groups = (sealed, calibration_half(), held_out_half())
-        measured: dict[str, MethodScores] = {}
-        with progress("scoring", len(methods)) as advance:
-            for name, score in methods.items():
-                found = [np.asarray(score([example.text for example in group])) for group in groups]
-                measured[name] = MethodScores(sealed, *found)
-                advance()
+        assert guard.calibration is not None, "a filter is calibrated before it is evaluated"
+        texts = evidence_texts(lambda text: len(space.tokenize(text)), self.diluted, self.obfuscated)
+        groups = [[each.text for each in group] for group in (texts, calibration_half(), held_out_half())]
+        rows = [[len(space.tokenize(text)) for text in group] for group in groups]
+        rate = guard.calibration.rate
+        scores: dict[str, list[list[float]]] = {
+            name: [] for name in (SHIPPED, *(f"layer {name} alone" for name in guard.weights))
+        }
+        with progress("scoring", sum(map(len, groups))) as advance:
+            for group in groups:
+                for name, found in _of_filter(guard, group, advance).items():
+                    scores[name].append(found)
+        scores |= {
+            name: [list(score(group)) for group in groups] for name, score in self.simpler(space).items()
+        }
+        measured = {name: measured_at(rate, texts, rows, found) for name, found in scores.items()}
         with (folder / "scores.jsonl").open("w") as file:
-            for number, example in enumerate(sealed):
-                scores = {name: float(method.scores[number]) for name, method in measured.items()}
-                line = {"source": example.source.name, "side": example.source.side, "scores": scores}
-                file.write(json.dumps(line) + "\n")
-        tables = evidence(guard, measured)
+            for number, each in enumerate(texts):
+                line = {key: value for key, value in asdict(each).items() if key != "text"}
+                own = {name: float(found[0][number]) for name, found in scores.items()}
+                file.write(json.dumps(line | {"rows": rows[0][number], "scores": own}) + "\n")
+        beside = self.with_network(rate, texts, groups, rows, scores[SHIPPED]) if self.network_every else {}
+        self.count_look(guard, [each.text for each in texts if each.part == "written"])
+        tables = evidence(guard, measured, beside, _speed(guard, texts))
         Path(self.page).write_text(as_page(tables, provenance()))
         if self.card:
             Path(self.card).write_text(as_card(guard, measured[SHIPPED], self.page))
         return f"{tables}\nwritten to {self.page}; scores in {folder / 'scores.jsonl'}"
 
-    def methods(self, guard: SafetyFilter) -> dict[str, Scorer]:
-        """The filter, its scoring layers, the filter without the project's own patterns, and simpler methods.
+    def with_network(
+        self,
+        rate: float,
+        texts: Sequence[EvidenceText],
+        groups: Sequence[Sequence[str]],
+        rows: Sequence[Sequence[int]],
+        own: Sequence[Sequence[float]],
+    ) -> dict[str, Measured]:
+        """A published guard network beside the filter, on a part of the texts since it takes long: by itself, as a
+        layer, and as a share of the score."""
+        step = self.network_every or 1
+        part = [row for row, each in enumerate(texts) if each.part in ("written", "packages")][::step]
+        places = [part, range(0, len(groups[1]), step), range(0, len(groups[2]), step)]
+        classify = guard_network()
+        network = []
+        with progress("scoring with the network", sum(map(len, places))) as advance:
+            for group, chosen in zip(groups, places, strict=True):
+                found: list[float] = []
+                for row in chosen:
+                    found += classify([group[row]])
+                    advance()
+                network.append(found)
+        filtered = [[values[row] for row in chosen] for values, chosen in zip(own, places, strict=True)]
+        lengths = [[values[row] for row in chosen] for values, chosen in zip(rows, places, strict=True)]
 
-        Raises:
-            ValueError: there is no filter without them.
-        """
-        texts = training()
-        layers = {
-            layer.name: replace(guard, layers=(layer,), weights={layer.name: 1.0}) for layer in guard.layers
+        def both(combine: Callable[[float, float], float]) -> list[list[float]]:
+            return [list(map(combine, *pair)) for pair in zip(filtered, network, strict=True)]
+
+        ways = {
+            SHIPPED: filtered,
+            "guard network": network,
+            "filter with the network as a layer": both(max),
+            "filter with a quarter of the network's logit": both(lambda a, b: _logit(a) + _logit(b) / 4),
         }
-        sides = [
-            [Reading.of(guard.space, example.text) for example in texts if example.source.side == side]
-            for side in ("benign", "attack")
-        ]
+        chosen_texts = [texts[row] for row in part]
+        return {name: measured_at(rate, chosen_texts, lengths, found) for name, found in ways.items()}
+
+    def count_look(self, guard: SafetyFilter, texts: Sequence[str]) -> None:
+        """Count a look at the texts written for acceptance; a filter that was evaluated before is the same look."""
+        what = f"filter {self.filter}, threshold {guard.threshold:.6f}"
+        look = Look(datetime.now().astimezone().isoformat(timespec="seconds"), 0, what, what)
+        Ledger.default().look(texts, look)
+
+    def simpler(self, space: EmbeddingSpace) -> dict[str, Scorer]:
+        """Simpler methods."""
+        texts = training()
         return {
-            SHIPPED: _in_batches(guard),
-            "without own patterns": _in_batches(SafetyFilter.from_pretrained(self.without_own, guard.space)),
-            **{f"layer {name} alone": _in_batches(layers[name]) for name in guard.weights},
-            "MiniLM neighbours of the plain text": Neighbours.fit(*sides).shares,
             "TF-IDF and logistic regression": _tfidf(texts),
             "keyword rules": lambda texts: [float(bool(KEYWORDS.search(text))) for text in texts],
-            "mean row-wise cosine to safe ones": _rowwise_cosine(guard.space, texts, self.references),
+            "mean row-wise cosine to safe ones": _rowwise_cosine(space, texts, self.references),
         }
 
 
-def _in_batches(guard: SafetyFilter, size: int = 64) -> Scorer:
-    def scores(texts: Sequence[str]) -> list[float]:
-        found: list[float] = []
-        for start in range(0, len(texts), size):
-            found += guard.score_many(texts[start : start + size])
-        return [score if math.isfinite(score) else 2.0 for score in found]
+def measured_at(
+    rate: float,
+    texts: Sequence[EvidenceText],
+    rows: Sequence[Sequence[int]],
+    scores: Sequence[Sequence[float]],
+) -> Measured:
+    """Margins of a method's scores of texts, calibration texts and fresh texts, of lengths ``rows``."""
+    own, calibration, fresh = zip(scores, rows, strict=True)
+    return Measured.of(texts, own[1], own[0], calibration, fresh, rate)
 
-    return scores
+
+def _of_filter(
+    guard: SafetyFilter, texts: Sequence[str], advance: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Scores of the filter and of each of its scoring layers; 2 where a prompt is refused whatever the threshold."""
+    found: dict[str, list[float]] = {
+        name: [] for name in (SHIPPED, *(f"layer {name} alone" for name in guard.weights))
+    }
+    for start in range(0, len(texts), BATCH):
+        explained = guard.explain_many(texts[start : start + BATCH])
+        for each in explained:
+            advance()
+            found[SHIPPED].append(min(each.verdict.score, 2.0))
+            for name in guard.weights:
+                score = each.findings[name].score if name in each.findings else 2.0
+                found[f"layer {name} alone"].append(min(score, 2.0))
+    return found
+
+
+def _logit(probability: float) -> float:
+    bounded = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(bounded / (1 - bounded))
+
+
+def _speed(guard: SafetyFilter, texts: Sequence[EvidenceText]) -> str:
+    """How long a check takes, of one text after the other, on the processor of this run."""
+    found = []
+    for wanted in (64, 512, 3000):
+        near = min(
+            (each for each in texts if each.side == "benign" and each.part == "diluted"),
+            key=lambda each: abs(len(guard.space.tokenize(each.text)) - wanted),
+        )
+        guard.check(near.text)
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            guard.check(near.text)
+            times.append(time.process_time() - start)
+        found.append(f"{1000 * min(times):.0f} ms for {len(guard.space.tokenize(near.text)):,} tokens")
+    return f"A check takes {', '.join(found)} of processor time."
 
 
 def _tfidf(examples: Sequence[Example]) -> Scorer:

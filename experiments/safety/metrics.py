@@ -1,62 +1,100 @@
-"""Detection metrics of one method on the sealed texts."""
+"""What a detector refuses of the evidence's texts, at a threshold for each class of lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from embedspace.metrics import Interval, auroc, share_interval
-from embedspace.safety import conformal_threshold
-from experiments.safety.data import Example
+from embedspace.metrics import Interval, SourceScores, auroc, macro_average, share_interval
+from embedspace.safety.calibration import Calibration, thresholds_by_length
+from experiments.safety.evidence import EvidenceText
 
 SHIPPED = "shipped filter"
 """Name of the method that all others are compared with."""
 
+Selection = Callable[[EvidenceText], bool]
+
 
 @dataclass(frozen=True, eq=False)
-class MethodScores:
-    """Scores of one method on the sealed texts and on the two halves of the calibration texts."""
+class Measured:
+    """Margins of one method: its scores minus the threshold of each text's length."""
 
-    examples: Sequence[Example]
-    scores: np.ndarray
-    calibration: np.ndarray
-    held_out: np.ndarray
+    texts: Sequence[EvidenceText]
+    margins: np.ndarray
+    """Of ``texts``; a text above 0 is refused."""
+    fresh: np.ndarray
+    """Of benign texts of the calibration's kinds that the threshold was not calibrated on."""
 
-    def threshold(self, rate: float) -> float:
-        """The conformal threshold of the calibration half."""
-        return conformal_threshold([float(score) for score in self.calibration], rate)[0]
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[EvidenceText],
+        rows: Sequence[int],
+        scores: Sequence[float],
+        calibration: tuple[Sequence[float], Sequence[int]],
+        fresh: tuple[Sequence[float], Sequence[int]],
+        rate: float,
+    ) -> Measured:
+        """Margins of scores.
 
-    def rows(self, side: str, *, hard: bool | None, unseen: bool = False) -> list[bool]:
-        """Which texts are of a class, optionally only hard ones or not, or only of sources without earlier uses."""
-        return [
-            e.source.side == side and hard in (None, e.source.hard) and not (unseen and e.source.looks)
-            for e in self.examples
-        ]
+        Args:
+            texts: of the evidence.
+            rows: their lengths.
+            scores: their scores.
+            calibration: scores and lengths of the benign texts that the thresholds are found on.
+            fresh: of other benign texts of the same kinds.
+            rate: the share of benign texts that may be refused.
+        """
+        highest, found = thresholds_by_length(*calibration, rate)
 
-    def share(self, rows: Sequence[bool], threshold: float) -> Interval:
-        """Share of the selected texts with a score above a threshold."""
-        picked = self.scores[np.asarray(rows)]
-        return share_interval(int((picked > threshold).sum()), len(picked))
+        def margins(values: Sequence[float], lengths: Sequence[int]) -> np.ndarray:
+            limits = [_limit(found, length, highest) for length in lengths]
+            return np.asarray(np.nan_to_num(np.asarray(values, dtype=float), posinf=2.0) - np.asarray(limits))
 
-    def refused(self, side: str, threshold: float, *, hard: bool = False, unseen: bool = False) -> Interval:
-        """Share of texts of a class that are refused; direct attacks unless ``hard``."""
-        return self.share(self.rows(side, hard=hard, unseen=unseen), threshold)
+        return cls(texts, margins(scores, rows), margins(*fresh))
 
-    def allowed(self, threshold: float, *, hard: bool | None = None, unseen: bool = False) -> Interval:
-        """Share of benign texts that are allowed."""
-        refused = self.share(self.rows("benign", hard=hard, unseen=unseen), threshold)
-        return Interval(1 - refused.estimate, 1 - refused.high, 1 - refused.low, refused.items)
+    @property
+    def allowed_fresh(self) -> Interval:
+        """Share of the fresh texts that are allowed."""
+        return share_interval(int((self.fresh <= 0).sum()), len(self.fresh))
 
-    def auroc(self, resamples: int = 1000, seed: int = 0) -> Interval:
-        """Probability that a direct attack scores higher than a benign text, with a bootstrap over texts."""
-        attacks = np.sort(self.scores[np.asarray(self.rows("attack", hard=False))])
-        benign = np.sort(self.scores[np.asarray(self.rows("benign", hard=None))])
-        rng = np.random.default_rng(seed)
-        values = [
-            auroc(rng.choice(attacks, len(attacks)), rng.choice(benign, len(benign)))
-            for _ in range(resamples)
-        ]
-        low, high = np.quantile(values, [0.025, 0.975])
-        return Interval(auroc(attacks, benign), float(low), float(high), len(attacks) + len(benign))
+    def refused(self, wanted: Selection) -> Interval:
+        """Share of the selected texts that are refused."""
+        picked = self.margins[self._rows(wanted)]
+        return share_interval(int((picked > 0).sum()), len(picked))
+
+    def allowed(self, wanted: Selection) -> Interval:
+        """Share of the selected texts that are allowed."""
+        picked = self.margins[self._rows(wanted)]
+        return share_interval(int((picked <= 0).sum()), len(picked))
+
+    def refused_by_group(self, wanted: Selection, group: Callable[[EvidenceText], str]) -> Interval:
+        """Mean over groups of the share that is refused, each group counting once."""
+        rows = self._rows(wanted)
+        values = (self.margins[rows] > 0).astype(float).tolist()
+        return macro_average(values, [group(self.texts[row]) for row in rows])
+
+    def auroc(self, attacks: Selection, benign: Selection) -> float:
+        """Probability that an attack has a larger margin than a benign text."""
+        return auroc(self.margins[self._rows(attacks)].tolist(), self.margins[self._rows(benign)].tolist())
+
+    def by_source(self, attacks: Selection, benign: Selection) -> SourceScores:
+        """Margins by kind or source, for comparisons at one false-positive rate."""
+        sides: list[dict[str, list[float]]] = []
+        for wanted in (attacks, benign):
+            found: dict[str, list[float]] = {}
+            for row in self._rows(wanted):
+                each = self.texts[row]
+                found.setdefault(f"{each.part}, {each.kind}", []).append(float(self.margins[row]))
+            sides.append(found)
+        return SourceScores(sides[0], sides[1])
+
+    def _rows(self, wanted: Selection) -> list[int]:
+        return [row for row, each in enumerate(self.texts) if wanted(each)]
+
+
+def _limit(calibration: Calibration, rows: int, highest: float) -> float:
+    own = calibration.threshold(rows)
+    return highest if own is None else own

