@@ -11,8 +11,8 @@ from embedspace.metrics import Interval
 from experiments.safety.acceptance import acceptance_texts
 from experiments.safety.data import examples, sources, unlike
 from experiments.safety.evidence import evidence_texts
+from experiments.safety.goals import Goal, goals
 from experiments.safety.metrics import Measured
-from experiments.safety.report import Goal, goals
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "embedspace/safety/weights/smollm2-injection"
