@@ -20,6 +20,8 @@ import pytest
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 NODE = "one"
+PATH = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
+"""Where the daemons are looked for."""
 
 CONFIGURATION = """\
 ClusterName=tests
@@ -57,8 +59,7 @@ PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE State=UP
 
 def unavailable() -> str | None:
     """Why no cluster can be started here; None where one can."""
-    path = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
-    if missing := [name for name in DAEMONS if shutil.which(name, path=path) is None]:
+    if missing := [name for name in DAEMONS if shutil.which(name, path=PATH) is None]:
         return f"SLURM is not installed ({', '.join(missing)} missing); as root, tests/install_slurm.sh installs it"
     if os.geteuid() != 0:
         return "slurmd has to be started by root"
@@ -67,7 +68,7 @@ def unavailable() -> str | None:
 
 def version() -> tuple[int, int]:
     """Year and month of SLURM's release, such as 22, 5; 0, 0 where it is not installed."""
-    path = shutil.which("slurmctld", path=f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin")
+    path = shutil.which("slurmctld", path=PATH)
     said = subprocess.run([path, "-V"], capture_output=True, text=True).stdout if path else ""
     found = re.search(r"(\d+)\.(\d+)", said)
     return (int(found[1]), int(found[2])) if found else (0, 0)
@@ -86,7 +87,7 @@ class SlurmCluster:
         """For commands that use the cluster."""
         return os.environ | {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
-            "PATH": f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin",
+            "PATH": PATH,
         }
 
     def ask(self, *words: str) -> str:
@@ -193,7 +194,7 @@ class SlurmCluster:
         psutil.wait_procs(found, timeout=30)
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        executable = shutil.which(name, path=self.environment["PATH"])
+        executable = shutil.which(name, path=PATH)
         assert executable is not None
         with (self.folder / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(

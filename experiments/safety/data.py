@@ -175,11 +175,11 @@ def examples(use: Use) -> tuple[Example, ...]:
     own: list[Example] = []
     for source in (source for source in wanted if source.own):
         texts = source.texts()
-        own += [Example(text, source) for text, kept in zip(texts, distinct(texts, []), strict=True) if kept]
-    keep = distinct([example.text for example in listed], sealed) + unlike(
-        [example.text for example in own], sealed
-    )
-    return tuple(example for example, kept in zip([*listed, *own], keep, strict=True) if kept)
+        own += [Example(text, source) for text, kept in zip(texts, distinct(texts), strict=True) if kept]
+    first = distinct([example.text for example in listed])
+    found = [*(example for example, kept in zip(listed, first, strict=True) if kept), *own]
+    keep = unlike([example.text for example in found], sealed)
+    return tuple(example for example, kept in zip(found, keep, strict=True) if kept)
 
 
 MIN_ATTACK_PROBABILITY = 0.35
@@ -205,11 +205,11 @@ def training() -> tuple[Example, ...]:
     return tuple(example for example, kept in zip(found, keep, strict=True) if kept)
 
 
-def distinct(texts: Sequence[str], others: Sequence[str]) -> list[bool]:
-    """For each text whether it is a near duplicate neither of an earlier one nor of ``others``."""
-    vectors = _ngram_counts([*others, *texts])
+def distinct(texts: Sequence[str]) -> list[bool]:
+    """For each text whether it is a near duplicate of no earlier one."""
+    vectors = _ngram_counts(texts)
     keep: list[bool] = []
-    for start in range(len(others), len(others) + len(texts), 512):
+    for start in range(0, len(texts), 512):
         rows = vectors[start : start + 512]
         similar = (rows @ vectors[: start + rows.shape[0]].T).tocoo()
         earlier = set(

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from embedspace import EmbeddingSpace, SafetyFilter
 from embedspace._util.progress import progress
 from embedspace._util.provenance import provenance
+from experiments.safety.acceptance import LENGTHS
 from experiments.safety.data import Example, training
 from experiments.safety.evidence import EvidenceText, evidence_texts
 from experiments.safety.guard_network import guard_network
@@ -25,6 +27,7 @@ from experiments.safety.shipped_filter import calibration_half, held_out_half
 from experiments.sealed_sets import Ledger, Look
 
 Scorer = Callable[[Sequence[str]], Sequence[float]]
+Value = TypeVar("Value")
 
 BATCH = 64
 """Texts that the filter scores together."""
@@ -67,66 +70,29 @@ class Safety:
         groups = [[each.text for each in group] for group in (texts, calibration_half(), held_out_half())]
         rows = [[len(space.tokenize(text)) for text in group] for group in groups]
         rate = guard.calibration.rate
-        scores: dict[str, list[list[float]]] = {
-            name: [] for name in (SHIPPED, *(f"layer {name} alone" for name in guard.weights))
-        }
         with progress("scoring", sum(map(len, groups))) as advance:
-            for group in groups:
-                for name, found in _of_filter(guard, group, advance).items():
-                    scores[name].append(found)
+            found = [_of_filter(guard, group, advance) for group in groups]
+        scores = {name: [each[name] for each in found] for name in found[0]}
         scores |= {
             name: [list(score(group)) for group in groups] for name, score in self.simpler(space).items()
         }
-        measured = {name: measured_at(rate, texts, rows, found) for name, found in scores.items()}
+        measured = {name: measured_at(rate, texts, rows, own) for name, own in scores.items()}
         with (folder / "scores.jsonl").open("w") as file:
             for number, each in enumerate(texts):
                 line = {key: value for key, value in asdict(each).items() if key != "text"}
-                own = {name: float(found[0][number]) for name, found in scores.items()}
+                own = {name: float(values[0][number]) for name, values in scores.items()}
                 file.write(json.dumps(line | {"rows": rows[0][number], "scores": own}) + "\n")
-        beside = self.with_network(rate, texts, groups, rows, scores[SHIPPED]) if self.network_every else {}
+        beside = (
+            with_network(rate, texts, groups, rows, scores[SHIPPED], step)
+            if (step := self.network_every)
+            else {}
+        )
         self.count_look(guard, [each.text for each in texts if each.part == "written"])
-        tables = evidence(guard, measured, beside, _speed(guard, texts))
+        tables = evidence(guard, measured, beside, _speed(guard, texts, rows[0]))
         Path(self.page).write_text(as_page(tables, provenance()))
         if self.card:
             Path(self.card).write_text(as_card(guard, measured[SHIPPED], self.page))
         return f"{tables}\nwritten to {self.page}; scores in {folder / 'scores.jsonl'}"
-
-    def with_network(
-        self,
-        rate: float,
-        texts: Sequence[EvidenceText],
-        groups: Sequence[Sequence[str]],
-        rows: Sequence[Sequence[int]],
-        own: Sequence[Sequence[float]],
-    ) -> dict[str, Measured]:
-        """A published guard network beside the filter, on a part of the texts since it takes long: by itself, as a
-        layer, and as a share of the score."""
-        step = self.network_every or 1
-        part = [row for row, each in enumerate(texts) if each.part in ("written", "packages")][::step]
-        places = [part, range(0, len(groups[1]), step), range(0, len(groups[2]), step)]
-        classify = guard_network()
-        network = []
-        with progress("scoring with the network", sum(map(len, places))) as advance:
-            for group, chosen in zip(groups, places, strict=True):
-                found: list[float] = []
-                for row in chosen:
-                    found += classify([group[row]])
-                    advance()
-                network.append(found)
-        filtered = [[values[row] for row in chosen] for values, chosen in zip(own, places, strict=True)]
-        lengths = [[values[row] for row in chosen] for values, chosen in zip(rows, places, strict=True)]
-
-        def both(combine: Callable[[float, float], float]) -> list[list[float]]:
-            return [list(map(combine, *pair)) for pair in zip(filtered, network, strict=True)]
-
-        ways = {
-            SHIPPED: filtered,
-            "guard network": network,
-            "filter with the network as a layer": both(max),
-            "filter with a quarter of the network's logit": both(lambda a, b: _logit(a) + _logit(b) / 4),
-        }
-        chosen_texts = [texts[row] for row in part]
-        return {name: measured_at(rate, chosen_texts, lengths, found) for name, found in ways.items()}
 
     def count_look(self, guard: SafetyFilter, texts: Sequence[str]) -> None:
         """Count a look at the texts written for acceptance; a filter that was evaluated before is the same look."""
@@ -155,22 +121,63 @@ def measured_at(
     return Measured.of(texts, own[1], own[0], calibration, fresh, rate)
 
 
+def with_network(
+    rate: float,
+    texts: Sequence[EvidenceText],
+    groups: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[int]],
+    own: Sequence[Sequence[float]],
+    step: int,
+) -> dict[str, Measured]:
+    """A published guard network beside the filter: by itself, as a layer, and as a share of the score.
+
+    Of each group every ``step``-th text is scored, since the network takes long.
+    """
+    part = [row for row, each in enumerate(texts) if each.part in ("written", "packages")][::step]
+    places = [part, range(0, len(groups[1]), step), range(0, len(groups[2]), step)]
+    classify = guard_network()
+    network = []
+    with progress("scoring with the network", sum(map(len, places))) as advance:
+        for group, chosen in zip(groups, places, strict=True):
+            found: list[float] = []
+            for row in chosen:
+                found += classify([group[row]])
+                advance()
+            network.append(found)
+    filtered, lengths = _picked(own, places), _picked(rows, places)
+
+    def both(combine: Callable[[float, float], float]) -> list[list[float]]:
+        return [list(map(combine, *pair)) for pair in zip(filtered, network, strict=True)]
+
+    ways = {
+        SHIPPED: filtered,
+        "guard network": network,
+        "filter with the network as a layer": both(max),
+        "filter with a quarter of the network's logit": both(lambda a, b: _logit(a) + _logit(b) / 4),
+    }
+    chosen_texts = [texts[row] for row in part]
+    return {name: measured_at(rate, chosen_texts, lengths, found) for name, found in ways.items()}
+
+
+def _picked(groups: Sequence[Sequence[Value]], places: Sequence[Sequence[int]]) -> list[list[Value]]:
+    """Of each group the values at the given places."""
+    return [[values[place] for place in chosen] for values, chosen in zip(groups, places, strict=True)]
+
+
 def _of_filter(
     guard: SafetyFilter, texts: Sequence[str], advance: Callable[[], None]
 ) -> dict[str, list[float]]:
     """Scores of the filter and of each of its scoring layers; 2 where a prompt is refused whatever the threshold."""
-    found: dict[str, list[float]] = {
-        name: [] for name in (SHIPPED, *(f"layer {name} alone" for name in guard.weights))
-    }
+    found: list[dict[str, float]] = []
     for start in range(0, len(texts), BATCH):
-        explained = guard.explain_many(texts[start : start + BATCH])
-        for each in explained:
+        for each in guard.explain_many(texts[start : start + BATCH]):
             advance()
-            found[SHIPPED].append(min(each.verdict.score, 2.0))
-            for name in guard.weights:
-                score = each.findings[name].score if name in each.findings else 2.0
-                found[f"layer {name} alone"].append(min(score, 2.0))
-    return found
+            layers = {
+                f"layer {name} alone": each.findings[name].score if name in each.findings else math.inf
+                for name in guard.weights
+            }
+            found.append({SHIPPED: each.verdict.score, **layers})
+    return {name: [min(scores[name], 2.0) for scores in found] for name in found[0]}
 
 
 def _logit(probability: float) -> float:
@@ -178,21 +185,23 @@ def _logit(probability: float) -> float:
     return math.log(bounded / (1 - bounded))
 
 
-def _speed(guard: SafetyFilter, texts: Sequence[EvidenceText]) -> str:
+def _speed(guard: SafetyFilter, texts: Sequence[EvidenceText], rows: Sequence[int]) -> str:
     """How long a check takes, of one text after the other, on the processor of this run."""
+    documents = [
+        (length, each.text)
+        for length, each in zip(rows, texts, strict=True)
+        if each.side == "benign" and each.part == "diluted"
+    ]
     found = []
-    for wanted in (64, 512, 3000):
-        near = min(
-            (each for each in texts if each.side == "benign" and each.part == "diluted"),
-            key=lambda each: abs(len(guard.space.tokenize(each.text)) - wanted),
-        )
-        guard.check(near.text)
+    for wanted in LENGTHS:
+        length, text = min(documents, key=lambda pair: abs(pair[0] - wanted))
+        guard.check(text)
         times = []
         for _ in range(5):
             start = time.process_time()
-            guard.check(near.text)
+            guard.check(text)
             times.append(time.process_time() - start)
-        found.append(f"{1000 * min(times):.0f} ms for {len(guard.space.tokenize(near.text)):,} tokens")
+        found.append(f"{1000 * min(times):.0f} ms for {length:,} tokens")
     return f"A check takes {', '.join(found)} of processor time."
 
 

@@ -175,8 +175,10 @@ def pickled_data(content: bytes) -> Any:
 
     for operation, argument, _ in pickletools.genops(content):
         match operation.name:
-            case "PROTO" | "FRAME":
-                pass
+            case (
+                "PROTO" | "FRAME" | "BINPERSID"
+            ):  # of the last one the value on the stack is what is asked for
+                continue
             case "MARK":
                 marks.append(len(stack))
             case "EMPTY_DICT":
@@ -187,9 +189,10 @@ def pickled_data(content: bytes) -> Any:
                 stack.append(())
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[operation.name])
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINBYTES" | "BINBYTES" | "BINFLOAT" | "GLOBAL":
-                stack.append(argument)
-            case "BININT" | "BININT1" | "BININT2" | "LONG1":
+            case (
+                "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINBYTES" | "BINBYTES" | "BINFLOAT" | "GLOBAL"
+                | "BININT" | "BININT1" | "BININT2" | "LONG1"
+            ):  # fmt: skip
                 stack.append(argument)
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
@@ -217,8 +220,6 @@ def pickled_data(content: bytes) -> Any:
             case "SETITEMS":
                 values = taken()
                 stack[-1].update(zip(values[::2], values[1::2], strict=True))
-            case "BINPERSID":
-                pass  # the value on the stack is what is asked for
             case "REDUCE" | "NEWOBJ":
                 arguments, name = stack.pop(), stack.pop()
                 stack.append({} if name == "collections OrderedDict" else Call(name, arguments))

@@ -10,12 +10,11 @@ from embedspace._util.provenance import describe_origin
 from embedspace.metrics import Interval, recall_difference
 from experiments.safety.acceptance import LENGTHS, POSITIONS
 from experiments.safety.data import sources
-from experiments.safety.evidence import EvidenceText
 from experiments.safety.goals import goals_table
 from experiments.safety.metrics import SHIPPED, Measured, Selection
 from experiments.safety.obfuscations import OBFUSCATIONS
 from experiments.safety.packages import PINS
-from experiments.safety.selections import attacks, benign, diluted, kinds_of, written
+from experiments.safety.selections import attacks, benign, diluted, kinds_of, undisguised, written
 from experiments.safety.shipped_filter import LIMITS, SEALED
 
 if TYPE_CHECKING:
@@ -139,13 +138,7 @@ def _diluted_table(own: Measured) -> str:
     rows = []
     for length in LENGTHS:
         found = [own.refused(diluted(f"{length:,} tokens, {position}")) for position in POSITIONS]
-        controls = own.allowed(
-            lambda each, length=length: (
-                each.part == "diluted"
-                and each.side == "benign"
-                and each.form.startswith(f"{length:,} tokens")
-            )
-        )
+        controls = own.allowed(diluted(f"{length:,} tokens", "benign"))
         rows.append([f"{length:,}", *(f"{each:.2f}" for each in found), f"{controls:.2f}"])
     return markdown_table(
         [
@@ -180,12 +173,7 @@ def _sources_table(own: Measured) -> str:
 
 
 def _methods_table(measured: Mapping[str, Measured]) -> str:
-    def attacks(each: EvidenceText) -> bool:
-        return each.side == "attack" and each.part in ("written", "packages")
-
-    def benign(each: EvidenceText) -> bool:
-        return each.side == "benign" and each.part in ("written", "packages")
-
+    attacks, benign = undisguised("attack"), undisguised("benign")
     rows, own = [], measured[SHIPPED].by_source(attacks, benign)
     for name, method in measured.items():
         other = method.by_source(attacks, benign)

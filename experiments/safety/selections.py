@@ -20,9 +20,14 @@ def written(side: str, *kinds: str, language: str | None = None) -> Selection:
     return wanted
 
 
-def diluted(form: str) -> Selection:
-    """Attacks in documents, of a length or of a length and position."""
-    return lambda each: each.part == "diluted" and each.side == "attack" and each.form.startswith(form)
+def diluted(form: str, side: str = "attack") -> Selection:
+    """Attacks in documents, of a length or of a length and position; or the same documents without them."""
+    return lambda each: each.part == "diluted" and each.side == side and each.form.startswith(form)
+
+
+def undisguised(side: str) -> Selection:
+    """Texts written by hand and those of packages."""
+    return lambda each: each.part in ("written", "packages") and each.side == side
 
 
 def other_languages(each: EvidenceText) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zipfile import ZipFile
 
 from experiments.safety import attack_texts as attacks
@@ -33,19 +34,19 @@ def table(folder: Path, path: str, columns: Sequence[str]) -> Iterator[str]:
         yield "\n".join(row[column] or "" for column in columns)
 
 
-def zipped_table(folder: Path, path: str, column: str, shortest: int) -> Iterator[str]:
-    """The texts of at least so many characters in a column of the only CSV file of a zip archive."""
+def column(folder: Path, path: str, column: str, shortest: int = 0) -> Iterator[str]:
+    """The texts of at least so many characters in a column of a CSV file, or of the only one in a zip archive."""
     csv.field_size_limit(10**8)
-    with ZipFile(folder / path) as archive, archive.open(archive.namelist()[0]) as file:
+    with contextlib.ExitStack() as opened:
+        file: IO[bytes]
+        if path.endswith(".zip"):
+            archive = opened.enter_context(ZipFile(folder / path))
+            file = opened.enter_context(archive.open(archive.namelist()[0]))
+        else:
+            file = opened.enter_context((folder / path).open("rb"))
         for row in csv.DictReader(TextIOWrapper(file, encoding="utf-8", newline="")):
             if len(row[column]) >= shortest:
                 yield row[column]
-
-
-def column(folder: Path, path: str, column: str) -> Iterator[str]:
-    """A column of a CSV file with a header."""
-    with (folder / path).open(newline="", encoding="utf-8") as file:
-        yield from (row[column] for row in csv.DictReader(file))
 
 
 def lines(folder: Path, path: str, column: int) -> Iterator[str]:
@@ -54,7 +55,7 @@ def lines(folder: Path, path: str, column: int) -> Iterator[str]:
 
 
 _READERS: Sequence[Callable[..., Iterator[str]]] = (
-    field, table, zipped_table, column, lines, own, long_documents, planted,
+    field, table, column, lines, own, long_documents, planted,
     attacks.armor, attacks.in_the_wild, attacks.dan, attacks.payloads, attacks.tool_results, attacks.prompt_requests,
     attacks.inboxes, attacks.hijacks, attacks.latent, attacks.memories, attacks.repositories, attacks.labelled,
     attacks.neuralchemy,

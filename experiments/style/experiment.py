@@ -270,24 +270,29 @@ class Style:
             if self.control_seeds
             else ""
         )
-        learnt = (
-            f"The optimised vector is “{self.pretrained}”, distilled from a model's own answers under an instruction "
-            "before this run. Positive strengths apply it. "
-            if self.pretrained is not None
-            else ""
-            if self.optimised is None
-            else f"The optimised vectors, one for each side, were distilled from the model's own answers to "
-            f"{len(self.learnt_on)} other questions with the instruction and {len(self.example_questions)} example "
-            "answers before them: the moved question alone has to give the same answers. Positive strengths apply the "
-            "one, negative strengths the other. "
-        )
         return (
-            f"A vector times alpha is added to {_MOVED[self.rows]}; no row is added. {learnt}"
+            f"A vector times alpha is added to {_MOVED[self.rows]}; no row is added. {self._learnt_text()}"
             f"{len(self.positive)} {self.positive_name} and {len(self.negative)} {self.negative_name} sentences give "
             f"the directions ({', '.join(LABELS[method] for method in self.methods)}), of norm {self.norm:g}.\n\n"
             f"Controls: {vectors}the instruction in plain words, which adds rows. The judge "
             "was trained on neither the sentences nor the answers. Perplexity is that of an answer under the "
             "unshifted model after the plain question."
+        )
+
+    def _learnt_text(self) -> str:
+        """Where the optimised vectors come from; nothing where there are none."""
+        if self.pretrained is not None:
+            return (
+                f"The optimised vector is “{self.pretrained}”, distilled from a model's own answers under an "
+                "instruction before this run. Positive strengths apply it. "
+            )
+        if self.optimised is None:
+            return ""
+        return (
+            "The optimised vectors, one for each side, were distilled from the model's own answers to "
+            f"{len(self.learnt_on)} other questions with the instruction and {len(self.example_questions)} example "
+            "answers before them: the moved question alone has to give the same answers. Positive strengths apply the "
+            "one, negative strengths the other. "
         )
 
     def _label(self, sign: float, side: str) -> str:

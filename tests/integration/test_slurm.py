@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,14 @@ def only_job(cluster: SlurmCluster) -> str:
     return job
 
 
+def assert_resumed(out: Path, before: list[dict[str, Any]], undisturbed: Path) -> None:
+    """The only job of a sweep went on from the records that it had, to those of the sweep that nothing disturbed."""
+    (path,) = out.rglob("records.jsonl")
+    assert records(path)[: len(before)] == before
+    assert sittings(path.parent) == 2
+    assert final(out).items() <= final(undisturbed).items()
+
+
 def test_a_sweep_outlives_the_daemon_of_its_node_and_the_error_of_a_failed_job_reaches_the_launcher(
     cluster: SlurmCluster, baseline: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -132,9 +141,7 @@ def test_a_job_that_is_signalled_before_its_time_is_up_goes_on_from_its_records(
         before = records(path)
         cluster.ask("scancel", "--signal=USR2", only_job(cluster))
         assert ended(cluster, process) == 0
-    assert records(path)[: len(before)] == before
-    assert sittings(path.parent) == 2
-    assert final(tmp_path).items() <= final(undisturbed).items()
+    assert_resumed(tmp_path, before, undisturbed)
 
 
 @pytest.mark.skipif(
@@ -152,9 +159,7 @@ def test_a_job_whose_node_is_lost_goes_on_from_its_records_when_there_is_a_node_
         until(lambda: cluster.states()[job] == "PENDING", "the job of the lost node is queued again", 120)
         cluster.start_node()
         assert ended(cluster, process) == 0
-    assert records(path)[: len(before)] == before
-    assert sittings(path.parent) == 2
-    assert final(tmp_path).items() <= final(undisturbed).items()
+    assert_resumed(tmp_path, before, undisturbed)
 
 
 def test_a_job_that_times_out_before_its_first_record_ends_with_an_error_and_is_not_queued_again(

@@ -44,7 +44,7 @@ def own_texts() -> dict[Source, list[str]]:
 
 
 def without_duplicates(texts):
-    return [text for text, kept in zip(texts, distinct(texts, []), strict=True) if kept]
+    return [text for text, kept in zip(texts, distinct(texts), strict=True) if kept]
 
 
 @cache
