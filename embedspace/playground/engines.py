@@ -48,6 +48,18 @@ class EngineChoice:
                 f"--url {self.url} needs --engine vllm; the engine transformers runs in this process"
             )
 
+    @classmethod
+    def of(cls, name: EngineName | None, url: str | None) -> EngineChoice:
+        """The engine that the command's words name; an address alone is that of a vLLM server.
+
+        >>> EngineChoice.of(None, "http://127.0.0.1:8000").name
+        'vllm'
+
+        Raises:
+            ValueError: as the class.
+        """
+        return cls(name or ("vllm" if url else "transformers"), url)
+
     @property
     def described(self) -> str:
         """For the page."""

@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         choices=("transformers", "vllm"),
-        default="transformers",
-        help="who answers: the model in this process, or a vLLM server (its key: $VLLM_API_KEY)",
+        help="who answers: the model in this process, or a vLLM server (its key: $VLLM_API_KEY); default: vllm with "
+        "--url, otherwise transformers",
     )
-    parser.add_argument("--url", help="address of the vLLM server, for --engine vllm")
+    parser.add_argument("--url", help="address of a vLLM server that was started with --enable-prompt-embeds")
     parser.add_argument(
         "--style", metavar="FILE", type=Path, action="append", default=[],
         help="a style vector that StyleVector.save wrote; may be given several times",
@@ -65,7 +65,7 @@ def serve(options: argparse.Namespace) -> None:
         from embedspace.playground.materials import Materials
         from embedspace.playground.protection import loopback_hosts
 
-        choice = EngineChoice(options.engine, options.url)
+        choice = EngineChoice.of(options.engine, options.url)
         print(f"loading the rows of {options.model} ...", flush=True)
         materials = Materials.load(
             options.model, styles=options.style, softs=options.soft, guard=options.filter

