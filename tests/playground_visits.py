@@ -60,8 +60,13 @@ def tab(context: Any) -> Any:
     opened.requested, opened.problems = [], []
     opened.on("request", lambda request: opened.requested.append(request.url))
     opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    opened.on("console", lambda line: line.type == "error" and opened.problems.append(line.text))
+    opened.on("console", lambda line: is_problem(line) and opened.problems.append(line.text))
     return opened
+
+
+def is_problem(line: Any) -> bool:
+    """Whether the console's line is an error; htmx writes one as well where the page itself ends an old request."""
+    return line.type == "error" and not line.text.startswith(("htmx:sendAbort", "htmx:afterRequest"))
 
 
 def shown_answer(page: Any, card: str) -> str:

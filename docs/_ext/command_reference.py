@@ -15,10 +15,10 @@ HEAD = """# Commands
 
 def page() -> str:
     """MyST text with a section for each command."""
-    from embedspace.cli import _parser
+    from embedspace.cli import parser
 
     os.environ["COLUMNS"] = "88"  # of argparse's usage lines
-    (commands,) = (each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction))
+    (commands,) = (each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
     purposes = {choice.dest: choice.help for choice in commands._choices_actions}
     sections = [
         _section(name, purposes.get(name) or "", parser) for name, parser in sorted(commands.choices.items())

@@ -95,7 +95,7 @@ class Gateway:
                     str(supervisor.__file__),
                     *python,
                     "-m",
-                    "embedspace.cli",
+                    "embedspace",
                     "gateway",
                     *self._command,
                 ],

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
+import logging
+import os
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,14 +81,19 @@ def serve(options: argparse.Namespace) -> None:
             f"playground at http://{f'[{host}]' if ':' in host else host}:{port}/ (stop with Ctrl-C)",
             flush=True,
         )
-        uvicorn.Server(settings(app)).run(sockets=[bound])
+        server = uvicorn.Server(settings(app))
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[bound])
+        # Python cannot end a thread in the model's code, and Ctrl-C does not ask to wait for it.
+        sys.stdout.flush()
+        os._exit(0 if server.started else 1)
 
 
 def settings(app: ASGIApp) -> uvicorn.Config:
     """How uvicorn serves the page."""
     import uvicorn
 
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         http="h11",
         ws="none",
@@ -94,6 +104,15 @@ def settings(app: ASGIApp) -> uvicorn.Config:
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=2,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_no_end_of_requests)
+    return config
+
+
+def _is_no_end_of_requests(line: logging.LogRecord) -> bool:
+    """False for what uvicorn says about requests that are ended with the server: Ctrl-C is no error."""
+    kind = line.exc_info[0] if line.exc_info else None
+    cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+    return not cancelled and "graceful shutdown exceeded" not in line.getMessage()
 
 
 def listener(host: str, port: int) -> socket.socket:

@@ -135,11 +135,11 @@ def test_the_commands_of_a_page_run(
     elif words[0] == "embedspace" and words[1] in ("serve", "gateway", "distill", "playground"):
         # They run until they are stopped, or for minutes.
         done = subprocess.run(
-            [sys.executable, "-m", "embedspace.cli", *words[1:2], "--help"], capture_output=True, text=True
+            [sys.executable, "-m", "embedspace", *words[1:2], "--help"], capture_output=True, text=True
         )
     elif words[0] == "embedspace":
         done = subprocess.run(
-            [sys.executable, "-m", "embedspace.cli", *words[1:]], cwd=tmp_path, capture_output=True, text=True
+            [sys.executable, "-m", "embedspace", *words[1:]], cwd=tmp_path, capture_output=True, text=True
         )
     else:
         assert words[0] in {"git", "cd", "pip"}, f"no test knows how to try {command!r} of {page.name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import subprocess
@@ -18,7 +17,6 @@ import pytest
 
 from embedspace import EmbeddingSpace, StyleVector
 from embedspace.engines import Sampling, VLLMClient, VLLMServer
-from tests.checkpoints import make_tiny_checkpoint
 from tests.playground_visits import CHROMIUM, WAIT, ask, chromium, shown_answer, tab
 
 if TYPE_CHECKING:
@@ -36,9 +34,7 @@ MINUTES = 300
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="there is no Chromium on this machine to open the page with"
-    ),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine to open the page with"),
 ]
 
 
@@ -50,9 +46,12 @@ def browser() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def visit(browser: Browser, url: str, *words: str) -> Iterator[Any]:
-    """A tab at the page of ``embedspace playground --url ...``; its ``address`` is that of the page."""
+    """A tab at the page of ``embedspace playground --url ...``; its ``address`` is that of the page.
+
+    Afterwards Ctrl-C ends the command at once and without an error, whatever it was about to compute.
+    """
     command = [sys.executable, "-m", "embedspace", "playground", "--url", url, "--port", "0", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             assert process.stdout is not None
             addresses = (re.search(r"playground at (http://\S+)/ ", line) for line in process.stdout)
@@ -61,17 +60,22 @@ def visit(browser: Browser, url: str, *words: str) -> Iterator[Any]:
                 page = tab(context)
                 page.address = address
                 yield page
-                assert page.problems == []
+                assert not page.problems, page.problems
                 assert all(asked.startswith(address) for asked in page.requested)
         finally:
             process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate()
+    assert process.returncode == 0
+    assert not re.search("Traceback|ERROR|terminate", printed), printed
 
 
 def measured(url: str, name: str, label: str = "") -> float:
     """A number of the server's own metrics."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=MINUTES) as response:
         lines = response.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}{{") and label in line)
+    return sum(
+        float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}{{") and label in line
+    )
 
 
 def test_text_moved_and_control_answers_are_streamed_from_the_server(
@@ -131,3 +135,35 @@ def test_the_stop_button_ends_the_generation_in_the_server(browser: Browser, vll
         assert measured(vllm_server.url, "generation_tokens_total") - written < len(CARDS) * 256
         ask(page)
         assert page.locator("[data-card=text] .note").inner_text() == ""
+
+
+def test_a_server_that_is_killed_while_it_writes_is_told_in_plain_words(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with (
+        VLLMServer("smollm2-135m-instruct", log_path=tmp_path / "log") as server,
+        visit(browser, server.url) as page,
+    ):
+        page.goto(f"{page.address}/?user=Write+a+long+story.&max_tokens=256&noise=0.1")
+        page.locator("#ask").click()
+        page.locator("[data-card=text] .note", has_text="writing").wait_for()
+        require_process(server).kill()
+        page.locator("#answers[aria-busy=false]").wait_for()
+        for _ in range(2):  # the broken stream, and a question to a server that is gone
+            for card in CARDS:
+                assert server.url in shown_answer(page, card)
+                assert "Traceback" not in shown_answer(page, card)
+                assert page.locator(f"[data-card={card}] .note").inner_text() == "no answer"
+            ask(page)
+
+
+def require_process(server: VLLMServer) -> psutil.Process:
+    """The process that answers at the server's address."""
+    port = server.url.rpartition(":")[2]
+    (found,) = (
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.cmdline()[1:4] == ["-P", "-m", "vllm.entrypoints.openai.api_server"]
+        and port in child.cmdline()
+    )
+    return found

@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 
 def embedspace(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "embedspace.cli", *map(str, words)]
+    command = [sys.executable, "-m", "embedspace", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 

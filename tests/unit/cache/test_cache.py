@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from embedspace import EmbeddingCache, EmbeddingSpace, PromptEmbeds, Recipe
 from embedspace.cache.database import CacheConnection
-from embedspace.cli import main, size_in_bytes
+from embedspace.cli import main
+from embedspace.cli.cache import size_in_bytes
 from embedspace.prompt import cache_key, transformed_key
 from experiments.reliability.cache import killed_writers
 from experiments.reliability.cache_writers import key_of, prompt_of, same, started
