@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from embedspace._util import hydra_choices  # noqa: F401  makes ${chosen:...} known to Hydra
+from embedspace._util.extras import pip_install
 from embedspace._util.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def main(config: DictConfig) -> None:
             "error: the device ran out of memory; lower distill.batch_size and raise "
             "trainer.lightning.accumulate_grad_batches by as much, "
             f"or lower data.max_tokens. {str(error).splitlines()[0]}"
+        ) from error
+    except ModuleNotFoundError as error:
+        raise TrainingFailed(
+            f"error: {error}; trainings need more packages: {pip_install('train')}"
         ) from error
     except (ValueError, TypeError, OSError) as error:
         raise TrainingFailed(f"error: {error}") from error

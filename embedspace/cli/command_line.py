@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[:1] in (["run"], ["train"]):  # all other words are Hydra's, those with dashes included
             entry_points.start(words[0], words[1:])
-        options = parser().parse_args(words)
+        options = parser().parse_args(words or ["--help"])
         status: int = options.run(options)
         return status
     except (ValueError, OSError, EngineError) as error:

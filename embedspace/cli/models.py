@@ -104,6 +104,10 @@ def _distill(options: argparse.Namespace) -> int:
     from embedspace.engines import TransformersEngine
     from embedspace.style import StyleVector, packaged_recipe
 
+    if options.out.is_dir():  # said before the minutes of learning
+        raise ValueError(
+            f"--out {options.out} is a folder; name a file in it, such as {options.out / 'style.safetensors'}"
+        )
     recipe = packaged_recipe(options.style)
     instruction, examples = (options.style, ()) if recipe is None else recipe
     vector = StyleVector.distill(TransformersEngine(options.model), instruction, examples=examples)

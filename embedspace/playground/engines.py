@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +35,7 @@ class EngineChoice:
     'the vLLM server at http://127.0.0.1:8000'
 
     Raises:
-        ValueError: vllm without an address, or an address for an engine in this process.
+        ValueError: vllm without an address, what is no address, or one for an engine in this process.
     """
 
     name: EngineName = "transformers"
@@ -47,6 +48,8 @@ class EngineChoice:
             raise ValueError(
                 f"--url {self.url} needs --engine vllm; the engine transformers runs in this process"
             )
+        if self.url and urllib.parse.urlsplit(self.url).scheme not in ("http", "https"):
+            raise ValueError(f"--url is {self.url!r}; it must be an address such as http://127.0.0.1:8000")
 
     @classmethod
     def of(cls, name: EngineName | None, url: str | None) -> EngineChoice:

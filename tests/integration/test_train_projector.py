@@ -222,3 +222,15 @@ def test_the_command_tells_what_it_refuses_in_one_line(ground, tmp_path):
     assert done.returncode == 1
     assert "sentences to train on" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_the_packages_of_trainings_the_command_says_what_to_install(ground, tmp_path):
+    (tmp_path / "lightning.py").write_text("raise ModuleNotFoundError(\"No module named 'lightning'\")\n")
+    places = os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])
+    done = subprocess.run(
+        command(ground, tmp_path / "run"),
+        capture_output=True, text=True, check=False, env=ENVIRONMENT | {"PYTHONPATH": places}, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "pip install '.[train]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -45,3 +45,15 @@ def test_objects_describe_themselves_in_a_line(smollm2: EmbeddingSpace):
     for value in (guard, smollm2, smollm2.tokenizer, smollm2.table, SentenceEncoder(), guard.calibration):
         assert 10 < len(repr(value)) < 250, type(value)
         assert "\n" not in repr(value)
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert "playground" in capsys.readouterr().out
+
+
+def test_a_folder_as_the_file_of_a_vector_is_refused_before_it_is_learnt(capsys, tmp_path):
+    assert main(["distill", "Answer like a pirate.", "--out", str(tmp_path)]) == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err

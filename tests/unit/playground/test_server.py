@@ -38,7 +38,11 @@ def test_a_free_port_is_bound_on_this_machine_alone():
 
 @pytest.mark.parametrize(
     ("name", "url", "said"),
-    [("vllm", None, "needs the server's address"), ("transformers", "http://x", "needs --engine vllm")],
+    [
+        ("vllm", None, "needs the server's address"),
+        ("transformers", "http://x", "needs --engine vllm"),
+        ("vllm", "localhost:8000", "must be an address such as http://"),
+    ],
 )
 def test_an_engine_and_its_address_belong_together(name, url, said):
     with pytest.raises(ValueError, match=said):
