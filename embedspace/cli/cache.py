@@ -12,7 +12,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     cache = commands.add_parser("cache", help="look at a cache of prompts, check it, or make it smaller")
     cache.set_defaults(run=_cache)
     cache.add_argument("path", type=Path, help="the cache's file")
-    cache.add_argument("action", choices=("stats", "verify", "prune"))
+    cache.add_argument(
+        "action",
+        choices=("stats", "verify", "prune"),
+        help="count the entries; read them all and name damaged ones; drop damaged and old ones",
+    )
     cache.add_argument(
         "--max-size", type=size_in_bytes, help="prune: keep at most this, such as 500M or 2G; default: 4G"
     )
