@@ -13,8 +13,27 @@ from embedspace.metrics import Measure, Score
 from embedspace.runs.cases import AnswerOf
 from embedspace.runs.records import Record
 from experiments.style.experiment import Style
-from experiments.style.metrics import FLUENCY, INSTRUCTION, PLAIN, Limits, Measured, fluency_name, variety
-from experiments.style.vectors import OPTIMISED, RANDOM, SHUFFLED, DistillationSource, chat, shuffled
+from experiments.style.judges import InstructedJudge
+from experiments.style.metrics import (
+    FLUENCY,
+    INSTRUCTION,
+    PLAIN,
+    TEACHER,
+    Limits,
+    Measured,
+    fluency_name,
+    variety,
+)
+from experiments.style.vectors import (
+    OPTIMISED,
+    RANDOM,
+    SHUFFLED,
+    SHUFFLED_TARGETS,
+    TRAINED_CONTROLS,
+    DistillationSource,
+    chat,
+    shuffled,
+)
 from tests.checkpoints import make_tiny_checkpoint
 from tests.unit.test_configs import composed
 
@@ -33,7 +52,7 @@ def experiment(**changes):
         "questions": QUESTIONS, "optimised": None, "alphas": [-2.0, -1.0, 1.0, 2.0],
         "answered_alphas": [-2.0, -1.0, 1.0, 2.0], "control_seeds": [0, 1], "control_alphas": [-1.0, 1.0],
         "norm": 1.2, "answered_control_alphas": [1.0], "scored_questions": 2, "methods": ["mean_difference", "pca"],
-        "answered_methods": ["mean_difference", "pca"], "rows": "content",
+        "answered_methods": ["mean_difference", "pca"], "rows": "content", "second_judge": None,
     }  # fmt: skip
     for name, value in {**values, **changes}.items():
         config[name] = value
@@ -277,12 +296,21 @@ def test_an_optimised_vector_is_learnt_once_and_kept(tmp_path, monkeypatch):
     )
     cases = list(style.cases(space))
     files = sorted((tmp_path / "cache" / "styles").iterdir())
-    assert len(files) == 2
+    assert (
+        len(files) == 5
+    )  # two vectors in question, a control on shuffled targets for each, one on neutral ones
     assert [case.recipe.digest for case in style.cases(space)] == [case.recipe.digest for case in cases]
     assert sorted((tmp_path / "cache" / "styles").iterdir()) == files
     up, down = (style.distillation_sources[sign].vector(space) for sign in (1.0, -1.0))
     by_key = {case.key: case.prompt for case in cases}
     plain = by_key[f"{PLAIN}/alpha=+0/q00"]
+    for name in (*(f"{kind} 0/alpha=+1" for kind in TRAINED_CONTROLS), f"{SHUFFLED_TARGETS} 0/alpha=-1"):
+        moved = (by_key[f"{name}/q00"].vectors - plain.vectors)[plain.content].norm(dim=1)
+        assert moved.allclose(torch.full_like(moved, up.norm), atol=1e-3)
+    assert torch.equal(
+        by_key[f"{TEACHER}/alpha=+1/q00"].vectors,
+        style.distillation_sources[1.0].teacher(space, QUESTIONS[0]).vectors,
+    )
     assert torch.equal(by_key[f"{OPTIMISED}/alpha=+2/q00"].vectors, up.apply(plain, 2.0).vectors)
     assert torch.equal(by_key[f"{OPTIMISED}/alpha=-2/q00"].vectors, down.apply(plain, 2.0).vectors)
 
@@ -295,8 +323,28 @@ def test_what_decides_a_vector_decides_its_file(smollm2):
         DistillationSource(["One?", "Two?"], "Be long.", shown, {"epochs": 2}),
         DistillationSource(["One?", "Two?"], "Be brief.", [("Why?", "For fun.")], {"epochs": 2}),
         DistillationSource(["One?", "Two?"], "Be brief.", shown, {"epochs": 3}),
+        replace(source, shuffle_seed=0),
     ]
-    assert len({other.path(smollm2) for other in (source, *others)}) == 5
+    assert len({other.path(smollm2) for other in (source, *others)}) == 6
+
+
+def test_shuffled_targets_are_all_answers_and_none_is_at_its_own_question():
+    questions = [f"Question {number}?" for number in range(7)]
+    taught = [DistillationSource(questions, "Be brief.", [], {}, seed).taught for seed in (0, 0, 1)]
+    assert taught[0] == taught[1] != taught[2]
+    for own in taught:
+        assert sorted(own) == questions
+        assert all(question != given for question, given in zip(questions, own, strict=True))
+    assert DistillationSource(questions, "Be brief.", [], {}).taught == questions
+
+
+@pytest.mark.slow
+def test_the_second_judge_tells_texts_that_the_first_was_trained_on():
+    pairs = composed("experiment=style", "data/style=cheerful", "out=unused").data.style.judge[:6]
+    scores = InstructedJudge("qwen2.5-coder-0.5b-instruct", "positive", "negative").log_odds(
+        [text for pair in pairs for text in pair]
+    )
+    assert all(good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True))
 
 
 def test_no_question_is_asked_twice_or_learnt_on():
