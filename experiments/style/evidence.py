@@ -42,8 +42,10 @@ class ControlComparison:
     """Of the control's answers; the mean over its seeds."""
     difference: Interval
     """Judge's log-odds of the side, vector less control, of paired questions."""
+    topic: Interval | None
+    """Share of the answers on topic, vector less control."""
     standing: Standing
-    """By one-sided t tests, corrected (Holm) over all controls and sides of the run."""
+    """Of the log-odds, by one-sided t tests, corrected (Holm) over all controls and sides of the run."""
 
     def clause(self, vector: str) -> str:
         """The verdict in one clause."""
@@ -53,7 +55,8 @@ class ControlComparison:
             "not told": f"{vector} is not told from vectors {self.kind}",
             "too few": f"{self.difference.items} questions are too few to compare {vector} with vectors {self.kind}",
         }
-        return f"{said[self.standing]} (difference {self.difference:.2f} nats)"
+        topic = "" if self.topic is None else f"; share on topic, vector less control: {self.topic:.2f}"
+        return f"{said[self.standing]} (difference {self.difference:.2f} nats{topic})"
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,9 @@ class SideEvidence:
             own, whole = measure.change(UNSHIFTED, place), measure.change(UNSHIFTED, teacher)
             if own is not None:
                 changes[name] = own
-            share = kept_share(measure, place, nothing=UNSHIFTED, everything=teacher) if whole else None
-            if share is not None and whole is not None and whole.clear:
-                shares[name] = share
+            if whole is not None and whole.clear and _changed(measure, teacher) >= MIN_ITEMS:
+                share = kept_share(measure, place, nothing=UNSHIFTED, everything=teacher)
+                shares |= {} if share is None else {name: share}
         whole = towards(measured.judge_log_odds, sign).change(UNSHIFTED, teacher)
         share = shares.get("judge_log_odds") if whole is not None and standing(whole) == "above" else None
         return cls(side, sign, place, whole, share, controls, changes, shares, _agreement(measured, place))
@@ -170,6 +173,12 @@ def towards(measure: Measure, sign: float) -> Measure:
     )
 
 
+def _changed(measure: Measure, place: Condition) -> int:
+    """How many questions have another value than without a shift: of few, a share of the change has no interval."""
+    plain = measure.values.get(UNSHIFTED, {})
+    return sum(plain.get(item, value) != value for item, value in measure.values.get(place, {}).items())
+
+
 def _compared(
     measured: Measured, sides: Sequence[tuple[Condition, float, str]], controls: Mapping[str, float | None]
 ) -> list[tuple[Condition, ControlComparison]]:
@@ -191,7 +200,16 @@ def _compared(
         for number, more, less in zip(large, above, below, strict=True)
     }
     return [
-        (place, ControlComparison(kind, control, mean_interval(differences), told.get(number, "too few")))
+        (
+            place,
+            ControlComparison(
+                kind,
+                control,
+                mean_interval(differences),
+                measured.topic.change(control, place),
+                told.get(number, "too few"),
+            ),
+        )
         for number, (place, kind, control, differences) in enumerate(found)
     ]
 

@@ -1,8 +1,8 @@
 """Answers labelled by hand, blind to their condition, and how well a judge agrees with the labels.
 
-``python -m experiments.style.labels draw RUN SHEET`` writes the answers of a run in an order drawn at random, without their
-conditions; ``... enter RUN SHEET STYLE`` adds the labels that were written in front of them (+, 0 or -) to the committed
-file; ``... table`` prints how the judges agree with it. Use runs on development questions.
+``python -m experiments.style.labels draw RUN SHEET`` writes the answers of a run in an order drawn at random, without
+their conditions; ``... enter RUN SHEET STYLE`` adds the labels that were written in front of them (+, 0 or -) to the
+committed file; ``... table`` prints how the judges agree with it. Use runs on development questions.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def table() -> str:
     for style in dict.fromkeys(each.style for each in everything):
         labelled = [each for each in everything if each.style == style]
         with initialize_config_dir(str(FILE.parents[2] / "configs"), version_base=None):
-            chosen = compose("run", ["experiment=style", f"data/style={style}", "out=unused"])
+            chosen = compose("run", ["experiment=style_sealed", f"data/style={style}", "out=unused"])
         data: Any = chosen.data.style
         texts = [each.text for each in labelled]
         judges = {

@@ -1,5 +1,6 @@
 """The style experiment asks what it says, and finds in records what was put there."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from embedspace.runs.cases import AnswerOf
 from embedspace.runs.records import Record
 from experiments.style.experiment import Style
 from experiments.style.judges import InstructedJudge
+from experiments.style.labels import Agreement, as_sheet, entered
+from experiments.style.labels import read as read_labels
 from experiments.style.metrics import (
     FLUENCY,
     INSTRUCTION,
@@ -52,7 +55,7 @@ def experiment(**changes):
         "questions": QUESTIONS, "optimised": None, "alphas": [-2.0, -1.0, 1.0, 2.0],
         "answered_alphas": [-2.0, -1.0, 1.0, 2.0], "control_seeds": [0, 1], "control_alphas": [-1.0, 1.0],
         "norm": 1.2, "answered_control_alphas": [1.0], "scored_questions": 2, "methods": ["mean_difference", "pca"],
-        "answered_methods": ["mean_difference", "pca"], "rows": "content", "second_judge": None,
+        "answered_methods": ["mean_difference", "pca"], "rows": "content",
     }  # fmt: skip
     for name, value in {**values, **changes}.items():
         config[name] = value
@@ -293,6 +296,7 @@ def test_an_optimised_vector_is_learnt_once_and_kept(tmp_path, monkeypatch):
     style = experiment(
         optimised={"epochs": 9, "norm": 2.0, "answer_tokens": 3, "learning_rate": 0.02, "batch_size": 2},
         learnt_on=["What is rain?", "Who are you?", "Tell me a story."],
+        trained_control_seeds=[0],
     )
     cases = list(style.cases(space))
     files = sorted((tmp_path / "cache" / "styles").iterdir())
@@ -345,6 +349,37 @@ def test_the_second_judge_tells_texts_that_the_first_was_trained_on():
         [text for pair in pairs for text in pair]
     )
     assert all(good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True))
+
+
+def test_labels_are_entered_in_the_order_of_the_sheet_and_a_line_without_one_is_refused(tmp_path):
+    texts = ["Lovely!", "It rusts.", "Lovely!", "Dreadful."]
+    tags = [{"question": 0, "condition": name, "alpha": 1.0} for name in ("a", "b", "c", "d")]
+    lines = [
+        json.dumps({"text": text, "tags": own, "finish_reason": "stop"})
+        for text, own in zip(texts, tags, strict=True)
+    ]
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    sheet = as_sheet(tmp_path)
+    signs = {"Lovely!": "+", "It rusts.": "0", "Dreadful.": "-"}
+    written = "".join(f"{signs[line.strip()]}{line}\n" for line in sheet.splitlines())
+    found = entered(tmp_path, written, "cheerful")
+    assert {each.text: each.label for each in found} == {"Lovely!": 1, "It rusts.": 0, "Dreadful.": -1}
+    assert next(each for each in found if each.text == "Lovely!").conditions == ["a/+1", "c/+1"]
+    with pytest.raises(ValueError, match="line 1 has the label ''"):
+        entered(tmp_path, sheet, "cheerful")
+
+
+def test_labelled_answers_are_to_development_questions_and_judges_are_scored_by_them():
+    labelled = read_labels()
+    assert len(labelled) >= 250
+    asked = composed(
+        "experiment=style", "data/style_questions=development", "out=unused"
+    ).data.style_questions.asked
+    assert {each.question for each in labelled} == set(range(len(asked)))
+    perfect = Agreement.of(labelled, [1.0 if each.label == 1 else -1.0 for each in labelled])
+    assert (perfect.accuracy.estimate, perfect.auroc) == (1.0, 1.0)
+    blind = Agreement.of(labelled, [1.0] * len(labelled))
+    assert (blind.accuracy.estimate, blind.auroc) == (pytest.approx(blind.positive / blind.items), 0.5)
 
 
 def test_no_question_is_asked_twice_or_learnt_on():
