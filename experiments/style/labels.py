@@ -117,8 +117,8 @@ def table() -> str:
     from hydra import compose, initialize_config_dir
 
     from embedspace import EmbeddingSpace
+    from embedspace._util.markdown import markdown_table
     from embedspace.metrics import SentenceSimilarity, StyleJudge
-    from embedspace.reporting import markdown_table
     from experiments.style.judges import InstructedJudge
 
     rows, space = [], EmbeddingSpace.from_pretrained("smollm2-135m-instruct")

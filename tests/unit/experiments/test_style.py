@@ -28,11 +28,11 @@ from experiments.style.metrics import (
     variety,
 )
 from experiments.style.vectors import (
+    NEUTRAL_TARGETS,
     OPTIMISED,
     RANDOM,
     SHUFFLED,
     SHUFFLED_TARGETS,
-    TRAINED_CONTROLS,
     DistillationSource,
     chat,
     shuffled,
@@ -296,7 +296,7 @@ def test_an_optimised_vector_is_learnt_once_and_kept(tmp_path, monkeypatch):
     style = experiment(
         optimised={"epochs": 9, "norm": 2.0, "answer_tokens": 3, "learning_rate": 0.02, "batch_size": 2},
         learnt_on=["What is rain?", "Who are you?", "Tell me a story."],
-        trained_control_seeds=[0],
+        trained_control_seeds=[1],
     )
     cases = list(style.cases(space))
     files = sorted((tmp_path / "cache" / "styles").iterdir())
@@ -308,9 +308,14 @@ def test_an_optimised_vector_is_learnt_once_and_kept(tmp_path, monkeypatch):
     up, down = (style.distillation_sources[sign].vector(space) for sign in (1.0, -1.0))
     by_key = {case.key: case.prompt for case in cases}
     plain = by_key[f"{PLAIN}/alpha=+0/q00"]
-    for name in (*(f"{kind} 0/alpha=+1" for kind in TRAINED_CONTROLS), f"{SHUFFLED_TARGETS} 0/alpha=-1"):
+    norms = {
+        f"{SHUFFLED_TARGETS} 1/alpha=+1": up.norm,
+        f"{SHUFFLED_TARGETS} 1/alpha=-1": down.norm,
+        f"{NEUTRAL_TARGETS} 1/alpha=+1": max(up.norm, down.norm),
+    }
+    for name, norm in norms.items():
         moved = (by_key[f"{name}/q00"].vectors - plain.vectors)[plain.content].norm(dim=1)
-        assert moved.allclose(torch.full_like(moved, up.norm), atol=1e-3)
+        assert moved.allclose(torch.full_like(moved, norm), atol=1e-3)
     assert torch.equal(
         by_key[f"{TEACHER}/alpha=+1/q00"].vectors,
         style.distillation_sources[1.0].teacher(space, QUESTIONS[0]).vectors,
