@@ -110,7 +110,8 @@ class SideEvidence:
         controls: Sequence[ControlComparison],
     ) -> Self:
         teacher = (TEACHER, sign)
-        changes, shares = {}, {}
+        changes: dict[str, Interval] = {}
+        shares: dict[str, Interval] = {}
         for name in MEASURES:
             measure: Measure = getattr(measured, name)
             own, whole = measure.change(UNSHIFTED, place), measure.change(UNSHIFTED, teacher)
