@@ -25,7 +25,13 @@ from embedspace.metrics.judges import SentenceSimilarity, StyleJudge
 from embedspace.metrics.likelihood import Score, common_prefix, log_odds
 from embedspace.metrics.significance import equivalence_p, holm, non_inferiority_p, superiority_p
 from embedspace.metrics.transition import MIN_STEPS, STRAIGHT_WIDTH, Transition
-from embedspace.metrics.verdicts import StrengthVerdict, compare_strength, compare_strengths, standing
+from embedspace.metrics.verdicts import (
+    Standing,
+    StrengthVerdict,
+    compare_strength,
+    compare_strengths,
+    standing,
+)
 
 __all__ = [
     "CONFIDENCE",
@@ -39,6 +45,7 @@ __all__ = [
     "Score",
     "SentenceSimilarity",
     "SourceScores",
+    "Standing",
     "StrengthVerdict",
     "StyleJudge",
     "Transition",

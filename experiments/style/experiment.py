@@ -10,14 +10,18 @@ from typing import Any
 from embedspace import EmbeddingSpace, PromptEmbeds, StyleVector
 from embedspace.metrics import Condition
 from embedspace.prompt import Rows
-from embedspace.reporting import Comparison, Report, Section, compare_answers, counted, signed
+from embedspace.reporting import Comparison, Report, Section, compare_answers, signed
 from embedspace.runs import AnswerOf, Case, Record, Tag, by_tags
 from embedspace.style import Direction
 from experiments.style.comparisons import InstructionComparison
+from experiments.style.description import MOVED, trained_controls, untrained_controls, vector_origin
+from experiments.style.evidence import SideEvidence, evidence_table
+from experiments.style.judges import InstructedJudge
 from experiments.style.metrics import (
     FLUENCY,
     INSTRUCTION,
     PLAIN,
+    TEACHER,
     UNSHIFTED,
     Limits,
     Measured,
@@ -26,17 +30,19 @@ from experiments.style.metrics import (
 from experiments.style.report import StyleReport
 from experiments.style.vectors import (
     LABELS,
+    NEUTRAL_TARGETS,
     OPTIMISED,
     RANDOM,
     SHUFFLED,
+    SHUFFLED_TARGETS,
+    TRAINED_CONTROLS,
     DistillationSource,
+    Move,
     chat,
     direction,
-    shuffled,
+    optimised_controls,
+    random_controls,
 )
-
-Move = tuple[str, StyleVector, float, float]
-"""Condition, vector, strength as the report has it, and the strength at which the vector is applied."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Style:
     """Asked and answered before each of them, in the style of the side."""
     positive_answers: Sequence[str]
     negative_answers: Sequence[str]
+    neutral: Mapping[str, Any]
+    """Instruction, example questions and answers that ask for no style: the teacher of a trained control."""
     norm: float
     """Length of every vector but the optimised ones: alpha 1 moves every row by this much."""
     alphas: Sequence[float]
@@ -89,12 +97,17 @@ class Style:
     control_alphas: Sequence[float]
     """Strengths of the control vectors."""
     answered_control_alphas: Sequence[float]
+    trained_control_seeds: Sequence[int]
+    """Two control vectors are trained as the optimised ones are for each: on shuffled and on neutral targets. They
+    answer at ``strength``."""
     scored_questions: int
     """Of how many questions, the first ones, the openings are scored."""
     limits: Limits
     """Of the usable range of strengths."""
     margin: float
     """Difference of the judge's log-odds, in nats, that does not matter beside the instruction."""
+    second_judge: str | None
+    """Packaged name, folder or hub id of a language model that is asked for the style of an answer; None for none."""
     pretrained: str | None = None
     """A vector that was distilled before, by packaged name, file or hub id: the positive side's optimised one."""
 
@@ -118,11 +131,30 @@ class Style:
         return self.optimised is not None or self.pretrained is not None
 
     @property
+    def _trains_controls(self) -> bool:
+        return self.optimised is not None and self.pretrained is None and bool(self.trained_control_seeds)
+
+    @property
+    def _sides(self) -> list[float]:
+        """Signs of the sides that are answered at ``strength``, positive first."""
+        return [sign for sign in (1.0, -1.0) if sign * self.strength in self.answered_alphas]
+
+    @property
+    def _teachers(self) -> dict[float, DistillationSource]:
+        """What the vectors in question learnt from, of the sides that are compared; empty where it is not known."""
+        if self.optimised is None or self.pretrained is not None:
+            return {}
+        return {sign: source for sign, source in self.distillation_sources.items() if sign in self._sides}
+
+    @property
     def paths(self) -> dict[str, dict[float, Condition]]:
         """Every vector's strengths, and where they are recorded; the controls of one kind are pooled."""
         methods = [*([OPTIMISED] if self._has_learnt else []), *self.methods]
         strengths = dict.fromkeys(methods, self.alphas)
         strengths |= {name: self.control_alphas for name in (SHUFFLED, RANDOM) if self.control_seeds}
+        if self._trains_controls:
+            shuffled = [sign * self.strength for sign in self._sides if sign in self.learnt_sides]
+            strengths |= {SHUFFLED_TARGETS: shuffled, NEUTRAL_TARGETS: [self.strength]}
         return {
             name: {0.0: UNSHIFTED, **{alpha: (name, alpha) for alpha in alphas}}
             for name, alphas in strengths.items()
@@ -134,8 +166,12 @@ class Style:
         prompts: dict[tuple[str, float], Callable[[int], PromptEmbeds]] = {
             (PLAIN, 0.0): unshifted.__getitem__
         }
-        for sign, instruction in ((1.0, self.positive_instruction), (-1.0, self.negative_instruction)):
-            prompts[INSTRUCTION, sign] = partial(self._instructed, space, instruction)
+        instructions = {1.0: self.positive_instruction, -1.0: self.negative_instruction}
+        for sign in self._sides:
+            prompts[INSTRUCTION, sign] = partial(self._instructed, space, instructions[sign])
+        for sign, source in self._teachers.items():
+            taught = partial(source.teacher, space)
+            prompts[TEACHER, sign] = lambda number, taught=taught: taught(self.asked[number])
         for name, vector, alpha, by in sorted(
             self._moves(space), key=lambda move: not self._answers(move[0], move[2])
         ):
@@ -166,31 +202,39 @@ class Style:
     def analyse(self, records: Sequence[Record]) -> Report:
         """Dose-response, the comparison with the instruction, and the usable range of strengths."""
         openings = self.positive_openings, self.negative_openings
-        measured = Measured.of(records, self.asked, openings, self.judge)
+        names, second = (self.positive_name, self.negative_name), None
+        if self.second_judge is not None:
+            second = InstructedJudge(self.second_judge, *names)
+        measured = Measured.of(records, self.asked, openings, self.judge, second, self._seconded)
+        seeds = dict.fromkeys((RANDOM, SHUFFLED), self.control_seeds)
+        seeds |= dict.fromkeys(TRAINED_CONTROLS, self.trained_control_seeds)
+        pooled = measured.pooled({f"{kind} {seed}": kind for kind, own in seeds.items() for seed in own})
+        strengths = {SHUFFLED_TARGETS: None, NEUTRAL_TARGETS: self.strength}
         report = StyleReport(
             measured,
-            measured.pooled(
-                {f"{kind} {seed}": kind for kind in (RANDOM, SHUFFLED) for seed in self.control_seeds}
-            ),
+            pooled,
             self.paths,
             self.best,
-            (self.positive_name, self.negative_name),
+            names,
             self.comparisons(measured),
+            SideEvidence.of(pooled, self._compared_sides, strengths),
             self.limits,
             self.norm,
             tuple(self.control_seeds),
         )
         title = f"Style: {self.positive_name} against {self.negative_name}"
+        tables = (
+            report.instruction_table(),
+            evidence_table(report.pooled, report.evidence),
+            report.usable_range_table(),
+            report.places_table(),
+        )
         section = Section(
             title,
             report.finding(),
             self._text(),
             figures=report.figures(len(self.judge)),
-            tables=[
-                table
-                for table in (report.instruction_table(), report.usable_range_table(), report.places_table())
-                if table.rows
-            ],
+            tables=[table for table in tables if table.rows],
             comparisons=self._comparisons(records),
             verdict=report.verdict(),
             pair=("No shift", self._label(1.0, self.positive_name)),
@@ -199,12 +243,18 @@ class Style:
 
     def comparisons(self, measured: Measured) -> list[InstructionComparison]:
         """The vector in question against the instruction, on both sides."""
-        sides = ((1.0, self.positive_name), (-1.0, self.negative_name))
-        return InstructionComparison.family(
-            measured,
-            [((self.best, sign * self.strength), sign, side) for sign, side in sides],
-            margin=self.margin,
-        )
+        return InstructionComparison.family(measured, self._compared_sides, margin=self.margin)
+
+    def _seconded(self, place: Condition) -> bool:
+        """Whether the second judge is asked, which takes longer than the first: where something is compared by it."""
+        compared = (PLAIN, INSTRUCTION, TEACHER, *TRAINED_CONTROLS)
+        return str(place[0]).startswith(compared) or place in [own for own, *_ in self._compared_sides]
+
+    @property
+    def _compared_sides(self) -> list[tuple[Condition, float, str]]:
+        """Where the vector in question is compared, with the sign and name of the side."""
+        names = {1.0: self.positive_name, -1.0: self.negative_name}
+        return [((self.best, sign * self.strength), sign, names[sign]) for sign in self._sides]
 
     @cached_property
     def distillation_sources(self) -> dict[float, DistillationSource]:
@@ -238,11 +288,13 @@ class Style:
         for method in self.methods:
             vector = direction(space, *examples, method=method, norm=self.norm)
             moves += [(method, vector, alpha, alpha) for alpha in self.alphas]
-        for seed in self.control_seeds:
-            random = StyleVector.random(space, norm=self.norm, seed=seed)
-            relabelled = shuffled(space, *examples, norm=self.norm, seed=seed)
-            for kind, vector in ((RANDOM, random), (SHUFFLED, relabelled)):
-                moves += [(f"{kind} {seed}", vector, alpha, alpha) for alpha in self.control_alphas]
+        moves += random_controls(
+            space, examples, norm=self.norm, seeds=self.control_seeds, alphas=self.control_alphas
+        )
+        if self._trains_controls:
+            moves += optimised_controls(
+                space, self._teachers, self.neutral, learnt, self.trained_control_seeds, self.strength
+            )
         return moves
 
     def _case(self, condition: str, alpha: float, number: int, prompt: Callable[[], PromptEmbeds]) -> Case:
@@ -257,42 +309,23 @@ class Style:
 
     def _answers(self, condition: str, alpha: float) -> bool:
         """Whether an answer is wanted."""
-        if condition in (PLAIN, INSTRUCTION):
+        if condition in (PLAIN, INSTRUCTION, TEACHER) or condition.startswith(TRAINED_CONTROLS):
             return True
         throughout = condition in (self.best, *self.answered_methods)
         return alpha in (self.answered_alphas if throughout else self.answered_control_alphas)
 
     def _text(self) -> str:
-        seeds = counted(len(self.control_seeds), "seed")
-        vectors = (
-            f"random vectors of that norm ({seeds}), the mean difference of the same sentences with shuffled labels "
-            f"({seeds}), and "
-            if self.control_seeds
-            else ""
-        )
+        learnt = self.optimised is not None
+        origin = vector_origin(self.pretrained, learnt, len(self.learnt_on), len(self.example_questions))
+        untrained = untrained_controls(len(self.control_seeds)) if self.control_seeds else ""
+        trained = trained_controls(len(self.trained_control_seeds)) if self._trains_controls else ""
         return (
-            f"A vector times alpha is added to {_MOVED[self.rows]}; no row is added. {self._learnt_text()}"
+            f"A vector times alpha is added to {MOVED[self.rows]}; no row is added. {origin}"
             f"{len(self.positive)} {self.positive_name} and {len(self.negative)} {self.negative_name} sentences give "
             f"the directions ({', '.join(LABELS[method] for method in self.methods)}), of norm {self.norm:g}.\n\n"
-            f"Controls: {vectors}the instruction in plain words, which adds rows. The judge "
+            f"Controls: {untrained}the instruction in plain words, which adds rows.{trained} The judge "
             "was trained on neither the sentences nor the answers. Perplexity is that of an answer under the "
             "unshifted model after the plain question."
-        )
-
-    def _learnt_text(self) -> str:
-        """Where the optimised vectors come from; nothing where there are none."""
-        if self.pretrained is not None:
-            return (
-                f"The optimised vector is “{self.pretrained}”, distilled from a model's own answers under an "
-                "instruction before this run. Positive strengths apply it. "
-            )
-        if self.optimised is None:
-            return ""
-        return (
-            "The optimised vectors, one for each side, were distilled from the model's own answers to "
-            f"{len(self.learnt_on)} other questions with the instruction and {len(self.example_questions)} example "
-            "answers before them: the moved question alone has to give the same answers. Positive strengths apply the "
-            "one, negative strengths the other. "
         )
 
     def _label(self, sign: float, side: str) -> str:
@@ -302,27 +335,15 @@ class Style:
 
     def _comparisons(self, records: Sequence[Record]) -> list[Comparison]:
         places = {"No shift": UNSHIFTED}
-        for sign, side in ((1.0, self.positive_name), (-1.0, self.negative_name)):
-            alpha = sign * self.strength
-            places[self._label(sign, side)] = (self.best, alpha)
-            places[f"Instruction: {side}"] = (INSTRUCTION, sign)
-            if self._has_learnt and alpha in self.answered_alphas:
-                name = LABELS[self.methods[0]]
-                places[f"{name[:1].upper()}{name[1:]} of sentences: alpha {signed(alpha, 1)}"] = (
-                    self.methods[0],
-                    alpha,
-                )
+        for place, sign, side in self._compared_sides:
+            alpha = f"alpha {signed(sign * self.strength, 1)}"
+            places |= {self._label(sign, side): place, f"Instruction: {side}": (INSTRUCTION, sign)}
+            places |= {f"Instruction and examples: {side}": (TEACHER, sign)}
+            if self._has_learnt:
+                places[f"{LABELS[self.methods[0]]} of sentences: {alpha}"] = (self.methods[0], place[1])
             for seed in self.control_seeds[:1]:
-                places[f"Random vector: alpha {signed(alpha, 1)}"] = (f"{RANDOM} {seed}", alpha)
+                places[f"Random vector: {alpha}"] = (f"{RANDOM} {seed}", place[1])
         return compare_answers(self.asked, by_tags(records, "question", "condition", "alpha"), places)
-
-
-_MOVED: dict[Rows, str] = {
-    "content": "the rows of the question; the chat template stays as it is",
-    "last": "the last row of the question, its punctuation mark; all others stay as they are",
-    "template": "the rows of the chat template; the question stays as it is",
-    "all": "all rows",
-}
 
 
 def _key(condition: str, alpha: float, number: int) -> str:

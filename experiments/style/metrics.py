@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
 
@@ -22,9 +22,11 @@ from embedspace.metrics import (
     share_interval,
 )
 from embedspace.runs import Record
+from experiments.style.judges import InstructedJudge
 
-PLAIN, INSTRUCTION, FLUENCY = "plain", "instruction", "fluency"
-"""The question as it is; with the instruction before it; and the plain question after which answers are scored."""
+PLAIN, INSTRUCTION, TEACHER, FLUENCY = "plain", "instruction", "teacher", "fluency"
+"""The question as it is; with the instruction before it; with example answers as well, as the optimised vector learnt
+from it; and the plain question after which answers are scored."""
 UNSHIFTED: Condition = (PLAIN, 0.0)
 _WORD = re.compile(r"\w+")
 
@@ -66,6 +68,8 @@ class Measured:
     """1 where the answer is that to the unshifted question, word for word, else 0."""
     empty: Measure
     """1 where the answer has no text, else 0; such answers have no style and no likelihood."""
+    second_log_odds: Measure
+    """As ``judge_log_odds``, by the second judge, of the conditions that it was asked for."""
 
     @classmethod
     def of(
@@ -74,8 +78,10 @@ class Measured:
         questions: Sequence[str],
         openings: tuple[Sequence[str], Sequence[str]],
         judge: Sequence[Sequence[str]],
+        second: InstructedJudge | None = None,
+        seconded: Callable[[Condition], bool] = lambda place: True,
     ) -> Self:
-        """The measures of an experiment's records."""
+        """The measures of an experiment's records; the second judge is asked of conditions that are ``seconded``."""
         asked = [record for record in records if record.tags["condition"] != FLUENCY]
         odds = Measure.of(
             (*_place(record), log_odds(record.scores, *openings)) for record in asked if record.scores
@@ -84,6 +90,8 @@ class Measured:
         answered = [record for record in given if record.text.strip()]
         silent = [record for record in given if not record.text.strip()]
         encoder, texts = SentenceSimilarity(), [record.text for record in answered]
+        asked_again = [record for record in answered if second is not None and seconded(_place(record)[0])]
+        again = second.log_odds([record.text for record in asked_again]) if second and asked_again else []
         style = StyleJudge.trained(encoder, judge).log_odds(texts) if answered else []
         similarity = encoder.vectors(texts) @ encoder.vectors(questions).T if answered else np.zeros((0, 0))
         own = [row[_place(record)[1]] for record, row in zip(answered, similarity, strict=True)]
@@ -120,6 +128,7 @@ class Measured:
             Measure.of((*_place(record), float(record.rows)) for record in asked),
             measured(record.text == plain.get(_place(record)[1]) for record in answered),
             Measure.of((*_place(record), float(not record.text.strip())) for record in given),
+            Measure.of((*_place(record), value) for record, value in zip(asked_again, again, strict=True)),
         )
 
     @property

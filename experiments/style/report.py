@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from embedspace.metrics import Condition, Effect, Interval, Measure
 from embedspace.reporting import Cell, Figure, Line, Table, counted, line_figure, signed
 from experiments.style.comparisons import InstructionComparison
-from experiments.style.metrics import INSTRUCTION, PLAIN, UNSHIFTED, Limits, Measured
-from experiments.style.vectors import LABELS, RANDOM, SHUFFLED
+from experiments.style.evidence import SideEvidence
+from experiments.style.metrics import INSTRUCTION, PLAIN, TEACHER, UNSHIFTED, Limits, Measured
+from experiments.style.vectors import LABELS, RANDOM, SHUFFLED, TRAINED_CONTROLS
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class StyleReport:
     sides: tuple[str, str]
     """Names of the styles of positive and negative strengths."""
     comparisons: Sequence[InstructionComparison]
+    evidence: Sequence[SideEvidence]
+    """Of each side: the vector beside its teacher and the trained controls."""
     limits: Limits
     norm: float
     control_seeds: tuple[int, ...]
@@ -50,6 +53,11 @@ class StyleReport:
         ]
         if kept:
             clauses.append(f"of its answers, {' and '.join(kept)} are word for word the unshifted ones")
+        clauses += [
+            f"towards {side.side}, {each.clause(self.vector)}"
+            for side in self.evidence
+            for each in side.controls
+        ]
         text = "; ".join(clauses)
         return f"{text[:1].upper()}{text[1:]}."
 
@@ -58,6 +66,7 @@ class StyleReport:
         if not self.comparisons:
             return self._openings() or "Too few answers were recorded to compare strengths of style."
         sentences = [self._sentence(comparison) for comparison in self.comparisons]
+        sentences += [side.sentences(self.vector) for side in self.evidence]
         sentences += [self._usable(), self._silent()]
         return " ".join([*(sentence for sentence in sentences if sentence), self._controls()]).strip()
 
@@ -176,6 +185,7 @@ class StyleReport:
             )
         if SHUFFLED in drawn:
             greys.append(f"a vector of {SHUFFLED}")
+        greys += [f"vectors {kind}" for kind in TRAINED_CONTROLS if kind in drawn]
         return f" Grey: {' and '.join(greys)}, of equal norm." if greys else ""
 
     def _lines(self, name: str) -> list[Line]:
@@ -189,7 +199,7 @@ class StyleReport:
                     Line(
                         LABELS.get(vector, vector),
                         points,
-                        control=vector == SHUFFLED,
+                        control=vector in (SHUFFLED, *TRAINED_CONTROLS),
                         band=vector in (self.best, SHUFFLED),
                     )
                 )
@@ -279,12 +289,12 @@ class StyleReport:
 
     def places_table(self) -> Table:
         """Every condition and strength."""
-        order = [*self.paths, PLAIN, INSTRUCTION]
+        order = [*self.paths, PLAIN, INSTRUCTION, TEACHER]
         styles = dict(zip((1.0, -1.0), self.sides, strict=True))
         rows: list[list[Cell]] = []
         for place in sorted(self.pooled.conditions, key=lambda p: (order.index(str(p[0])), p[1])):
             name, alpha = str(place[0]), float(place[1])
-            asked = name == INSTRUCTION
+            asked = name in (INSTRUCTION, TEACHER)
             means = (
                 getattr(self.pooled, measure).share(place)
                 if measure in ("topic", "empty")
@@ -292,6 +302,7 @@ class StyleReport:
                 for measure in (
                     "odds",
                     "judge_log_odds",
+                    "second_log_odds",
                     "nll",
                     "topic",
                     "nearness",
@@ -302,7 +313,7 @@ class StyleReport:
             )
             rows.append(
                 [
-                    f"instruction: {styles[alpha]}"
+                    f"{name}: {styles[alpha]}"
                     if asked
                     else "no shift"
                     if name == PLAIN
@@ -317,6 +328,7 @@ class StyleReport:
                 "Alpha",
                 "Openings, nats",
                 f"Judge: {self.sides[0]}, nats",
+                "Second judge, nats",
                 "Nats per token, unshifted model",
                 "On topic",
                 "More similar to its question by",

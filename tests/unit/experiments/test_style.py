@@ -1,5 +1,6 @@
 """The style experiment asks what it says, and finds in records what was put there."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,29 @@ from embedspace.metrics import Measure, Score
 from embedspace.runs.cases import AnswerOf
 from embedspace.runs.records import Record
 from experiments.style.experiment import Style
-from experiments.style.metrics import FLUENCY, INSTRUCTION, PLAIN, Limits, Measured, fluency_name, variety
-from experiments.style.vectors import OPTIMISED, RANDOM, SHUFFLED, DistillationSource, chat, shuffled
+from experiments.style.judges import InstructedJudge
+from experiments.style.labels import Agreement, as_sheet, entered
+from experiments.style.labels import read as read_labels
+from experiments.style.metrics import (
+    FLUENCY,
+    INSTRUCTION,
+    PLAIN,
+    TEACHER,
+    Limits,
+    Measured,
+    fluency_name,
+    variety,
+)
+from experiments.style.vectors import (
+    NEUTRAL_TARGETS,
+    OPTIMISED,
+    RANDOM,
+    SHUFFLED,
+    SHUFFLED_TARGETS,
+    DistillationSource,
+    chat,
+    shuffled,
+)
 from tests.checkpoints import make_tiny_checkpoint
 from tests.unit.test_configs import composed
 
@@ -274,15 +296,30 @@ def test_an_optimised_vector_is_learnt_once_and_kept(tmp_path, monkeypatch):
     style = experiment(
         optimised={"epochs": 9, "norm": 2.0, "answer_tokens": 3, "learning_rate": 0.02, "batch_size": 2},
         learnt_on=["What is rain?", "Who are you?", "Tell me a story."],
+        trained_control_seeds=[1],
     )
     cases = list(style.cases(space))
     files = sorted((tmp_path / "cache" / "styles").iterdir())
-    assert len(files) == 2
+    assert (
+        len(files) == 5
+    )  # two vectors in question, a control on shuffled targets for each, one on neutral ones
     assert [case.recipe.digest for case in style.cases(space)] == [case.recipe.digest for case in cases]
     assert sorted((tmp_path / "cache" / "styles").iterdir()) == files
     up, down = (style.distillation_sources[sign].vector(space) for sign in (1.0, -1.0))
     by_key = {case.key: case.prompt for case in cases}
     plain = by_key[f"{PLAIN}/alpha=+0/q00"]
+    norms = {
+        f"{SHUFFLED_TARGETS} 1/alpha=+1": up.norm,
+        f"{SHUFFLED_TARGETS} 1/alpha=-1": down.norm,
+        f"{NEUTRAL_TARGETS} 1/alpha=+1": max(up.norm, down.norm),
+    }
+    for name, norm in norms.items():
+        moved = (by_key[f"{name}/q00"].vectors - plain.vectors)[plain.content].norm(dim=1)
+        assert moved.allclose(torch.full_like(moved, norm), atol=1e-3)
+    assert torch.equal(
+        by_key[f"{TEACHER}/alpha=+1/q00"].vectors,
+        style.distillation_sources[1.0].teacher(space, QUESTIONS[0]).vectors,
+    )
     assert torch.equal(by_key[f"{OPTIMISED}/alpha=+2/q00"].vectors, up.apply(plain, 2.0).vectors)
     assert torch.equal(by_key[f"{OPTIMISED}/alpha=-2/q00"].vectors, down.apply(plain, 2.0).vectors)
 
@@ -295,8 +332,59 @@ def test_what_decides_a_vector_decides_its_file(smollm2):
         DistillationSource(["One?", "Two?"], "Be long.", shown, {"epochs": 2}),
         DistillationSource(["One?", "Two?"], "Be brief.", [("Why?", "For fun.")], {"epochs": 2}),
         DistillationSource(["One?", "Two?"], "Be brief.", shown, {"epochs": 3}),
+        replace(source, shuffle_seed=0),
     ]
-    assert len({other.path(smollm2) for other in (source, *others)}) == 5
+    assert len({other.path(smollm2) for other in (source, *others)}) == 6
+
+
+def test_shuffled_targets_are_all_answers_and_none_is_at_its_own_question():
+    questions = [f"Question {number}?" for number in range(7)]
+    taught = [DistillationSource(questions, "Be brief.", [], {}, seed).taught for seed in (0, 0, 1)]
+    assert taught[0] == taught[1] != taught[2]
+    for own in taught:
+        assert sorted(own) == questions
+        assert all(question != given for question, given in zip(questions, own, strict=True))
+    assert DistillationSource(questions, "Be brief.", [], {}).taught == questions
+
+
+@pytest.mark.slow
+def test_the_second_judge_tells_texts_that_the_first_was_trained_on():
+    pairs = composed("experiment=style", "data/style=cheerful", "out=unused").data.style.judge[:6]
+    scores = InstructedJudge("qwen2.5-coder-0.5b-instruct", "positive", "negative").log_odds(
+        [text for pair in pairs for text in pair]
+    )
+    assert all(good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True))
+
+
+def test_labels_are_entered_in_the_order_of_the_sheet_and_a_line_without_one_is_refused(tmp_path):
+    texts = ["Lovely!", "It rusts.", "Lovely!", "Dreadful."]
+    tags = [{"question": 0, "condition": name, "alpha": 1.0} for name in ("a", "b", "c", "d")]
+    lines = [
+        json.dumps({"text": text, "tags": own, "finish_reason": "stop"})
+        for text, own in zip(texts, tags, strict=True)
+    ]
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    sheet = as_sheet(tmp_path)
+    signs = {"Lovely!": "+", "It rusts.": "0", "Dreadful.": "-"}
+    written = "".join(f"{signs[line.strip()]}{line}\n" for line in sheet.splitlines())
+    found = entered(tmp_path, written, "cheerful")
+    assert {each.text: each.label for each in found} == {"Lovely!": 1, "It rusts.": 0, "Dreadful.": -1}
+    assert next(each for each in found if each.text == "Lovely!").conditions == ["a/+1", "c/+1"]
+    with pytest.raises(ValueError, match="line 1 has the label ''"):
+        entered(tmp_path, sheet, "cheerful")
+
+
+def test_labelled_answers_are_to_development_questions_and_judges_are_scored_by_them():
+    labelled = read_labels()
+    assert len(labelled) >= 250
+    asked = composed(
+        "experiment=style", "data/style_questions=development", "out=unused"
+    ).data.style_questions.asked
+    assert {each.question for each in labelled} == set(range(len(asked)))
+    perfect = Agreement.of(labelled, [1.0 if each.label == 1 else -1.0 for each in labelled])
+    assert (perfect.accuracy.estimate, perfect.auroc) == (1.0, 1.0)
+    blind = Agreement.of(labelled, [1.0] * len(labelled))
+    assert (blind.accuracy.estimate, blind.auroc) == (pytest.approx(blind.positive / blind.items), 0.5)
 
 
 def test_no_question_is_asked_twice_or_learnt_on():

@@ -31,9 +31,11 @@ from experiments.projector.report import SoftTokenReport
 from experiments.rag.metrics import Measured as Retrieved
 from experiments.rag.report import RagReport
 from experiments.style.comparisons import InstructionComparison
-from experiments.style.metrics import INSTRUCTION, UNSHIFTED, Limits
+from experiments.style.evidence import SideEvidence
+from experiments.style.metrics import INSTRUCTION, TEACHER, UNSHIFTED, Limits
 from experiments.style.metrics import Measured as Styled
 from experiments.style.report import StyleReport
+from experiments.style.vectors import SHUFFLED_TARGETS
 
 MANY, FEW = 40, 6
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -58,11 +60,35 @@ def style(difference: float, spread: float, items: int = MANY, instruction: floa
     ones = Measure({where: dict.fromkeys(range(items), 1.0) for where in (UNSHIFTED, told, place)})
     none = Measure({})
     zeros = Measure({where: dict.fromkeys(range(items), 0.0) for where in (UNSHIFTED, told, place)})
-    measured = Styled(none, odds, none, ones, none, ones, ones, ones, zeros, zeros)
+    measured = Styled(none, odds, none, ones, none, ones, ones, ones, zeros, zeros, none)
     found = InstructionComparison.family(measured, [(place, 1.0, "formal")], margin=0.5)
-    report = StyleReport(measured, measured, {"v": {0.0: UNSHIFTED, 1.0: place}}, "v", ("formal", "casual"), found,
+    report = StyleReport(measured, measured, {"v": {0.0: UNSHIFTED, 1.0: place}}, "v", ("formal", "casual"), found, [],
                          Limits(2.0, 0.8, 0.8), 1.0, ())  # fmt: skip
     return f"{report.verdict()} {report.finding()}"
+
+
+def style_evidence(
+    gain: float,
+    spread: float,
+    items: int = MANY,
+    teacher: float = 2.0,
+    control: float = 0.0,
+    second: float = 1.0,
+) -> str:
+    """Gains over unshifted answers: of a vector, its teacher, a trained control, and by the second judge."""
+    plain = values(0.0, 0.3, items, 3)
+    place, trained = ("v", 1.0), (SHUFFLED_TARGETS, 1.0)
+    gains = {place: (gain, spread, 2), trained: (control, 0.3, 4), (TEACHER, 1.0): (teacher, 0.5, 5)}
+    odds = {UNSHIFTED: plain} | {
+        where: {n: plain[n] + v for n, v in values(mean, own, items, seed).items()}
+        for where, (mean, own, seed) in gains.items()
+    }
+    again = {UNSHIFTED: plain, place: {n: plain[n] + v for n, v in values(second, 0.5, items, 6).items()}}
+    none = Measure({})
+    fields = dict.fromkeys(Styled.__dataclass_fields__, none)
+    measured = Styled(**{**fields, "judge_log_odds": Measure(odds), "second_log_odds": Measure(again)})
+    (side,) = SideEvidence.of(measured, [(place, 1.0, "formal")], {SHUFFLED_TARGETS: None})
+    return side.sentences("the vector")
 
 
 def interpolation(width: float, spread: float, items: int = MANY) -> str:
@@ -209,6 +235,45 @@ CASES = {
     "style: no effect": Case("no effect that", (-2.0, 0.5), ((0.0, 0.5), (-4.0, 0.5)), style),
     "style: the other way": Case("has the opposite effect", (-4.0, 0.5), ((-2.0, 0.5), (0.0, 0.5)), style),
     "style: usable": Case("on topic for alpha in [+0.0, +1.0].", (0.0, 0.5), ((0.0, 0.5, FEW),), style),
+    "style: above a trained control": Case(
+        "the vector is stronger than vectors trained on shuffled targets",
+        (1.0, 0.5),
+        ((1.0, 0.5, FEW), (0.05, 0.5), (1.0, 0.5, MANY, 2.0, 0.95), (1.0, 0.5, MANY, 2.0, 2.0)),
+        style_evidence,
+    ),
+    "style: below a trained control": Case(
+        "the vector is weaker than vectors trained on shuffled targets",
+        (1.0, 0.5, MANY, 2.0, 2.0),
+        ((1.0, 0.5), (1.0, 0.5, MANY, 2.0, 1.05), (1.0, 0.5, FEW, 2.0, 2.0)),
+        style_evidence,
+    ),
+    "style: not told from a trained control": Case(
+        "the vector is not told from vectors trained on shuffled targets",
+        (1.0, 0.5, MANY, 2.0, 0.95),
+        ((1.0, 0.5), (1.0, 0.5, MANY, 2.0, 2.0), (1.0, 0.5, FEW)),
+        style_evidence,
+    ),
+    "style: share of the teacher": Case(
+        "reaches 50% (",
+        (1.0, 0.5),
+        ((1.0, 0.5, MANY, 0.05), (1.0, 0.5, MANY, -2.0), (1.0, 0.5, FEW), (0.2, 0.5)),
+        style_evidence,
+    ),
+    "style: no effect of the teacher": Case(
+        "has itself no effect that", (1.0, 0.5, MANY, 0.05), ((1.0, 0.5), (0.0, 0.5)), style_evidence
+    ),
+    "style: second judge": Case(
+        "the second judge also finds",
+        (1.0, 0.5),
+        ((1.0, 0.5, MANY, 2.0, 0.0, 0.05), (1.0, 0.5, FEW), (1.0, 0.5, MANY, 2.0, 0.0, -1.0)),
+        style_evidence,
+    ),
+    "style: second judge, the other way": Case(
+        "the second judge sees the opposite",
+        (1.0, 0.5, MANY, 2.0, 0.0, -1.0),
+        ((1.0, 0.5), (1.0, 0.5, MANY, 2.0, 0.0, -0.05)),
+        style_evidence,
+    ),
     "interpolation: switch": Case(
         "the answer switches", (0.2, 0.1), ((0.38, 0.3), (0.2, 0.1, FEW)), interpolation
     ),
