@@ -52,7 +52,7 @@ def check_prefix_cache(
     for request in requests:  # of two that the cache takes for one another, the second is wrong
         warm.append(server.ask(request, None))
         advance()
-    found = compare_greedy("mixed prefix cache", cold, warm)
+    found = compare_greedy("mixed prefix cache", cold, warm, _SHORT)
     names = f"text, its rows, other rows of its length and mixtures of them ({len(requests)} prompts)"
     yield Check(
         found.name,
