@@ -24,6 +24,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the embedding table's tensor, for an architecture that is not known",
     )
     verify.add_argument("--server", metavar="URL", help="check this vLLM server as well")
+    verify.add_argument(
+        "--quick",
+        action="store_true",
+        help="do not load the model's layers: answers are checked at the server only",
+    )
     verify.add_argument("--json", metavar="FILE", type=Path, help="write the certificate as JSON")
 
     distill = commands.add_parser("distill", help="learn a style vector from an instruction (takes minutes)")
@@ -88,6 +93,7 @@ def _verify(options: argparse.Namespace) -> int:
         table=options.table,
         server=options.server,
         api_key=os.environ.get("VLLM_API_KEY"),
+        quick=options.quick,
         progress=show,
     )
     table = Table("check", "result", "measured", title=f"{certificate.model}  {certificate.fingerprint}")

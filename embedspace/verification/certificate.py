@@ -53,7 +53,9 @@ class Certificate:
         return json.dumps({"passed": self.passed, **asdict(self)}, indent=1, ensure_ascii=False)
 
 
-def compare_greedy(name: str, by_rows: Sequence[Completion], by_ids: Sequence[Completion]) -> Check:
+def compare_greedy(
+    name: str, by_rows: Sequence[Completion], by_ids: Sequence[Completion], sampling: Sampling = GREEDY
+) -> Check:
     """Compares greedy continuations of embeddings and of token ids; only near-ties excuse a difference."""
     equal, near_ties, different = 0, 0, []
     for a, b in zip(by_rows, by_ids, strict=True):
@@ -67,7 +69,7 @@ def compare_greedy(name: str, by_rows: Sequence[Completion], by_ids: Sequence[Co
             different.append(
                 f"prompt {a.prompt_index}: {a.text[:40]!r} against {b.text[:40]!r} (gap {gap:.2f} nats)"
             )
-    detail = f"{equal} of {len(by_rows)} equal over up to {GREEDY.max_tokens} tokens, {near_ties} part at a near-tie"
+    detail = f"{equal} of {len(by_rows)} equal over up to {sampling.max_tokens} tokens, {near_ties} part at a near-tie"
     if different:
         detail += f", {len(different)} differ: {different[0]}"
     values = {"prompts": len(by_rows), "equal": equal, "near_ties": near_ties, "different": len(different)}

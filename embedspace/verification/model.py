@@ -1,4 +1,4 @@
-"""The checks of the parity certificate that run the model in this process."""
+"""The parity certificate: the order of its checks, and those that need no server."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import copy
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from embedspace._util.extras import pip_install
 from embedspace._util.files import file_digest
+from embedspace._util.progress import Advance
+from embedspace._util.progress import progress as progress_bar
 from embedspace._util.provenance import package_versions
-from embedspace.engines import TransformersEngine
+from embedspace.engines import Completion, TransformersEngine
 from embedspace.models import MANIFEST
 from embedspace.prompt import PromptEmbeds
 from embedspace.space import EmbeddingSpace, content_fingerprint
 from embedspace.verification.certificate import GREEDY, Certificate, Check, compare_greedy
 from embedspace.verification.prompt_form import PromptForm
-from embedspace.verification.prompts import PARITY_PROMPTS
-from embedspace.verification.server import check_server
+from embedspace.verification.prompts import ANSWERED_PROMPTS, PARITY_PROMPTS
+from embedspace.verification.server import SERVER_STEPS, check_server, same_model
 
 
 def verify(
@@ -29,49 +34,75 @@ def verify(
     table: str | None = None,
     server: str | None = None,
     api_key: str | None = None,
+    quick: bool = False,
     progress: Callable[[Check], None] | None = None,
 ) -> Certificate:
     """Check that a model, and optionally its server, treat text and its embeddings alike.
 
     A base model, which has no chat template, is given plain text with its special tokens, and the certificate says so.
+    The server is asked first, since it fails soonest; how long the rest takes is shown on stderr.
 
     Args:
         model: packaged name, local folder or hub id.
         table: name of the embedding table's tensor, for an architecture that is not known to take plain rows.
         server: address of a vLLM server to check as well.
         api_key: for that server.
+        quick: do not load the model's layers, for one that does not fit into memory here: table, rows, tokens and
+            content mask are checked in process, answers at the server only.
         progress: called with each finished check.
 
     Raises:
-        ValueError: the model cannot be loaded.
+        ValueError: the model cannot be loaded, or ``quick`` without ``accelerate``.
     """
+    if quick and find_spec("accelerate") is None:
+        raise ValueError(f"a quick verification needs accelerate: {pip_install('models')}")
     space = EmbeddingSpace.from_pretrained(model, table=table)
     checks = []
-    for check in _all_checks(space, server, api_key):
-        checks.append(check)
-        if progress is not None:
-            progress(check)
+    steps = (0 if quick else 4 * ANSWERED_PROMPTS) + (SERVER_STEPS if server else 0)
+    with progress_bar("verifying", steps) if steps else nullcontext(_no_step) as advance:
+        for check in _all_checks(space, server, api_key, quick, advance):
+            checks.append(check)
+            if progress is not None:
+                progress(check)
     versions = {"python": platform.python_version(), **package_versions()}
     return Certificate(model, space.fingerprint, server, tuple(checks), versions)
 
 
-def _all_checks(space: EmbeddingSpace, server: str | None, api_key: str | None) -> Iterator[Check]:
+def _no_step() -> None:
+    """Where nothing takes long."""
+
+
+def _all_checks(
+    space: EmbeddingSpace, server: str | None, api_key: str | None, quick: bool, advance: Advance
+) -> Iterator[Check]:
     form = PromptForm(space)
     yield _table(space)
     if not form.is_chat:
         yield form.skipped()
-    engine = TransformersEngine(space)  # in the dtype that is the default for this model
-    yield _rows(space, engine)
     yield _tokens(form)
     prompts = form.prompts(PARITY_PROMPTS)
     ids = [form.ids(text) for text in PARITY_PROMPTS]
     yield _content(space, prompts, ids)
-    yield _logits(engine, prompts, ids)
-    by_rows = list(engine.generate(prompts, GREEDY))
-    yield compare_greedy("greedy answers", by_rows, list(engine.generate(ids, GREEDY)))
-    engine.close()
+    prompts, ids = prompts[:ANSWERED_PROMPTS], ids[:ANSWERED_PROMPTS]
+    answers: list[Completion] = []
     if server is not None:
-        yield from check_server(form, server, api_key, prompts, ids, by_rows)
+        yield from check_server(form, server, api_key, prompts, ids, answers, advance)
+    if quick:
+        yield _rows(space, _embedding_module(space))
+        return
+    engine = TransformersEngine(space)  # in the dtype that is the default for this model
+    yield _rows(space, copy.deepcopy(engine.model.get_input_embeddings()))
+    yield _logits(engine, prompts, ids, advance)
+    found: list[list[Completion]] = []
+    for group in (prompts, ids):
+        found.append([])
+        for completion in engine.generate(group, GREEDY):
+            found[-1].append(completion)
+            advance()
+    yield compare_greedy("greedy answers", *found)
+    engine.close()
+    if answers:
+        yield same_model(answers, found[0])
 
 
 def _table(space: EmbeddingSpace) -> Check:
@@ -108,9 +139,22 @@ def _recorded_digest(path: Path) -> str | None:
     return blob if len(blob) == 64 and path.is_symlink() else None
 
 
-def _rows(space: EmbeddingSpace, engine: TransformersEngine) -> Check:
+def _embedding_module(space: EmbeddingSpace) -> torch.nn.Module:
+    """The model's own embedding module with the rows of the file; all other weights stay without memory."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(space.folder, local_files_only=True)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=space.dtype)
+    module: torch.nn.Module = model.get_input_embeddings()
+    module.load_state_dict({"weight": space.table.rows}, assign=True)
+    return module
+
+
+def _rows(space: EmbeddingSpace, own: torch.nn.Module) -> Check:
     """Every row of the vocabulary against the model's own embedding module, bit for bit."""
-    module = copy.deepcopy(engine.model.get_input_embeddings()).to(space.dtype).cpu()
+    module = own.to(space.dtype).cpu()
     different, largest = 0, 0.0
     for ids in torch.arange(space.vocab_size).split(8192):
         with torch.no_grad():
@@ -156,13 +200,17 @@ def _content(space: EmbeddingSpace, prompts: Sequence[PromptEmbeds], ids: Sequen
 
 
 @torch.inference_mode()
-def _logits(engine: TransformersEngine, prompts: Sequence[PromptEmbeds], ids: Sequence[list[int]]) -> Check:
+def _logits(
+    engine: TransformersEngine, prompts: Sequence[PromptEmbeds], ids: Sequence[list[int]], advance: Advance
+) -> Check:
     """Logits at every position, of token ids and of embeddings."""
     largest, switched = 0.0, 0
     for prompt, tokens in zip(prompts, ids, strict=True):
         rows = prompt.vectors[None].to(engine.device, engine.dtype)
         by_rows = engine.model(inputs_embeds=rows).logits
+        advance()
         by_ids = engine.model(input_ids=torch.tensor([tokens], device=engine.device)).logits
+        advance()
         largest = max(largest, float((by_rows - by_ids).abs().max()))
         switched += int((by_rows.argmax(-1) != by_ids.argmax(-1)).sum())
     detail = f"largest difference {largest:.3g}; the most likely token differs at {switched} positions"

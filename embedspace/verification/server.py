@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
-from embedspace.engines import Completion, Sampling, VLLMClient
+from embedspace._util.progress import Advance
+from embedspace.engines import Completion, VLLMClient
 from embedspace.engines.vllm.transport import ServerInfo
 from embedspace.errors import EngineError
 from embedspace.metrics import common_prefix
 from embedspace.prompt import PromptEmbeds, encode_prompt_embeds
 from embedspace.space import EmbeddingSpace
 from embedspace.verification.certificate import GREEDY, Check, compare_greedy
+from embedspace.verification.prefix_cache import CACHE_STEPS, check_prefix_cache
 from embedspace.verification.prompt_form import PromptForm
-from embedspace.verification.prompts import PARITY_PROMPTS
+from embedspace.verification.prompts import ANSWERED_PROMPTS, PARITY_PROMPTS
+from embedspace.verification.server_requests import post
+
+SERVER_STEPS = 2 * ANSWERED_PROMPTS + CACHE_STEPS
+"""Answers that a server is asked for, for progress."""
 
 MAX_MEAN_GAP = 0.1
 """Largest mean difference in nats between log-probabilities in process (float32) and at the server (bfloat16).
@@ -33,8 +36,10 @@ def check_server(
     api_key: str | None,
     prompts: Sequence[PromptEmbeds],
     ids: Sequence[list[int]],
-    in_process: Sequence[Completion],
+    answers: list[Completion],
+    advance: Advance,
 ) -> Iterator[Check]:
+    """The checks, cheapest first; the greedy answers to the embeddings are added to ``answers``."""
     space = form.space
     with VLLMClient(url, api_key=api_key, hidden_size=space.hidden_size) as client:
         try:
@@ -48,11 +53,14 @@ def check_server(
         try:
             yield _server_tokens(form, info.url, info.model, api_key)
             yield _length_limit(space, info, api_key)
-            by_rows = list(client.generate(prompts, GREEDY))
-            yield compare_greedy("server's greedy answers", by_rows, list(client.generate(ids, GREEDY)))
-            yield _same_model(by_rows, in_process)
+            by_ids: list[Completion] = []
+            for group, found in ((prompts, answers), (ids, by_ids)):
+                for completion in client.generate(group, GREEDY):
+                    found.append(completion)
+                    advance()
+            yield compare_greedy("server's greedy answers", answers, by_ids)
             yield _payload_dtype(client, prompts[0], space)
-            yield _prefix_cache(client, prompts, info.url, api_key)
+            yield from check_prefix_cache(form, info, api_key, advance)
         except (EngineError, OSError) as error:
             yield Check("server", False, f"it stopped answering: {error}")
 
@@ -62,7 +70,7 @@ def _server_tokens(form: PromptForm, url: str, model: str, api_key: str | None) 
     different = 0
     for text in PARITY_PROMPTS:
         body = {"model": model, **form.tokenize_request(text)}
-        different += _post(f"{url}/tokenize", api_key, body)["tokens"] != form.ids(text)
+        different += post(f"{url}/tokenize", api_key, body)["tokens"] != form.ids(text)
     detail = (
         f"{different} of {len(PARITY_PROMPTS)} prompts are templated or tokenised differently by the server"
     )
@@ -76,7 +84,7 @@ def _length_limit(space: EmbeddingSpace, info: ServerInfo, api_key: str | None) 
         return Check("length limit", False, "the server does not report the maximum length of a prompt")
     rows = encode_prompt_embeds(space.lookup([0]).expand(limit + 1, -1))
     try:
-        _post(
+        post(
             f"{info.url}/v1/completions",
             api_key,
             {"model": info.model, "max_tokens": 1, "prompt_embeds": [rows]},
@@ -88,7 +96,7 @@ def _length_limit(space: EmbeddingSpace, info: ServerInfo, api_key: str | None) 
     return Check("length limit", refused, detail, {"max_model_len": limit})
 
 
-def _same_model(server: Sequence[Completion], in_process: Sequence[Completion]) -> Check:
+def same_model(server: Sequence[Completion], in_process: Sequence[Completion]) -> Check:
     """Log-probabilities of greedy tokens in process and at the server, up to their first difference."""
     gaps: list[float] = []
     agreeing = 0
@@ -118,51 +126,3 @@ def _payload_dtype(client: VLLMClient, prompt: PromptEmbeds, space: EmbeddingSpa
     kind, verdict = str(space.dtype).removeprefix("torch."), "the same" if same else "different"
     detail = f"{kind} and float32 payloads give {verdict} tokens, log-probabilities within {gap:.3g} nats"
     return Check("dtype", same, detail, {"largest_gap": gap})
-
-
-def _prefix_cache(
-    client: VLLMClient, prompts: Sequence[PromptEmbeds], url: str, api_key: str | None
-) -> Check:
-    """The server's cache counters when the same embeddings are sent twice."""
-    once = Sampling(max_tokens=1)
-    long = [PromptEmbeds.concat([prompts[0]] * 6)]
-    list(client.generate(long, once))
-    before = _prefix_hits(url, api_key)
-    list(client.generate(long, once))
-    after = _prefix_hits(url, api_key)
-    if before is None or after is None:
-        return Check("prefix cache", True, "the server does not publish its counters; not checked")
-    hits = int(after - before)
-    detail = f"{hits} of {len(long[0])} rows came from the cache at the second request"
-    if not hits:
-        detail += " (the server may have been started with --no-enable-prefix-caching)"
-    return Check("prefix cache", hits > 0, detail, {"hit_rows": hits, "rows": len(long[0])})
-
-
-def _prefix_hits(url: str, api_key: str | None) -> float | None:
-    try:
-        text = _read(urllib.request.Request(f"{url}/metrics", headers=_headers(api_key))).decode()
-    except OSError:
-        return None
-    counts = [
-        float(line.rsplit(" ", 1)[1])
-        for line in text.splitlines()
-        if line.startswith(("vllm:prefix_cache_hits_total", "vllm:prefix_cache_hits{"))
-    ]
-    return sum(counts) if counts else None
-
-
-def _post(url: str, api_key: str | None, body: dict[str, Any]) -> Any:
-    headers = {"Content-Type": "application/json", **_headers(api_key)}
-    return json.loads(_read(urllib.request.Request(url, json.dumps(body).encode(), headers)))
-
-
-def _read(request: urllib.request.Request) -> bytes:
-    # A server named by its address is reached without a proxy.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=60) as answer:
-        return bytes(answer.read(8 * 2**20))
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
