@@ -120,6 +120,23 @@ class SlurmCluster:
         if self.ask("squeue", "--noheader", f"--jobs={job}", "--format=%r").strip() == "BeginTime":
             self.ask("scontrol", "update", f"jobid={job}", "StartTime=now")
 
+    def only_job(self) -> str:
+        """The job that runs."""
+        (job,) = (job for job, state in self.states().items() if state == "RUNNING")
+        return job
+
+    def finish(self, process: subprocess.Popen[str]) -> int:
+        """Wait for a launcher; jobs that were queued again start at once."""
+
+        def over() -> bool:
+            for job, state in self.states().items():
+                if state == "PENDING":
+                    self.hurry(job)
+            return process.poll() is not None
+
+        until(over, "the launcher ends", 400)
+        return process.wait()
+
     def start(self) -> None:
         """Start all daemons and wait until the node takes jobs."""
         (self.folder / "state").mkdir()
@@ -213,7 +230,7 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
         cluster.stop()
 
 
-def until(condition: Callable[[], object], what: str, seconds: float) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float, look: float = 0.2) -> None:
     """Wait for a condition.
 
     Raises:
@@ -223,7 +240,7 @@ def until(condition: Callable[[], object], what: str, seconds: float) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s in vain: {what}")
-        time.sleep(0.2)
+        time.sleep(look)
 
 
 def free_ports(count: int) -> list[int]:

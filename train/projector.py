@@ -222,7 +222,7 @@ def fit(config: DictConfig, folder: Path, stage: str, projector: Projector, data
         val_check_interval=every,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        default_root_dir=folder,
+        default_root_dir=folder / stage,
         logger=[
             instantiate(logger, save_dir=str(folder / stage)) for logger in config.logger if installed(logger)
         ],

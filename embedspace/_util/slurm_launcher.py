@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import time
@@ -58,7 +59,12 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]
     def __call__(self, *job: Any) -> JobReturn:
         """Run one job on its node. The error of one that failed is followed by the path of its log."""
         self._started = time.time()
-        returned: JobReturn = super().__call__(*job)
+        overrides, *rest = job
+        if int(
+            os.environ.get("SLURM_RESTART_COUNT", "0")
+        ):  # it goes on with what it has, also where it was to start afresh
+            overrides = ["fresh=false" if each.startswith("fresh=") else each for each in overrides]
+        returned: JobReturn = super().__call__(overrides, *rest)
         if returned.status == JobStatus.FAILED:
             error = returned._return_value
             if isinstance(error, CompactHydraException):

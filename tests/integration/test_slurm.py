@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,30 +12,15 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import make_tiny_checkpoint
-from tests.slurm_cluster import SlurmCluster, slurm_cluster, unavailable, until, version
+from tests.slurm_cluster import SlurmCluster, until, version
 from tests.sweeps import ROOT, command, final, records, sittings, sweep
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(unavailable()), reason=f"no SLURM cluster: {unavailable()}"),
-]
+pytestmark = pytest.mark.slow
 
 QUESTIONS = ",".join(f"{number}?" for number in range(12))
 LONGEST = "sampling.max_tokens=24"
 SLURM = "launcher=slurm"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    folder = tmp_path_factory.mktemp("slurm")
-    with contextlib.ExitStack() as stack:
-        try:
-            running = stack.enter_context(slurm_cluster(folder))
-        except TimeoutError as error:  # a machine that forbids what a daemon needs
-            logs = " ".join(path.read_text(errors="replace")[-400:] for path in sorted(folder.glob("*.log")))
-            pytest.skip(f"SLURM is installed but does not start here: {error}; {' '.join(logs.split())}")
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -85,24 +69,6 @@ def recorded(out: Path, count: int, process: subprocess.Popen[str]) -> Path:
     return path
 
 
-def ended(cluster: SlurmCluster, process: subprocess.Popen[str]) -> int:
-    """Wait for the launcher; jobs that were queued again start at once."""
-
-    def over() -> bool:
-        for job, state in cluster.states().items():
-            if state == "PENDING":
-                cluster.hurry(job)
-        return process.poll() is not None
-
-    until(over, "the sweep ends", 400)
-    return process.wait()
-
-
-def only_job(cluster: SlurmCluster) -> str:
-    (job,) = (job for job, state in cluster.states().items() if state == "RUNNING")
-    return job
-
-
 def assert_resumed(out: Path, before: list[dict[str, Any]], undisturbed: Path) -> None:
     """The only job of a sweep went on from the records that it had, to those of the sweep that nothing disturbed."""
     (path,) = out.rglob("records.jsonl")
@@ -119,7 +85,7 @@ def test_a_sweep_outlives_the_daemon_of_its_node_and_the_error_of_a_failed_job_r
         cluster.kill_daemon_of_node()
         assert process.poll() is None
         cluster.start_node()
-        assert ended(cluster, process) == 1
+        assert cluster.finish(process) == 1
     said = (tmp_path / "launcher.log").read_text()
     assert len(final(undisturbed)) == 3
     assert final(tmp_path) == final(undisturbed), said
@@ -139,8 +105,8 @@ def test_a_job_that_is_signalled_before_its_time_is_up_goes_on_from_its_records(
     with launched(cluster, tmp_path, *baseline, LONGEST) as process:
         path = recorded(tmp_path, 3, process)
         before = records(path)
-        cluster.ask("scancel", "--signal=USR2", only_job(cluster))
-        assert ended(cluster, process) == 0
+        cluster.ask("scancel", "--signal=USR2", cluster.only_job())
+        assert cluster.finish(process) == 0
     assert_resumed(tmp_path, before, undisturbed)
 
 
@@ -153,12 +119,12 @@ def test_a_job_whose_node_is_lost_goes_on_from_its_records_when_there_is_a_node_
 ) -> None:
     with launched(cluster, tmp_path, *baseline, LONGEST) as process:
         path = recorded(tmp_path, 3, process)
-        job = only_job(cluster)
+        job = cluster.only_job()
         cluster.kill_node()
         before = records(path)
         until(lambda: cluster.states()[job] == "PENDING", "the job of the lost node is queued again", 120)
         cluster.start_node()
-        assert ended(cluster, process) == 0
+        assert cluster.finish(process) == 0
     assert_resumed(tmp_path, before, undisturbed)
 
 
@@ -169,9 +135,9 @@ def test_a_job_that_times_out_before_its_first_record_ends_with_an_error_and_is_
     settings = [waiting if override.startswith("experiment.questions") else override for override in baseline]
     with launched(cluster, tmp_path, *settings, LONGEST, "hydra.launcher.timeout_min=1") as process:
         until(lambda: list(tmp_path.rglob("*sampling*")), "the job has started", 300)
-        job = only_job(cluster)
+        job = cluster.only_job()
         cluster.ask("scancel", "--signal=USR2", job)
-        assert ended(cluster, process) == 1
+        assert cluster.finish(process) == 1
     assert "Restarts=0" in cluster.ask("scontrol", "show", "job", job)
     said = (tmp_path / "launcher.log").read_text()
     for part in (

@@ -1,73 +1,22 @@
 """The training command: kills, several processes, early ends, and what it refuses."""
 
-import csv
 import json
-import os
-import random
 import signal
 import subprocess
-import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from safetensors.torch import load_file
 
 from embedspace import Projector
-from tests.checkpoints import make_tiny_checkpoint
-from train.projector import train
+from tests.trainings import ENVIRONMENT, ROOT, command, logged, make_ground, settings, trained_here, weights
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """A tiny language model and a text file with a sentence a paragraph."""
-    folder = tmp_path_factory.mktemp("ground")
-    make_tiny_checkpoint(folder / "model")
-    draw = random.Random(0)
-    words = [
-        "whale",
-        "horse",
-        "tiger",
-        "eagle",
-        "bridge",
-        "river",
-        "house",
-        "sleeps",
-        "runs",
-        "falls",
-        "near",
-        "under",
-    ]
-    sentences = [" ".join(draw.choices(words, k=draw.randint(4, 9))) for _ in range(600)]
-    (folder / "text.txt").write_text("\n\n".join(sentences))
-    return folder
-
-
-def settings(ground, *overrides):
-    return [
-        f"model.name={ground / 'model'}",
-        "data=wordnet", "data.limits={}", "data.validation=8", "data.max_tokens=400", "projector=mlp",
-        "projector.tokens=2",
-        "projector.options.width=16", "reconstruct.epochs=1", "reconstruct.batch_size=16",
-        "distill.epochs=2", "distill.batch_size=8", "distill.warmup=5", "checkpoint_every=7",
-        f"data.sources=[{{_target_: embedspace.projector.sources.local, kind: made, path: {ground / 'text.txt'}}}]",
-        *overrides,
-    ]  # fmt: skip
-
-
-def command(ground, out, *overrides):
-    return [
-        sys.executable,
-        str(ROOT / "train" / "projector.py"),
-        f"out={out}",
-        *settings(ground, *overrides),
-    ]
+    return make_ground(tmp_path_factory.mktemp("ground"))
 
 
 def finished(arguments):
@@ -83,32 +32,11 @@ def trained(ground, out, *overrides):
     return weights(out)
 
 
-def trained_here(out, overrides):
-    """Weights of a training in this process, which spares the start of another one."""
-    with initialize_config_dir(str(ROOT / "configs" / "train"), version_base=None):
-        config = compose("train", [f"out={out}", *overrides])
-    train(config, out)
-    return weights(out)
-
-
-def weights(out):
-    return load_file(out / "projector" / "model.safetensors")
-
-
 @pytest.fixture(scope="module")
 def whole(ground, tmp_path_factory):
     """A training that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return out, trained(ground, out)
-
-
-def logged(out, stage, name):
-    """What every start of a stage logged."""
-    found = []
-    for path in sorted((out / stage / "logs").glob("version_*/metrics.csv")):
-        with path.open() as file:
-            found += [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
-    return found
 
 
 def test_a_training_leaves_a_projector_that_says_what_it_was_trained_on(whole, ground):
