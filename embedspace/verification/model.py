@@ -18,7 +18,7 @@ from embedspace._util.files import file_digest
 from embedspace._util.progress import Advance
 from embedspace._util.progress import progress as progress_bar
 from embedspace._util.provenance import package_versions
-from embedspace.engines import Completion, TransformersEngine
+from embedspace.engines import Completion, Prompt, TransformersEngine
 from embedspace.models import MANIFEST
 from embedspace.prompt import PromptEmbeds
 from embedspace.space import EmbeddingSpace, content_fingerprint
@@ -93,16 +93,19 @@ def _all_checks(
     engine = TransformersEngine(space)  # in the dtype that is the default for this model
     yield _rows(space, copy.deepcopy(engine.model.get_input_embeddings()))
     yield _logits(engine, prompts, ids, advance)
-    found: list[list[Completion]] = []
-    for group in (prompts, ids):
-        found.append([])
-        for completion in engine.generate(group, GREEDY):
-            found[-1].append(completion)
-            advance()
-    yield compare_greedy("greedy answers", *found)
+    by_rows, by_ids = (_answers(engine, group, advance) for group in (prompts, ids))
+    yield compare_greedy("greedy answers", by_rows, by_ids)
     engine.close()
     if answers:
-        yield same_model(answers, found[0])
+        yield same_model(answers, by_rows)
+
+
+def _answers(engine: TransformersEngine, prompts: Sequence[Prompt], advance: Advance) -> list[Completion]:
+    found = []
+    for completion in engine.generate(prompts, GREEDY):
+        found.append(completion)
+        advance()
+    return found
 
 
 def _table(space: EmbeddingSpace) -> Check:
