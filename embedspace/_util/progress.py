@@ -19,12 +19,14 @@ FORECAST_SECONDS = 5.0
 PAUSE_SECONDS = 0.3
 """Between two items: those before it were one batch, or several."""
 
-Advance = Callable[[], None]
+Advance = Callable[..., None]
+"""Counts one more finished item, or as many as it is given."""
 
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show progress over ``total`` items on stderr; the block calls the yielded function after each item.
+    """Show progress over ``total`` items on stderr; the block calls the yielded function after each item,
+    or with their number after several.
 
     Where the work is long, the first items say once how long all of it will take.
 
@@ -55,9 +57,9 @@ def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advanc
         task = bar.add_task(title, total=total, completed=done, pace="")
         count = _Count(total, done)
 
-        def advance() -> None:
-            forecast = count.advance()
-            bar.update(task, advance=1, pace=count.pace())
+        def advance(items: int = 1) -> None:
+            forecast = count.advance(items)
+            bar.update(task, advance=items, pace=count.pace())
             if forecast:
                 bar.console.print(f"{title}: {forecast}", highlight=False)
 
@@ -76,8 +78,8 @@ def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
         while not finished.wait(LINE_SECONDS):
             show()
 
-    def advance() -> None:
-        if forecast := count.advance():
+    def advance(items: int = 1) -> None:
+        if forecast := count.advance(items):
             print(f"{title}: {forecast}", file=sys.stderr, flush=True)
 
     show()
@@ -101,8 +103,8 @@ class _Count:
         self._started = self._latest = self._first = time.monotonic()
         self._forecast = False
 
-    def advance(self) -> str:
-        """Count one more item; says once, as text, how long all will take, and else nothing.
+    def advance(self, items: int) -> str:
+        """Count more items; says once, as text, how long all will take, and else nothing.
 
         Items of a batch come together, so a pause after an item shows how long those before it took. A steady stream
         of items is judged after a longer time.
@@ -111,7 +113,7 @@ class _Count:
         new, spent = self.done - self._before, before - self._started
         paused = new > 0 and now - before > PAUSE_SECONDS and spent > FORECAST_SECONDS
         self._latest = now
-        self.done += 1
+        self.done += items
         if not new:
             self._first = now
         if self._forecast or not (paused or now - self._first > 3 * FORECAST_SECONDS):
@@ -127,7 +129,9 @@ class _Count:
             return ""
         rate = new / max(time.monotonic() - self._started, 1e-9)
         left = (self.total - self.done) / rate
-        return f"{rate:.1f}/s" + (f", about {_duration(left)} left" if self.done < self.total else "")
+        return f"{rate:.{1 if rate >= 1 else 3}f}/s" + (
+            f", about {_duration(left)} left" if self.done < self.total else ""
+        )
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,8 @@
 ``make_corpus(CorpusSpec(...))`` writes it and resumes an interrupted one; ``Corpus(folder, space)`` reads it back.
 """
 
-from embedspace.corpus.making import BuildResult, CorpusSpec, Runner, make_corpus, map_on_ray, require_runner
+from embedspace.corpus.making import BuildResult, CorpusSpec, Runner, make_corpus, require_runner
+from embedspace.corpus.ray_workers import map_on_ray
 from embedspace.corpus.reading import Corpus
 from embedspace.corpus.shard import Payload, Shard
 from embedspace.corpus.sources import Source, open_source

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from embedspace._util.extras import pip_install
 from embedspace._util.progress import progress
 from embedspace._util.provenance import now, provenance
 from embedspace.corpus.manifest import corpus_folder, totals
+from embedspace.corpus.ray_workers import map_on_ray
 from embedspace.corpus.shard import Payload, Shard, is_whole, make_shard, number_of, summary_of
 from embedspace.corpus.sources import Source
 from embedspace.corpus.tokens import Template, variables_of
 from embedspace.space import EmbeddingSpace, fixed_template_time
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 Runner = Literal["local", "ray"]
 
@@ -75,6 +72,11 @@ class CorpusSpec:
             "max_tokens": self.max_tokens,
             **({"variables": dict(self.variables)} if self.variables else {}),
         }
+
+    def stretch(self, number: int) -> str:
+        """A shard and its texts in words."""
+        first = number * self.shard_size
+        return f"shard {number} (texts {first} to {min(first + self.shard_size, len(self.source)) - 1})"
 
     def make(self, space: EmbeddingSpace, number: int) -> Shard:
         """Make one shard: the same bytes in every process."""
@@ -128,8 +130,8 @@ def make_corpus(
 
     Args:
         spec: the texts, the model and the folder.
-        processes: workers, or on a cluster actors; None for one a core. More than one start new Python processes:
-            a script needs the usual ``if __name__ == "__main__":``.
+        processes: workers; None for one a core, on a cluster of all its nodes. More than one start new Python
+            processes: a script needs the usual ``if __name__ == "__main__":``.
         runner: this machine or a Ray cluster; both make the same bytes.
         fresh: remove the corpus that the folder holds.
 
@@ -156,10 +158,11 @@ def make_corpus(
         folder.write(manifest)
         there, damaged = _present(spec.folder)
         pending = [number for number in range(spec.shards) if number not in there]
-        with progress("shards", spec.shards, spec.shards - len(pending)) as advance:
+        with progress("texts", len(spec.source), sum(shard.texts for shard in there.values())) as advance:
             for shard in _made(spec, space, pending, processes, runner):
                 there[shard.number] = shard
-                advance()
+                advance(shard.texts)
+        _remove_drafts(spec.folder)
         counts = totals([there[number] for number in range(spec.shards)])
         sitting["finished"] = now()
         folder.write({**manifest, **counts})
@@ -185,10 +188,15 @@ def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest["settings"], "model fingerprint": manifest["fingerprint"]}
 
 
-def _present(folder: Path) -> tuple[dict[int, Shard], int]:
-    """The whole shards of a folder; what is damaged or half written is removed, and counted if it was a shard."""
+def _remove_drafts(folder: Path) -> None:
+    """Remove what workers that were killed had half written."""
     for draft in folder.glob("*.draft"):
         draft.unlink(missing_ok=True)
+
+
+def _present(folder: Path) -> tuple[dict[int, Shard], int]:
+    """The whole shards of a folder; what is damaged or half written is removed, and counted if it was a shard."""
+    _remove_drafts(folder)
     whole: dict[int, Shard] = {}
     damaged = 0
     paths = [path for path in folder.glob("shard-*.safetensors") if number_of(path) is not None]
@@ -211,8 +219,7 @@ def _made(
 ) -> Iterable[Shard]:
     """Each shard as soon as it is made."""
     if runner == "ray":
-        rows = map_on_ray(ShardMaker, (spec,), pending, actors=processes)
-        return (Shard(**json.loads(row["shard"])) for row in rows)
+        return map_on_ray(_shard_maker, (spec,), pending, describe=spec.stretch, workers=processes)
     count = processes or len(os.sched_getaffinity(0))
     if count == 1:
         return (spec.make(space, number) for number in pending)
@@ -252,6 +259,11 @@ def _made_by_processes(spec: CorpusSpec, numbers: Sequence[int], processes: int)
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _shard_maker(spec: CorpusSpec) -> Callable[[int], Shard]:
+    """In a worker of Ray: opens the space once."""
+    return partial(spec.make, EmbeddingSpace.from_pretrained(spec.model))
+
+
 def _assign(spec: CorpusSpec) -> None:
     # The workers share the cores among themselves: threads inside each would only wait for each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -264,54 +276,3 @@ def _assign(spec: CorpusSpec) -> None:
 def _make(number: int) -> Shard:
     ((space, spec),) = _ASSIGNED
     return spec.make(space, number)
-
-
-class ShardMaker:
-    """The Ray actor: opens the space once, then makes one shard after another."""
-
-    def __init__(self, spec: CorpusSpec) -> None:
-        self._spec = spec
-        self._space = EmbeddingSpace.from_pretrained(spec.model)
-
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[str]]:
-        """Make the shards of a batch of numbers."""
-        made = [self._spec.make(self._space, int(number)) for number in batch["number"]]
-        return {"shard": [json.dumps(asdict(shard)) for shard in made]}
-
-
-def map_on_ray(
-    actor: type, arguments: tuple[Any, ...], numbers: Sequence[int], *, actors: int | None, gpus: float = 0
-) -> Iterator[dict[str, Any]]:
-    """What actors of a Ray cluster make of each number, as soon as it is there, by ``map_batches`` of Ray Data.
-
-    Connects to the cluster that ``RAY_ADDRESS`` names or that this machine is part of, and starts one of this machine
-    alone where there is none. Files that the actors read and write must be on a disk that all nodes share.
-
-    Args:
-        actor: a class whose objects take a batch ``{"number": array of 1}`` and return lists by column.
-        arguments: of its constructor.
-        numbers: the work.
-        actors: how many; None for as many as there is work and room for.
-        gpus: of each actor.
-
-    Raises:
-        ValueError: Ray is not installed.
-    """
-    try:
-        import ray.data
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"runner=ray needs Ray Data, which is not installed: {pip_install('ray-data')}. "
-            "runner=local needs nothing"
-        ) from error
-    if not numbers:
-        return
-    pool = ray.data.ActorPoolStrategy
-    work = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
-    yield from work.map_batches(
-        actor,
-        fn_constructor_args=arguments,
-        batch_size=1,
-        num_gpus=gpus or None,
-        compute=pool(size=actors) if actors else pool(min_size=1, max_size=len(numbers)),
-    ).iter_rows()

@@ -1,4 +1,4 @@
-"""Generate corpus: a completion of every prompt of a corpus, on one machine or by the actors of a Ray cluster."""
+"""Generate corpus: a completion of every prompt of a corpus, on one machine or by the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedspace import EmbeddingSpace
 from embedspace._util.files import atomic_write
@@ -20,9 +20,6 @@ from embedspace.corpus import Corpus, Runner, map_on_ray, require_runner
 from embedspace.engines import Engine, Sampling
 from embedspace.errors import EngineError
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
 
 @dataclass(frozen=True)
 class GenerateCorpus:
@@ -32,12 +29,12 @@ class GenerateCorpus:
     corpus: str
     """Folder that ``experiment=embed_corpus`` wrote; on a cluster, on a disk that all nodes share."""
     engine: Callable[[], Engine]
-    """Opens an engine: one here, or one in each actor."""
+    """Opens an engine: one here, or one in each worker of a cluster."""
     sampling: Sampling
     batch_size: int
     """Prompts that are answered together, and lines of a file."""
     actors: int
-    """Of a cluster; each holds one engine."""
+    """Workers of a cluster; each holds one engine."""
     gpus_per_actor: float
     runner: Runner
     fresh: bool
@@ -94,12 +91,20 @@ class GenerateCorpus:
     def _batches(self, arguments: tuple[Any, ...], pending: Sequence[int]) -> Iterator[object]:
         """Each batch as soon as it is answered and written."""
         if self.runner == "ray":
-            yield from map_on_ray(Answerer, arguments, pending, actors=self.actors, gpus=self.gpus_per_actor)
+            yield from map_on_ray(
+                Answerer,
+                arguments,
+                pending,
+                describe=self._stretch,
+                workers=self.actors,
+                gpus=self.gpus_per_actor,
+            )
         elif pending:
             with closing(Answerer(*arguments)) as answerer:
-                for start in pending:
-                    answerer.answer(start)
-                    yield start
+                yield from map(answerer, pending)
+
+    def _stretch(self, start: int) -> str:
+        return f"the batch of texts {start} to {start + self.batch_size - 1}"
 
     def _settings(self, corpus: Corpus) -> dict[str, Any]:
         """What decides the completions."""
@@ -116,7 +121,7 @@ class GenerateCorpus:
 
 
 class Answerer:
-    """The actor: opens corpus and engine once, then answers one batch after another."""
+    """A worker: opens corpus and engine once, then answers one batch after another."""
 
     def __init__(
         self,
@@ -133,16 +138,10 @@ class Answerer:
         self._batch_size = batch_size
         self._folder = folder
 
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[int]]:
-        """Answer a batch of work of Ray Data."""
-        starts = [int(start) for start in batch["number"]]
-        for start in starts:
-            self.answer(start)
-        return {"start": starts}
-
-    def answer(self, start: int) -> None:
+    def __call__(self, start: int) -> int:
         """Answer the prompts from this number on, and write them into their file."""
         atomic_write(_file(self._folder, start), "".join(self._lines(start)), sync=True)
+        return start
 
     def close(self) -> None:
         """Close the engine."""

@@ -88,21 +88,8 @@ def test_refused_texts_are_counted_and_the_exit_status_tells(tmp_path: Path) -> 
     }
 
 
-def test_a_missing_source_and_a_missing_cluster_say_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_source_says_what_to_do(tmp_path: Path) -> None:
     done = run(tmp_path / "nothing.jsonl", tmp_path / "out")
     assert done.returncode == 1
     assert "does not exist" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_ray_cluster_makes_the_same_bytes(source: Path, undisturbed: Path, tmp_path: Path) -> None:
-    try:
-        import ray.data  # type: ignore[import-not-found] # noqa: F401
-    except ModuleNotFoundError:
-        done = run(source, tmp_path, "experiment.runner=ray")
-        assert done.returncode == 1
-        assert "pip install 'embedspace[ray-data]'" in done.stderr
-        return
-    done = run(source, tmp_path, "experiment.runner=ray", "experiment.processes=1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert shards(tmp_path) == shards(undisturbed)

@@ -73,18 +73,3 @@ def test_every_prompt_gets_the_engines_own_answer_and_a_lost_file_alone_is_made_
     assert other.returncode == 1
     assert "sampling.max_tokens: 5 -> 6" in other.stderr
     assert files(tmp_path) == before
-
-
-def test_a_ray_actor_with_the_offline_engine_answers_all_or_the_error_says_what_to_install(
-    corpus: Path, tmp_path: Path
-) -> None:
-    done = run(corpus, tmp_path, "experiment.runner=ray")
-    try:
-        import ray.data  # type: ignore[import-not-found] # noqa: F401
-    except ModuleNotFoundError:
-        assert done.returncode == 1
-        assert "pip install 'embedspace[ray-data]'" in done.stderr
-    else:
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert [line["number"] for line in lines(tmp_path)] == [0, 2, 3, 4, 5, 6]
-        assert all(line["error"] is None and line["text"] for line in lines(tmp_path))

