@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from embedspace.corpus import CorpusSpec, make_corpus, map_on_ray, open_source
@@ -101,6 +102,37 @@ def test_a_corpus_outlives_its_driver_and_a_node_and_has_the_bytes_of_one_proces
     assert f"texts: {TEXTS} of {TEXTS}" in said
     assert "(pid=" not in said
     assert "worker.py" not in said
+
+
+def kill_a_worker(process: subprocess.Popen[str]) -> bool:
+    """Kill a worker that is answering; False where none is just now."""
+    assert process.poll() is None, "it ended before a worker was killed"
+    for each in psutil.process_iter(["cmdline"]):
+        if (each.info["cmdline"] or [""])[0] == "ray::_Worker.work":
+            each.kill()
+            return True
+    return False
+
+
+def test_a_worker_that_is_killed_as_it_generates_is_named_with_its_batch_and_nothing_is_lost_or_doubled(
+    nodes: Any, ground: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = [
+        "experiment=generate_corpus", f"experiment.corpus={ground / 'corpus'}", "experiment.batch_size=40",
+        "experiment.actors=2", "experiment.engine._target_=embedspace.engines.TransformersEngine",
+        "+experiment.engine.batch_size=1", "sampling.max_tokens=4",
+    ]  # fmt: skip
+    with started(ground, out, *words) as process:
+        at(process, 3, lambda: list(out.glob("completions-*")))
+        until(lambda: kill_a_worker(process), "a worker at work", 60, look=0.02)
+        assert process.wait(400) == 0, (tmp_path / "said").read_text()
+    made = contents(list(out.glob("completions-*")))
+    assert "a worker died with the batch of texts " in (tmp_path / "said").read_text()
+    here = tmp_path / "here"
+    command = [sys.executable, "experiments/run.py", *words, f"model.name={ground / 'model'}", f"out={here}"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert made == contents(list(here.glob("completions-*")))
 
 
 def test_work_that_kills_every_worker_is_named_and_the_rest_is_there(nodes: Any) -> None:
