@@ -103,7 +103,7 @@ class _Count:
         self._started = self._latest = self._first = time.monotonic()
         self._forecast = False
 
-    def advance(self, items: int) -> str:
+    def advance(self, items: int = 1) -> str:
         """Count more items; says once, as text, how long all will take, and else nothing.
 
         Items of a batch come together, so a pause after an item shows how long those before it took. A steady stream

@@ -24,6 +24,8 @@ from embedspace.verification.server_requests import post, prefix_hits
 _TEXT = " ".join([max(PARITY_PROMPTS, key=len)] * 3)
 """Longer than two blocks of the cache, which have 128 rows on a CPU."""
 _QUESTION = " What was that about?"
+_MARGIN = 64
+"""Rows of the template, the question and the answer."""
 _SHORT = replace(GREEDY, max_tokens=4)
 """Rows that are taken for others change the first token already."""
 _WAYS = 7
@@ -36,6 +38,12 @@ def check_prefix_cache(
 ) -> Iterator[Check]:
     """Whether the cache is used, whether a salt parts it, and whether it never takes one prompt for another."""
     server = _Server(info, api_key)
+    if (rows := 2 * len(form.space.tokenize(_TEXT)) + _MARGIN) > (info.max_model_len or rows):
+        detail = (
+            f"prompts of {rows} rows do not fit into the server's limit of {info.max_model_len}; not checked"
+        )
+        yield Check("prefix cache", True, detail)
+        return
     yield _used_and_salted(form, server)
     requests = _requests(form, info.model)
     try:

@@ -124,7 +124,9 @@ def test_the_commands_of_a_page_run(
     elif words[:2] in (["python", "experiments/run.py"], ["python", "train/projector.py"]):
         # Long runs are tested elsewhere. Here a sweep begins and is stopped at its first job, which needs the launcher
         # of this machine; of other commands Hydra shows what it would run.
-        if "--multirun" in words and not any(word.startswith("launcher=") for word in words):
+        if "--multirun" in words and not any(
+            word.startswith(("launcher=", "trainer=slurm")) for word in words
+        ):
             assert "\t#0 : " in begun([sys.executable, str(ROOT / words[1]), *words[2:]], tmp_path)
             return
         job = [word.split(",")[0] if "--multirun" in words else word for word in words[1:]]

@@ -100,7 +100,7 @@ def test_a_corpus_outlives_its_driver_and_a_node_and_has_the_bytes_of_one_proces
     assert not list(out.glob("*.draft"))
     said = (tmp_path / "said").read_text()
     assert f"texts: {TEXTS} of {TEXTS}" in said
-    assert "(pid=" not in said
+    assert "(_Worker pid=" not in said
     assert "worker.py" not in said
 
 

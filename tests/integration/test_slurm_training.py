@@ -67,18 +67,3 @@ def test_a_training_that_is_signalled_before_its_time_is_up_goes_on_with_the_nex
         assert logged(folder, stage, "train/loss") == logged(undisturbed, stage, "train/loss")
     ours, theirs = weights(folder), weights(undisturbed)
     assert all(ours[name].equal(theirs[name]) for name in theirs)
-
-
-def test_two_tasks_of_a_job_are_signalled_together_and_learn_what_one_process_learns(
-    cluster: SlurmCluster, ground: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    two = ["trainer.lightning.devices=2", "hydra.launcher.tasks_per_node=2"]
-    folder = signalled(cluster, ground, tmp_path, *two)
-    digests = [(tmp_path / f"rank-{rank}-of-2").read_text() for rank in range(2)]
-    assert digests[0] == digests[1]
-    assert [path.name for path in (folder / "distill").glob("*.ckpt")] == ["last.ckpt"]
-    for stage in ("reconstruct", "distill"):
-        assert len(logged(folder, stage, "train/loss")) == len(logged(undisturbed, stage, "train/loss"))
-    ours, theirs = weights(folder), weights(undisturbed)
-    for name in theirs:
-        assert (ours[name].float() - theirs[name].float()).abs().max() < 2e-3

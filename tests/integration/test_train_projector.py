@@ -1,6 +1,7 @@
 """The training command: kills, several processes, early ends, and what it refuses."""
 
 import json
+import os
 import signal
 import subprocess
 import time
