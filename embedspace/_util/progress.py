@@ -24,7 +24,7 @@ Advance = Callable[..., None]
 
 
 @contextmanager
-def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+def progress(title: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Advance]:
     """Show progress over ``total`` items on stderr; the block calls the yielded function after each item,
     or with their number after several.
 
@@ -34,7 +34,11 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         title: name of the work.
         total: number of items.
         done: how many of them were done before; they do not count for the rate.
+        shown: false to show nothing.
     """
+    if not shown:
+        yield lambda items=1: None
+        return
     from rich.console import Console
 
     console = Console(stderr=True)

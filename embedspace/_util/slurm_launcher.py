@@ -60,9 +60,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]
         """Run one job on its node. The error of one that failed is followed by the path of its log."""
         self._started = time.time()
         overrides, *rest = job
-        if int(
-            os.environ.get("SLURM_RESTART_COUNT", "0")
-        ):  # it goes on with what it has, also where it was to start afresh
+        # A job that is queued again goes on with what it has, also where it was to start afresh.
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")):
             overrides = ["fresh=false" if each.startswith("fresh=") else each for each in overrides]
         returned: JobReturn = super().__call__(overrides, *rest)
         if returned.status == JobStatus.FAILED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import Counter, deque
@@ -59,7 +60,7 @@ def map_on_ray(
     if began:
         shown = os.environ.get("RAY_LOG_TO_DRIVER", "0").lower() in ("1", "true")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(log_to_driver=shown, logging_level="INFO" if shown else "ERROR")
+        ray.init(log_to_driver=shown, logging_level=logging.INFO if shown else logging.ERROR)
     start = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker).remote
     pool = _Pool(ray, lambda: start(open_worker, arguments), describe, workers, deque(numbers))
     try:
@@ -111,7 +112,7 @@ class _Pool:
                 except self.ray.exceptions.RayError as error:
                     self._lost(worker, number, error)
                     continue
-                self.deaths[number] = 0
+                self.deaths.pop(number, None)
                 self.idle.append(worker)
                 if number is not None:
                     yield result

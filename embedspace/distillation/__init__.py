@@ -1,7 +1,7 @@
 """Vectors and soft prompts found by gradient through the frozen model."""
 
 from embedspace.distillation.distilling import messages_content, start_rows
-from embedspace.distillation.instructions import distill_instruction
+from embedspace.distillation.instructions import distill_instruction, instructed
 from embedspace.distillation.measured_fidelity import Fidelity, QuestionFidelity, divergences, fidelity
 from embedspace.distillation.optimisation import optimise
 from embedspace.distillation.placement import full_conversation
@@ -20,6 +20,7 @@ __all__ = [
     "fidelity",
     "full_conversation",
     "general_questions",
+    "instructed",
     "messages_content",
     "optimise",
     "start_rows",

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedspace.engines import TransformersEngine
-    from embedspace.space import Message
+    from embedspace.prompt import PromptEmbeds
+    from embedspace.space import EmbeddingSpace, Message
 
 INSTRUCTION_SETTINGS = Distillation(
     answer_tokens=28, epochs=8, batch_size=6, learning_rate=0.28, held_out=0.2, patience=3
@@ -36,6 +37,25 @@ INSTRUCTION_SETTINGS = Distillation(
 """What works for the packaged model: an effect in whole answers within five minutes of two cores."""
 NORM = 1.4
 """Default bound of the vector's norm, as a multiple of the vocabulary's mean row norm."""
+
+
+def instructed(
+    space: EmbeddingSpace, instruction: str, examples: Sequence[tuple[str, str]], question: str
+) -> PromptEmbeds:
+    """The prompt of a teacher: example questions with their answers as earlier turns, then instruction and question.
+
+    >>> from embedspace import EmbeddingSpace
+    >>> space = EmbeddingSpace.from_pretrained("smollm2-135m-instruct")
+    >>> shown = instructed(space, "Be brief.", [("How high is Mont Blanc?", "4,806 metres.")], "Who are you?")
+    >>> len(shown.content_runs), "Be brief. Who are you?" in space.read(shown)
+    (3, True)
+    """
+    shown: list[Message] = [
+        {"role": role, "content": text}
+        for pair in examples
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return space.embed_chat([*shown, {"role": "user", "content": f"{instruction} {question}"}])
 
 
 def distill_instruction(
@@ -62,16 +82,8 @@ def distill_instruction(
     bound = NORM * float(space.norms.mean()) if norm is None else norm
     if not (math.isfinite(bound) and bound > 0):
         raise ValueError(f"norm must be positive and finite, got {norm!r}")
-    shown: list[Message] = [
-        {"role": role, "content": text}
-        for pair in examples
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
     students = [space.embed_chat([{"role": "user", "content": question}]) for question in asked]
-    teachers = [
-        space.embed_chat([*shown, {"role": "user", "content": f"{instruction.strip()} {question}"}])
-        for question in asked
-    ]
+    teachers = [instructed(space, instruction.strip(), examples, question) for question in asked]
     place = added_to(rows)
 
     def losses(cases: Sequence[TeacherSequence], vector: Tensor) -> Tensor:

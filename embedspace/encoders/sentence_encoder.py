@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import cache as cached
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedspace._util.progress import progress as shown
+from embedspace._util.progress import progress as progress_bar
 from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.models import cache_folder, resolve
 
@@ -123,8 +123,7 @@ class SentenceEncoder:
         if cache and path.is_file():
             with suppress(ValueError):  # a damaged file is a miss
                 return read_tensors(path, advice="")[0]["vectors"]
-        bar = shown("sentence vectors", len(texts)) if progress else nullcontext(lambda: None)
-        with bar as advance:
+        with progress_bar("sentence vectors", len(texts), shown=progress) as advance:
             vectors = sentence_vectors(self.model, texts, batch_size=batch_size, advance=advance)
         if cache:
             save_tensors(path, {"vectors": vectors})

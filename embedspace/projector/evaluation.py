@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from embedspace._util.progress import Advance, progress
+from embedspace._util.progress import progress
 from embedspace.metrics import MIN_ITEMS, Interval, bootstrap_bounds
 from embedspace.projector.reader import INSTRUCTION, SoftTokenReader
 
@@ -134,10 +133,7 @@ def nll_per_token(
     ids = [reader.engine.space.tokenize(sentence) for sentence in sentences]
     order = sorted(range(len(ids)), key=lambda place: len(soft[place]) + len(ids[place]))
     found = [0.0] * len(ids)
-    shown: AbstractContextManager[Advance] = (
-        progress("sentences scored", len(ids)) if show_progress else nullcontext(lambda: None)
-    )
-    with shown as advance:
+    with progress("sentences scored", len(ids), shown=show_progress) as advance:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             nll = reader.nll([soft[place] for place in places], [ids[place] for place in places])

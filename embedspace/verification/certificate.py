@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from embedspace.engines import Completion, Sampling
+from embedspace._util.progress import Advance
+from embedspace.engines import Completion, Engine, Prompt, Sampling
 
 GREEDY = Sampling(max_tokens=16, logprobs=2)
 NEAR_TIE = 0.26
@@ -51,6 +52,15 @@ class Certificate:
     def to_json(self) -> str:
         """All checks as JSON."""
         return json.dumps({"passed": self.passed, **asdict(self)}, indent=1, ensure_ascii=False)
+
+
+def greedy_answers(engine: Engine, prompts: Iterable[Prompt], advance: Advance) -> list[Completion]:
+    """The greedy continuations of prompts, counted one by one."""
+    found = []
+    for completion in engine.generate(prompts, GREEDY):
+        found.append(completion)
+        advance()
+    return found
 
 
 def compare_greedy(

@@ -6,7 +6,6 @@ import copy
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from embedspace._util.files import file_digest
 from embedspace._util.progress import Advance
 from embedspace._util.progress import progress as progress_bar
 from embedspace._util.provenance import package_versions
-from embedspace.engines import Completion, Prompt, TransformersEngine
+from embedspace.engines import Completion, TransformersEngine
 from embedspace.models import MANIFEST
 from embedspace.prompt import PromptEmbeds
 from embedspace.space import EmbeddingSpace, content_fingerprint
-from embedspace.verification.certificate import GREEDY, Certificate, Check, compare_greedy
+from embedspace.verification.certificate import Certificate, Check, compare_greedy, greedy_answers
 from embedspace.verification.prompt_form import PromptForm
 from embedspace.verification.prompts import ANSWERED_PROMPTS, PARITY_PROMPTS
 from embedspace.verification.server import SERVER_STEPS, check_server, same_model
@@ -59,17 +58,13 @@ def verify(
     space = EmbeddingSpace.from_pretrained(model, table=table)
     checks = []
     steps = (0 if quick else 4 * ANSWERED_PROMPTS) + (SERVER_STEPS if server else 0)
-    with progress_bar("verifying", steps) if steps else nullcontext(_no_step) as advance:
+    with progress_bar("verifying", steps, shown=steps > 0) as advance:
         for check in _all_checks(space, server, api_key, quick, advance):
             checks.append(check)
             if progress is not None:
                 progress(check)
     versions = {"python": platform.python_version(), **package_versions()}
     return Certificate(model, space.fingerprint, server, tuple(checks), versions)
-
-
-def _no_step() -> None:
-    """Where nothing takes long."""
 
 
 def _all_checks(
@@ -93,19 +88,11 @@ def _all_checks(
     engine = TransformersEngine(space)  # in the dtype that is the default for this model
     yield _rows(space, copy.deepcopy(engine.model.get_input_embeddings()))
     yield _logits(engine, prompts, ids, advance)
-    by_rows, by_ids = (_answers(engine, group, advance) for group in (prompts, ids))
+    by_rows, by_ids = (greedy_answers(engine, group, advance) for group in (prompts, ids))
     yield compare_greedy("greedy answers", by_rows, by_ids)
     engine.close()
     if answers:
         yield same_model(answers, by_rows)
-
-
-def _answers(engine: TransformersEngine, prompts: Sequence[Prompt], advance: Advance) -> list[Completion]:
-    found = []
-    for completion in engine.generate(prompts, GREEDY):
-        found.append(completion)
-        advance()
-    return found
 
 
 def _table(space: EmbeddingSpace) -> Check:

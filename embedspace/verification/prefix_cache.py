@@ -119,7 +119,7 @@ def _requests(form: PromptForm, model: str) -> list[ChatRequest | CompletionRequ
         contents: list[PromptEmbeds | list[int]] = [ids, words, others, ids[::-1], zeros, [0] * len(ids)]
         return [CompletionRequest(model, ((0, content),), _SHORT, None) for content in contents]
     # A server may hold token 0 in the place of rows.
-    placeholders = space.tokenizer.decode([0]) * len(words)
+    zero_tokens = space.tokenizer.decode([0]) * len(words)
     mixtures: list[list[str | PromptEmbeds]] = [
         [_TEXT, _QUESTION],
         [words, _QUESTION],
@@ -127,7 +127,7 @@ def _requests(form: PromptForm, model: str) -> list[ChatRequest | CompletionRequ
         [_TEXT, words],
         [words, others],
         [zeros, _QUESTION],
-        [placeholders, _QUESTION],
+        [zero_tokens, _QUESTION],
     ]
     return [
         ChatRequest(model, 0, [{"role": "user", "content": content}], _SHORT, None, {})

@@ -14,7 +14,7 @@ from embedspace.errors import EngineError
 from embedspace.metrics import common_prefix
 from embedspace.prompt import PromptEmbeds, encode_prompt_embeds
 from embedspace.space import EmbeddingSpace
-from embedspace.verification.certificate import GREEDY, Check, compare_greedy
+from embedspace.verification.certificate import GREEDY, Check, compare_greedy, greedy_answers
 from embedspace.verification.prefix_cache import CACHE_STEPS, check_prefix_cache
 from embedspace.verification.prompt_form import PromptForm
 from embedspace.verification.prompts import ANSWERED_PROMPTS, PARITY_PROMPTS
@@ -53,12 +53,8 @@ def check_server(
         try:
             yield _server_tokens(form, info.url, info.model, api_key)
             yield _length_limit(space, info, api_key)
-            by_ids: list[Completion] = []
-            for group, found in ((prompts, answers), (ids, by_ids)):
-                for completion in client.generate(group, GREEDY):
-                    found.append(completion)
-                    advance()
-            yield compare_greedy("server's greedy answers", answers, by_ids)
+            answers += greedy_answers(client, prompts, advance)
+            yield compare_greedy("server's greedy answers", answers, greedy_answers(client, ids, advance))
             yield _payload_dtype(client, prompts[0], space)
             yield from check_prefix_cache(form, info, api_key, advance)
         except (EngineError, OSError) as error:

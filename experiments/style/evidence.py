@@ -161,10 +161,10 @@ class SideEvidence:
     def second_standing(self) -> Standing:
         """Of the second judge's change, towards the side."""
         change = self.changes["second_log_odds"]
-        told = standing(change)
-        if self.sign > 0 or told not in ("above", "below"):
-            return told
-        return "below" if told == "above" else "above"
+        found = standing(change)
+        if self.sign > 0 or found not in ("above", "below"):
+            return found
+        return "below" if found == "above" else "above"
 
 
 def towards(measure: Measure, sign: float) -> Measure:
@@ -196,7 +196,7 @@ def _compared(
     large = [number for number, (*_, differences) in enumerate(found) if len(differences) >= MIN_ITEMS]
     above = holm([superiority_p(found[number][3]) for number in large])
     below = holm([superiority_p([-d for d in found[number][3]]) for number in large])
-    told: dict[int, Standing] = {
+    standings: dict[int, Standing] = {
         number: "above" if more < SIGNIFICANCE else "below" if less < SIGNIFICANCE else "not told"
         for number, more, less in zip(large, above, below, strict=True)
     }
@@ -208,7 +208,7 @@ def _compared(
                 control,
                 mean_interval(differences),
                 measured.topic.change(control, place),
-                told.get(number, "too few"),
+                standings.get(number, "too few"),
             ),
         )
         for number, (place, kind, control, differences) in enumerate(found)

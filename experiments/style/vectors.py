@@ -52,12 +52,9 @@ class DistillationSource:
 
     def teacher(self, space: EmbeddingSpace, question: str) -> PromptEmbeds:
         """The prompt whose answers are imitated: examples, instruction and question."""
-        shown = [
-            {"role": role, "content": text}
-            for example in self.examples
-            for role, text in zip(("user", "assistant"), example, strict=True)
-        ]
-        return space.embed_chat([*shown, {"role": "user", "content": f"{self.wanted} {question}"}])
+        from embedspace.distillation import instructed
+
+        return instructed(space, self.wanted, self.examples, question)
 
     def vector(self, space: EmbeddingSpace) -> StyleVector:
         """The distilled vector; it is stored in the cache folder, since distilling takes minutes."""

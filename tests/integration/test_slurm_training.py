@@ -31,11 +31,11 @@ def undisturbed(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def signalled(cluster: SlurmCluster, ground: Path, out: Path, *overrides: str) -> Path:
+def signalled(cluster: SlurmCluster, ground: Path, out: Path) -> Path:
     """A training as a job of the cluster, signalled in the first epoch of its second stage; returns its folder."""
-    words = [f"out={out}", *settings(ground, *EVERY_STEP), "trainer=slurm", "fresh=true", *overrides]
+    words = [f"out={out}", *settings(ground, *EVERY_STEP), "trainer=slurm", "fresh=true"]
     words += [f"+callbacks.probe={{_target_: tests.training_probe.TrainingProbe, folder: '{out}'}}"]
-    environment = cluster.environment | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"], "MASTER_ADDR": "127.0.0.1"}
+    environment = cluster.environment | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]}
     log = out / "launcher.log"
     with log.open("w") as file, subprocess.Popen(
         [sys.executable, "train/projector.py", "--multirun", *words],
