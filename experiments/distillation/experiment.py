@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -190,14 +190,17 @@ class _Teachers:
 
     source: RowSource
     answer_tokens: int
+    answers: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def tags(self, question: str, prompt: Prompt) -> Mapping[str, Tag]:
         """Number of rows, divergence and equal greedy tokens of a prompt that asks the question."""
         assert isinstance(prompt, PromptEmbeds)
         engine = engine_of(self.source.space)
         whole = self.source.whole(question)
-        answer = next(iter(engine.generate([whole], Sampling(max_tokens=self.answer_tokens)))).token_ids
-        ((divergence, equal),) = divergences(engine, [whole], [prompt], [answer])
+        if question not in self.answers:
+            sampling = Sampling(max_tokens=self.answer_tokens)
+            self.answers[question] = next(iter(engine.generate([whole], sampling))).token_ids
+        ((divergence, equal),) = divergences(engine, [whole], [prompt], [self.answers[question]])
         return {"rows": len(prompt), "divergence": divergence, "equal_tokens": equal}
 
 
