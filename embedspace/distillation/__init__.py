@@ -4,7 +4,7 @@ from embedspace.distillation.distilling import messages_content, start_rows
 from embedspace.distillation.instructions import distill_instruction, instructed
 from embedspace.distillation.measured_fidelity import Fidelity, QuestionFidelity, divergences, fidelity
 from embedspace.distillation.optimisation import optimise
-from embedspace.distillation.placement import full_conversation
+from embedspace.distillation.placement import full_conversation, student_conversation
 from embedspace.distillation.questions import general_questions
 from embedspace.distillation.settings import Distillation, Optimisation
 from embedspace.distillation.soft_prompt import SoftPrompt
@@ -24,4 +24,5 @@ __all__ = [
     "messages_content",
     "optimise",
     "start_rows",
+    "student_conversation",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from embedspace.prompt import PromptEmbeds, RowSource, message_parts
+from embedspace.prompt import Part, PromptEmbeds, RowSource, message_parts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from embedspace.space import Conversation, Message
 
 
-def student_conversation(role: str, rows: PromptEmbeds | RowSource, question: str) -> list[Message]:
-    """The rows as a message of their own, or at the beginning of the user's, and then the question."""
+def student_conversation(
+    role: str, beginning: Part | RowSource | Sequence[Part | RowSource], question: str
+) -> list[Message]:
+    """Rows, or rows and text, as a message of their own or at the beginning of the user's; then the question."""
     if role == "user":
-        return [{"role": "user", "content": [rows, question]}]
-    return [{"role": role, "content": rows}, {"role": "user", "content": question}]
+        return [{"role": "user", "content": [*message_parts(beginning), question]}]
+    return [{"role": role, "content": beginning}, {"role": "user", "content": question}]
 
 
 def full_conversation(messages: Conversation, question: str) -> list[Message]:

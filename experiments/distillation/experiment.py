@@ -13,7 +13,7 @@ from embedspace.distillation import divergences
 from embedspace.engines import Prompt, Sampling
 from embedspace.reporting import Comparison, Report, Section, compare_answers
 from embedspace.runs import Case, Record, Tag, by_tags
-from experiments.distillation.metrics import DISTILLED, FULL, NONE, OTHER, RANDOM, Measured
+from experiments.distillation.metrics import BESIDE, DISTILLED, FACTS, FULL, NONE, OTHER, RANDOM, Measured
 from experiments.distillation.report import (
     closed_figure,
     conditions_table,
@@ -79,6 +79,8 @@ class DistilledPrompts:
             teachers = _Teachers(source, self.answer_tokens)
             yield from self._cases(number, source, FULL, 0, 0, source.whole, teachers)
             yield from self._cases(number, source, NONE, 0, 0, partial(_plain, space), teachers)
+            if facts := source.prompt.get("facts"):
+                yield from self._cases(number, source, FACTS, 0, 0, partial(source.asked, facts), teachers)
             most = max(self.training_questions)
             for tokens in self.rows:
                 if tokens >= len(source.content):
@@ -92,6 +94,9 @@ class DistilledPrompts:
                 for count in counts:
                     rows = _once(partial(source.distilled, tokens, count))
                     yield from self._cases(number, source, DISTILLED, tokens, count, rows(source), teachers)
+                    if source.prompt.get("facts") and (tokens, count) == (self.main_rows, most):
+                        beside = partial(rows(source), facts=True)
+                        yield from self._cases(number, source, BESIDE, tokens, count, beside, teachers)
 
     def analyse(self, records: Sequence[Record]) -> Report:
         """What share of the divergence is closed, and what the answers hold."""
@@ -106,7 +111,8 @@ class DistilledPrompts:
             "questions asked here are others. The divergence is that of the next-token distributions from those after "
             "the whole prompt, along its greedy answers. Controls of as many rows: untrained compressions"
             f"{', rows distilled from another system prompt' if self.others else ''}"
-            f"{', random rows of the vocabulary' if self.random_seed is not None else ''}.",
+            f"{', random rows of the vocabulary' if self.random_seed is not None else ''}. Where a prompt has facts "
+            "that are repeated word for word, they also stand as text beside the rows, and alone.",
             figures=[
                 figure
                 for figure in (
@@ -204,15 +210,15 @@ class _Teachers:
         return {"rows": len(prompt), "divergence": divergence, "equal_tokens": equal}
 
 
-def _once(make: Callable[[], Any]) -> Callable[[RowSource], Callable[[str], PromptEmbeds]]:
+def _once(make: Callable[[], Any]) -> Callable[[RowSource], Callable[..., PromptEmbeds]]:
     """Rows that are made when the first question needs them, and how they are asked after."""
     kept: list[Any] = []
 
-    def bound(source: RowSource) -> Callable[[str], PromptEmbeds]:
-        def prompt_of(question: str) -> PromptEmbeds:
+    def bound(source: RowSource) -> Callable[..., PromptEmbeds]:
+        def prompt_of(question: str, *, facts: bool = False) -> PromptEmbeds:
             if not kept:
                 kept.append(make())
-            return source.asked(kept[0], question)
+            return source.asked(kept[0], question, facts=facts)
 
         return prompt_of
 

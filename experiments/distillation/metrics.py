@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,12 +11,14 @@ from embedspace.metrics import Condition, Interval, Measure, kept_share, mean_in
 from embedspace.runs import Record
 from experiments.distillation.rows import SystemPrompt
 
-FULL, NONE, DISTILLED, OTHER, RANDOM = (
+FULL, NONE, DISTILLED, OTHER, RANDOM, BESIDE, FACTS = (
     "whole prompt",
     "no prompt",
     "distilled",
     "distilled from another",
     "random",
+    "distilled, facts beside",
+    "facts alone",
 )
 
 _STRIDE = 1000
@@ -88,9 +90,15 @@ class Measured:
         )
         return kept_share(negated, place, nothing=(NONE, 0.0, 0.0), everything=(FULL, 0.0, 0.0))
 
-    def mean(self, measure: Measure, place: Condition) -> Interval | None:
-        """Mean of a measure over the questions of all prompts, with the prompts as units."""
-        found = measure.values.get(place, {})
+    def mean(
+        self, measure: Measure, place: Condition, prompts: Container[int] | None = None
+    ) -> Interval | None:
+        """Mean of a measure over the questions of all prompts or of some, with the prompts as units."""
+        found = {
+            item: value
+            for item, value in measure.values.get(place, {}).items()
+            if prompts is None or item // _STRIDE in prompts
+        }
         return ratio_interval(list(found.values()), None, _prompts_of(found)) if found else None
 
     def closed_mean(self, place: Condition, prompts: Iterable[int]) -> Interval | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from embedspace.metrics import Condition, Interval, standing
 from embedspace.reporting import Cell, Figure, Table, counted, line_figure, lines_of
-from experiments.distillation.metrics import DISTILLED, FULL, NONE, Measured
+from experiments.distillation.metrics import BESIDE, DISTILLED, FACTS, FULL, NONE, Measured
 from experiments.distillation.rows import SystemPrompt
 
 
@@ -46,7 +46,7 @@ def _best_control(measured: Measured, tokens: int, prompts: Sequence[int]) -> Co
     shares = {
         other: found.estimate
         for other in measured.conditions
-        if other[0] not in (DISTILLED, FULL, NONE)
+        if other[0] not in (DISTILLED, BESIDE, FACTS, FULL, NONE)
         and other[1] == tokens
         and (found := measured.closed_mean(other, prompts)) is not None
     }
@@ -78,7 +78,24 @@ def finding(measured: Measured, tokens: int, questions: int) -> str:
     if all(right):
         own, whole, none = (value.estimate for value in right if value is not None)
         text += f". Of the strings that a right answer holds, {own:.0%} are there (whole {whole:.0%}, none {none:.0%})"
-    return f"{text}."
+    return f"{text}{_facts(measured, place)}."
+
+
+def _facts(measured: Measured, place: Condition) -> str:
+    """What facts as text beside the rows change, over the prompts that have them."""
+    beside = (BESIDE, *place[1:])
+    those = {item // 1000 for item in measured.right.values.get(beside, {})}
+    shares = [
+        measured.mean(measured.right, where, those)
+        for where in (place, beside, (FACTS, 0.0, 0.0), (FULL, 0.0, 0.0))
+    ]
+    if not those or not all(shares):
+        return ""
+    rows, kept, alone, whole = (share.estimate for share in shares if share is not None)
+    return (
+        f". With facts as text beside the rows ({counted(len(those), 'prompt')}), {kept:.0%} are there, with rows "
+        f"alone {rows:.0%}, with the facts alone {alone:.0%}, with the whole prompt {whole:.0%}"
+    )
 
 
 def conditions_table(measured: Measured) -> Table:
@@ -117,13 +134,34 @@ def conditions_table(measured: Measured) -> Table:
 def prompts_table(measured: Measured, prompts: Sequence[SystemPrompt], tokens: int, questions: int) -> Table:
     """Each system prompt at the main number of rows."""
     place = (DISTILLED, float(tokens), float(questions))
+    places = [(FULL, 0.0, 0.0), place, (BESIDE, *place[1:]), (FACTS, 0.0, 0.0), (NONE, 0.0, 0.0)]
     rows: list[list[Cell]] = [
-        [prompt["name"], prompt["kind"], share]
+        [
+            prompt["name"],
+            prompt["kind"],
+            share,
+            *(measured.mean(measured.form, where, {number}) for where in (places[0], place, places[-1])),
+            *(measured.mean(measured.right, where, {number}) for where in places),
+        ]
         for number, prompt in enumerate(prompts)
         if (share := measured.closed(place, number)) is not None
     ]
     return Table(
-        ("System prompt", "Kind", "Share closed"), rows, f"{tokens} distilled rows, prompt by prompt."
+        (
+            "System prompt",
+            "Kind",
+            "Share closed",
+            "Right form: whole",
+            "rows",
+            "none",
+            "Right string: whole",
+            "rows",
+            "facts beside rows",
+            "facts alone",
+            "none",
+        ),
+        rows,
+        f"{tokens} distilled rows, prompt by prompt.",
     )
 
 

@@ -12,7 +12,13 @@ from typing import Any, NotRequired, TypedDict
 
 from embedspace import EmbeddingSpace, PromptEmbeds, SoftPrompt
 from embedspace.compression import Method
-from embedspace.distillation import Distillation, full_conversation, messages_content, start_rows
+from embedspace.distillation import (
+    Distillation,
+    full_conversation,
+    messages_content,
+    start_rows,
+    student_conversation,
+)
 from embedspace.engines import TransformersEngine
 from embedspace.metrics import random_rows
 from embedspace.models import cache_folder
@@ -35,6 +41,8 @@ class SystemPrompt(TypedDict):
     name: str
     kind: str
     messages: Sequence[Mapping[str, str]]
+    facts: NotRequired[str]
+    """The part of the text that is repeated word for word, and may stay as text beside the rows."""
     form: str | None
     """A regular expression that a faithful answer matches."""
     training: Sequence[str]
@@ -100,10 +108,13 @@ class RowSource:
         """The question after the messages as they are."""
         return self.space.embed_chat(full_conversation(self.prompt["messages"], question))
 
-    def asked(self, soft: SoftPrompt, question: str) -> PromptEmbeds:
-        """The question after rows, in the message that this prompt's own stand in."""
-        own = SoftPrompt(soft.vectors, soft.space, self._role)
-        return self.space.embed_chat(own.conversation(question))
+    def asked(self, beginning: SoftPrompt | str, question: str, *, facts: bool = False) -> PromptEmbeds:
+        """The question after rows or text, in the message that this prompt's own stand in.
+
+        With ``facts``, the prompt's facts follow as text.
+        """
+        parts = [beginning, f"\n{self.prompt['facts']}"] if facts else beginning
+        return self.space.embed_chat(student_conversation(self._role, parts, question))
 
     @property
     def _role(self) -> str:

@@ -9,7 +9,7 @@ from embedspace import EmbeddingSpace
 from embedspace.engines import Sampling
 from embedspace.prompt import Recipe
 from embedspace.runs import Record
-from experiments.distillation.metrics import DISTILLED, FULL, NONE, OTHER, RANDOM, Measured
+from experiments.distillation.metrics import BESIDE, DISTILLED, FACTS, FULL, NONE, OTHER, RANDOM, Measured
 from tests.checkpoints import make_tiny_checkpoint
 from tests.unit.test_configs import composed
 
@@ -53,7 +53,7 @@ def make_record(case, tags, text):
 def test_every_prompt_has_its_controls_at_the_main_number_of_rows(space):
     found = list(experiment().cases(space))
     assert len({case.key for case in found}) == len(found)
-    for number in range(2):
+    for number, facts in enumerate([set(), {(FACTS, 0), (BESIDE, 4)}]):
         places = {
             (case.labels["condition"], case.labels["tokens"])
             for case in found
@@ -61,8 +61,21 @@ def test_every_prompt_has_its_controls_at_the_main_number_of_rows(space):
         }
         assert places == {
             (FULL, 0), (NONE, 0), ("truncate", 2), ("truncate", 4), (RANDOM, 4), (OTHER, 4), (DISTILLED, 2),
-            (DISTILLED, 4),
+            (DISTILLED, 4), *facts,
         }  # fmt: skip
+
+
+def test_facts_are_a_part_of_their_prompt_and_stand_as_text_after_the_rows(space, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDSPACE_CACHE", str(tmp_path))
+    prompts = [prompt for prompt in experiment(names=None).chosen if "facts" in prompt]
+    assert [prompt["name"] for prompt in prompts] == ["prices", "refusals", "manual", "programme"]
+    assert all(prompt["facts"] in prompt["messages"][0]["content"] for prompt in prompts)
+    asked = experiment(names=["prices"], rows=[4], sealed_questions=1, random_seed=None)
+    cases = {case.labels["condition"]: case for case in asked.cases(space)}
+    alone, beside = (space.read(cases[name].prompt) for name in (DISTILLED, BESIDE))
+    assert prompts[0]["facts"] in beside
+    assert prompts[0]["facts"] not in alone
+    assert prompts[0]["facts"] in space.read(cases[FACTS].prompt)
 
 
 def test_sealed_questions_are_learnt_from_by_no_prompt():
@@ -75,7 +88,16 @@ def test_sealed_questions_are_learnt_from_by_no_prompt():
 
 def test_the_share_closed_and_the_strings_are_what_the_records_hold(space):
     asked = experiment()
-    divergence = {FULL: 0.0, NONE: 2.0, DISTILLED: 0.5, OTHER: 1.8, RANDOM: 2.2, "truncate": 1.0}
+    divergence = {
+        FULL: 0.0,
+        NONE: 2.0,
+        DISTILLED: 0.5,
+        BESIDE: 0.5,
+        FACTS: 1.0,
+        OTHER: 1.8,
+        RANDOM: 2.2,
+        "truncate": 1.0,
+    }
     records = list(recorded(list(asked.cases(space)), divergence))
     measured = Measured.of(records, asked.chosen)
     place = (DISTILLED, 4.0, 3.0)
@@ -90,6 +112,7 @@ def test_the_share_closed_and_the_strings_are_what_the_records_hold(space):
     )
     assert "4 distilled rows close 75%" in section.finding
     assert "the best control of as many rows, truncate, closes 50%" in section.finding
+    assert "With facts as text beside the rows (1 prompt)" in section.finding
 
 
 def test_rows_are_learnt_once_and_divergence_is_measured_of_each_prompt(space, tmp_path, monkeypatch):
