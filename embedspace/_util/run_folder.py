@@ -63,10 +63,14 @@ class RunFolder:
                 raise ValueError(
                     f"another process is writing the {self.noun} in {self.path}; wait for it to end or {self.elsewhere}"
                 ) from None
-            for name in (self.manifest, *self.results):  # drafts of a process that was killed
-                for draft in self.path.glob(f"{name}.*.draft"):
-                    draft.unlink(missing_ok=True)
+            self.remove_drafts()
         return held
+
+    def remove_drafts(self) -> None:
+        """Remove what a process that was killed had half written; call it while no worker writes."""
+        for name in (self.manifest, *self.results):
+            for draft in self.path.glob(f"{name}.*.draft"):
+                draft.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove the configuration and the results; the lock and files of others stay."""

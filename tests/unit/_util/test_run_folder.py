@@ -48,6 +48,13 @@ def test_the_draft_of_a_killed_writer_is_removed_by_the_next(tmp_path: Path) -> 
         assert not list(tmp_path.glob("*.draft"))
 
 
+def test_drafts_of_killed_workers_can_be_removed_and_others_stay(tmp_path: Path) -> None:
+    for name in ("records.jsonl.0123.draft", "notes.txt.0123.draft"):
+        (tmp_path / name).touch()
+    folder_at(tmp_path).remove_drafts()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt.0123.draft"]
+
+
 def test_clearing_removes_results_and_leaves_the_files_of_others(tmp_path: Path) -> None:
     folder = folder_at(tmp_path)
     folder.write({"config": {}})
