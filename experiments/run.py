@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from embedspace._util import hydra_choices  # noqa: F401  makes ${chosen:...} known to Hydra
+from embedspace._util.setting_types import require_types
 from embedspace.errors import EngineError
 from experiments.launchers import missing_launcher
 
@@ -96,7 +97,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without keys of servers.
 
     Raises:
-        ValueError: a setting still needs a value.
+        ValueError: a setting still needs a value, or has one of another type.
     """
     missing = OmegaConf.missing_keys(config)
     if "size" in missing:
@@ -109,6 +110,8 @@ def checked(config: DictConfig) -> dict[str, Any]:
             f"these settings have no value: give {', '.join(f'{key}=...' for key in sorted(missing))}"
         )
     values: Any = OmegaConf.to_container(config, resolve=True)
+    for key in ("experiment", "engine", "model", "sampling"):
+        require_types(values[key], key)
     values["engine"].pop("api_key", None)
     return dict(values)
 

@@ -36,6 +36,7 @@ def test_every_experiment_is_built_from_every_data_set(experiment, data):
         "generate_corpus": ["experiment.corpus=corpus"],
     }
     config = composed(f"experiment={experiment}", f"data={data}", *needed.get(experiment, []), "out=unused")
+    checked(config)
     assert instantiate(config.experiment) is not None
     assert instantiate(config.sampling).max_tokens >= 1
 
