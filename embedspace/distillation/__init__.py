@@ -1,13 +1,13 @@
 """Vectors and soft prompts found by gradient through the frozen model."""
 
-from embedspace.distillation.distilling import messages_content, start_rows
-from embedspace.distillation.instructions import distill_instruction, instructed
+from embedspace.distillation.instruction_vector import distill_instruction, instructed
 from embedspace.distillation.measured_fidelity import Fidelity, QuestionFidelity, divergences, fidelity
-from embedspace.distillation.optimisation import optimise
+from embedspace.distillation.optimised_vector import optimise
 from embedspace.distillation.placement import full_conversation, student_conversation
 from embedspace.distillation.questions import general_questions
 from embedspace.distillation.settings import Distillation, Optimisation
 from embedspace.distillation.soft_prompt import SoftPrompt
+from embedspace.distillation.soft_rows import messages_content, start_rows
 
 __all__ = [
     "Distillation",

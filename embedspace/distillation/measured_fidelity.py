@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedspace._util.markdown import markdown_table
-from embedspace.distillation.answers import answer_logits, as_they_are
+from embedspace.distillation.answer_logits import answer_logits, as_they_are
 from embedspace.distillation.placement import full_conversation
 from embedspace.distillation.soft_prompt import SoftPrompt
-from embedspace.distillation.teaching import require_gradients
+from embedspace.distillation.teacher_answers import require_gradients
 from embedspace.engines import Completion, Sampling
 from embedspace.metrics import Interval, Measure, kept_share, mean_interval
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from embedspace.distillation.answers import Placement, added_to, answer_logits
+from embedspace.distillation.answer_logits import Placement, added_to, answer_logits
 from embedspace.distillation.settings import Optimisation
 from embedspace.engines.batching import padded
 from embedspace.prompt import PromptEmbeds, Rows, tensor_digest

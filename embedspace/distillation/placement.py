@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from embedspace.distillation.answers import Placement
+    from embedspace.distillation.answer_logits import Placement
     from embedspace.space import Conversation, Message
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from embedspace.distillation.descent import Schedule
+from embedspace.distillation.gradient_descent import Schedule
 from embedspace.prompt import PromptEmbeds, Rows
 
 if TYPE_CHECKING:

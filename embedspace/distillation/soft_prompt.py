@@ -96,7 +96,7 @@ class SoftPrompt:
                 another distillation.
             EngineError: the device ran out of memory.
         """
-        from embedspace.distillation.distilling import distill_rows
+        from embedspace.distillation.soft_rows import distill_rows
 
         found = distill_rows(
             engine,

@@ -4,7 +4,8 @@ from embedspace.runs.cases import AnswerOf, Case, prompt_sha256
 from embedspace.runs.diff import differences
 from embedspace.runs.execution import execute
 from embedspace.runs.records import Record, Tag, by_tags, read_records
-from embedspace.runs.replayer import Replayer, replay
+from embedspace.runs.replayed import replay
+from embedspace.runs.replayer import Replayer
 from embedspace.runs.run import UNIMPORTANT, Run, last_engine
 
 __all__ = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from embedspace._util.notebook import block, facts, table
 from embedspace.prompt import tensor_digest
 from embedspace.safety.calibration import Calibration, thresholds_by_length
+from embedspace.safety.cascade import Cascade
 from embedspace.safety.file import FilterParts, read_filter, write_filter, write_filter_card
 from embedspace.safety.layers import SCORING_LAYERS, Classifier, Manifold, Structural
 from embedspace.safety.reading import WINDOW, Layer, Reading
@@ -205,7 +206,7 @@ class SafetyFilter:
                 more of them than the rate allows.
         """
         readings = self._readings(benign)
-        scores = [self._bounds(findings)[0] for findings in self._run(readings)]
+        scores = [self._cascade.bounds(findings)[0] for findings in self._cascade.run(readings)]
         # A prompt that no layer can read scores infinity whatever its length.
         rows = [
             reading.content_rows if score < math.inf else 1
@@ -233,7 +234,7 @@ class SafetyFilter:
         """The verdicts on many prompts, in order; the layers process them as one batch."""
         self._calibrated()
         readings = self._readings(prompts)
-        found = self._run(readings, decide=True)
+        found = self._cascade.run(readings, self._limit)
         return [self._verdict(*each) for each in zip(readings, found, strict=True)]
 
     def score(self, prompt: PromptEmbeds | Tensor | str) -> float:
@@ -242,7 +243,7 @@ class SafetyFilter:
 
     def score_many(self, prompts: Iterable[PromptEmbeds | Tensor | str]) -> list[float]:
         """The full scores of many prompts."""
-        return [self._bounds(findings)[0] for findings in self._run(self._readings(prompts))]
+        return [self._cascade.bounds(findings)[0] for findings in self._cascade.run(self._readings(prompts))]
 
     def explain(self, prompt: PromptEmbeds | Tensor | str) -> Explanation:
         """The verdict with what every layer found, on which rows, and their read-back text.
@@ -256,7 +257,7 @@ class SafetyFilter:
         self._calibrated()
         readings = self._readings(prompts)
         explained = []
-        for reading, findings in zip(readings, self._run(readings), strict=True):
+        for reading, findings in zip(readings, self._cascade.run(readings), strict=True):
             texts = {}
             for name, finding in findings.items():
                 if finding.rows is not None:
@@ -326,6 +327,10 @@ class SafetyFilter:
             self.costly_windows,
         )
 
+    @property
+    def _cascade(self) -> Cascade:
+        return Cascade(self.layers, self.weights, self.costly_windows)
+
     def _calibrated(self) -> float:
         if self.threshold is None:
             raise ValueError(
@@ -336,45 +341,6 @@ class SafetyFilter:
     def _readings(self, prompts: Iterable[PromptEmbeds | Tensor | str]) -> list[Reading]:
         return [Reading.of(self.space, prompt, self.window) for prompt in prompts]
 
-    def _run(self, readings: Sequence[Reading], decide: bool = False) -> list[dict[str, Finding]]:
-        """Findings by layer for each prompt, optionally until the comparison with its threshold is decided."""
-        found: list[dict[str, Finding]] = [{} for _ in readings]
-        undecided = list(range(len(readings)))
-        for layer in self.layers:
-            seen = [
-                self._suspicious(readings[number], found[number]) if layer.costly else readings[number]
-                for number in undecided
-            ]
-            for number, finding in zip(undecided, _fail_closed(layer, seen), strict=True):
-                found[number][layer.name] = finding
-            undecided = [
-                number for number in undecided if not self._decided(readings[number], found[number], decide)
-            ]
-            if not undecided:
-                break
-        return found
-
-    def _suspicious(self, reading: Reading, findings: Mapping[str, Finding]) -> Reading:
-        """The windows that the layers before found most suspicious."""
-        scored = [
-            (self.weights[name], finding.windows)
-            for name, finding in findings.items()
-            if name in self.weights and finding.windows
-        ]
-        most = self.costly_windows
-        if not scored or most is None or len(scored[0][1]) <= most:
-            return reading
-        totals = [sum(weight * scores[n] for weight, scores in scored) for n in range(len(scored[0][1]))]
-        worst = sorted(range(len(totals)), key=lambda number: -totals[number])[:most]
-        return reading.narrowed(sorted(worst))
-
-    def _decided(self, reading: Reading, findings: Mapping[str, Finding], decide: bool) -> bool:
-        low, high = self._bounds(findings)
-        if not decide or math.isinf(low):
-            return math.isinf(low)
-        limit = self._limit(reading, findings)
-        return low > limit or high <= limit
-
     def _limit(self, reading: Reading, findings: Mapping[str, Finding]) -> float:
         """The threshold of a prompt's length."""
         highest = self._calibrated()
@@ -383,36 +349,14 @@ class SafetyFilter:
         own = self.calibration.threshold(reading.content_rows) if self.calibration.classes else None
         return highest if own is None else own
 
-    def _bounds(self, findings: Mapping[str, Finding]) -> tuple[float, float]:
-        """Lower and upper bound of the score, given the findings of some layers."""
-        mean = sum(self.weights[name] * findings[name].score for name in self.weights if name in findings)
-        missing = sum(weight for name, weight in self.weights.items() if name not in findings)
-        rules = [finding.score for name, finding in findings.items() if name not in self.weights]
-        low = max([mean, *rules])
-        bounded = all(layer.name in findings or layer.name in self.weights for layer in self.layers)
-        return low, max([mean + missing, *rules]) if bounded else math.inf
-
     def _verdict(self, reading: Reading, findings: Mapping[str, Finding]) -> Verdict:
-        low, _ = self._bounds(findings)
+        low, _ = self._cascade.bounds(findings)
         threshold = self._limit(reading, findings)
         allowed = low <= threshold
         contributions = {name: each.score * self.weights.get(name, 1.0) for name, each in findings.items()}
         name = max(contributions, key=contributions.__getitem__)
         reason = "nothing suspicious was found" if allowed else f"{name}: {findings[name].reason}"
         return Verdict(allowed, low, threshold, reason, findings)
-
-
-def _fail_closed(layer: Layer, readings: Sequence[Reading]) -> list[Finding]:
-    """A layer's findings; if it raises, prompts are retried one by one, and those it fails on are refused."""
-    try:
-        found = layer.scores(readings)
-        if len(found) != len(readings):
-            raise ValueError(f"it returned {len(found)} findings for {len(readings)} prompts")
-        return found
-    except Exception as error:  # whatever goes wrong in a layer, the prompt must not pass
-        if len(readings) > 1:
-            return [_fail_closed(layer, [reading])[0] for reading in readings]
-        return [Finding(math.inf, f"the layer failed: {type(error).__name__}: {error}")]
 
 
 def _normalised_weights(names: Sequence[str]) -> dict[str, float]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from embedspace._util.files import atomic_write
 from embedspace._util.notebook import block, facts, table
-from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.prompt import (
     PromptEmbeds,
     Recipe,
@@ -35,6 +33,7 @@ from embedspace.style.directions import (
     fit_direction,
     fit_recipe,
 )
+from embedspace.style.file import read_vector, write_vector
 from embedspace.style.sharing import HUB_FILE, card_text, vector_file
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from embedspace.space import EmbeddingSpace
 
 Method = Direction | Literal["optimised"]
-
-FILE_FORMAT = "embedspace.style_vector.v1"
 _SHOWN_WORDS = 8
 
 
@@ -326,15 +323,7 @@ class StyleVector:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, atomically, with space, method and recipe in the metadata."""
-        metadata = {
-            "format": FILE_FORMAT,
-            "space": self.space,
-            "method": self.method,
-            "recipe": json.dumps(self.recipe.to_dict(), ensure_ascii=False),
-        }
-        if self.rows != "content":  # which files of earlier versions do not name
-            metadata["rows"] = self.rows
-        save_tensors(Path(path), {"vector": self.vector}, metadata)
+        write_vector(Path(path), self.vector, self.space, self.method, self.recipe, self.rows)
 
     @classmethod
     def load(cls, path: str | Path, space: EmbeddingSpace) -> StyleVector:
@@ -343,13 +332,7 @@ class StyleVector:
         Raises:
             ValueError: no such file, a damaged one or one of another format, or a vector of another space.
         """
-        vector, metadata, recipe = _read(Path(path))
-        if metadata["space"] != space.fingerprint or len(vector) != space.hidden_size:
-            raise ValueError(
-                f"{path} holds a style vector of the space {metadata['space']} (hidden {len(vector)}), not of "
-                f"{space.name!r} ({space.fingerprint}, hidden {space.hidden_size}); fit it again in this space"
-            )
-        return cls(vector, metadata["space"], metadata["method"], recipe, _rows_of(metadata, path))
+        return cls(*read_vector(Path(path), space))
 
     @classmethod
     def from_pretrained(
@@ -412,42 +395,6 @@ class StyleVector:
         return StyleVector(vector, self.space, "algebra", recipe, self.rows if alike else "content")
 
 
-def _rows_of(metadata: Mapping[str, str], path: str | Path) -> Rows:
-    """Those that the file names; content rows are not named."""
-    rows = metadata.get("rows", "content")
-    for known in get_args(Rows):
-        if rows == known:
-            return known  # type: ignore[no-any-return]
-    raise ValueError(f"{path} names the rows {rows!r}; known are {', '.join(get_args(Rows))}")
-
-
 def _require_finite_factor(factor: float) -> None:
     if not math.isfinite(factor):
         raise ValueError(f"a style vector can only be scaled by a finite number, got {factor!r}")
-
-
-def _read(path: Path) -> tuple[Float[Tensor, " hidden"], dict[str, str], Recipe]:
-    """Vector, metadata and recipe of a file that :meth:`StyleVector.save` wrote."""
-    tensors, metadata = read_tensors(
-        path,
-        advice="save the style vector again",
-        absent=f"there is no file {path}; write one with StyleVector.save",
-    )
-    vector = tensors.get("vector")
-    if not {"format", "space", "method", "recipe"} <= metadata.keys() or metadata["format"] != FILE_FORMAT:
-        raise ValueError(
-            f"{path} is not a file of StyleVector.save ({FILE_FORMAT}): its metadata is {metadata}"
-        )
-    if vector is None:
-        raise ValueError(
-            f"{path} is not a file of StyleVector.save ({FILE_FORMAT}): it holds no tensor `vector`"
-        )
-    if vector.dtype != torch.float32 or vector.ndim != 1 or not bool(vector.isfinite().all()):
-        raise ValueError(
-            f"{path} must hold finite float32 numbers [hidden], it holds {vector.dtype} of shape "
-            f"{list(vector.shape)}; save the style vector again"
-        )
-    try:
-        return vector, metadata, Recipe.from_dict(json.loads(metadata["recipe"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the recipe in the metadata of {path} cannot be read: {error!r}") from error

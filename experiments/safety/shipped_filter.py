@@ -23,7 +23,8 @@ SEALED = (
 LIMITS = (
     "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads each row as "
     "the nearest token, so an attacker who knows the filter can search for rows and wordings that it allows. Its "
-    "training texts are in eleven languages; others are judged by chance."
+    "training texts are in eleven languages; others are judged by chance. Most attacks inside long documents, and most "
+    "in other languages than English, pass it, and some long documents without an attack are refused."
 )
 
 

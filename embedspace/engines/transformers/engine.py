@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import itertools
 import os
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +18,7 @@ from embedspace.engines.base import Completion, Prompt, Sampling, require_one_co
 from embedspace.engines.batching import Batch, check_prompt, padded, require_prompt, require_prompts
 from embedspace.engines.transformers.loading import choose_device, choose_dtype, load_model
 from embedspace.engines.transformers.sampling import Sampler, StopStrings
+from embedspace.engines.transformers.scoring import chunks, score_batch
 from embedspace.engines.transformers.shared_prefix import SharedPrefix
 from embedspace.engines.transformers.streaming import TokenFeed
 from embedspace.errors import EngineError
@@ -29,8 +29,6 @@ from embedspace.space import EmbeddingSpace
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
-
-_Item = TypeVar("_Item")
 
 
 class TransformersEngine:
@@ -154,7 +152,7 @@ class TransformersEngine:
         scores: dict[int, list[Tensor]] = {}
         order = sorted(range(len(pairs)), key=lambda each: (is_embedded(each), len(pairs[each][0])))
         for _, alike in itertools.groupby(order, key=is_embedded):
-            for chunk in _chunks(list(alike), self.batch_size):
+            for chunk in chunks(list(alike), self.batch_size):
                 batch = [pairs[each][0] for each in chunk], [targets[each] for each in chunk]
                 try:
                     scores |= zip(chunk, self._score_batch(*batch), strict=True)
@@ -310,65 +308,21 @@ class TransformersEngine:
             else torch.tensor(prompt)
         )
 
+    def _score_batch(
+        self, prompts: Sequence[Prompt], targets: Sequence[Sequence[list[int]]]
+    ) -> list[list[Tensor]]:
+        room = max((len(target) for own in targets for target in own), default=0)
+        scores, cache = score_batch(self.model, self._inputs(prompts, room=room), targets, self.batch_size)
+        if len(prompts) == 1:
+            self._keep(prompts[0], cache, room=room)
+        return scores
+
     def _continuation_ids(self, continuation: str | Sequence[int]) -> list[int]:
         ids = self.space.tokenize(continuation) if isinstance(continuation, str) else list(continuation)
         if not ids:
             raise ValueError(f"the continuation {continuation!r} has no tokens to score")
         self.space.lookup(ids)
         return ids
-
-    def _score_batch(
-        self, prompts: Sequence[Prompt], targets: Sequence[Sequence[list[int]]]
-    ) -> list[list[Tensor]]:
-        room = max((len(target) for own in targets for target in own), default=0)
-        inputs = self._inputs(prompts, room=room)
-        seen = inputs["attention_mask"]
-        if len(prompts) > 1:
-            inputs["position_ids"] = (seen.cumsum(dim=1) - 1).clamp_min(0)
-        if (known := inputs.get("past_key_values")) is not None:
-            for name in {"inputs_embeds", "input_ids", "position_ids"} & inputs.keys():
-                inputs[name] = inputs[name][:, known.get_seq_length() :]
-        start = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        first = start.logits[:, -1].float().log_softmax(dim=-1)
-        wanted = [(row, target) for row, own in enumerate(targets) for target in own]
-        scores: list[list[Tensor]] = [[] for _ in prompts]
-        for chunk in _chunks(wanted, self.batch_size):
-            for (row, _), score in zip(
-                chunk, self._continued(chunk, first, start.past_key_values, seen), strict=True
-            ):
-                scores[row].append(score)
-        if len(prompts) == 1:
-            self._keep(prompts[0], start.past_key_values, room=room)
-        return scores
-
-    def _continued(
-        self, wanted: Sequence[tuple[int, list[int]]], first: Tensor, cache: Any, seen: Tensor
-    ) -> list[Tensor]:
-        """Scores of continuations, each with the row of the batch that it continues."""
-        rows = torch.tensor([row for row, _ in wanted], device=self.device)
-        longest = max(len(target) for _, target in wanted)
-        ids = torch.tensor([target + [0] * (longest - len(target)) for _, target in wanted]).to(self.device)
-        scores = first[rows].gather(1, ids[:, :1]).cpu()
-        if longest > 1:
-            copied = copy.deepcopy(cache)
-            copied.batch_select_indices(rows)
-            # Padding comes after the tokens that count, so causal attention does not see it.
-            inputs = {}
-            if len(seen) > 1:  # the prompts have padding of their own before them
-                inputs = {
-                    "attention_mask": torch.cat([seen[rows], seen.new_ones(len(rows), longest - 1)], dim=1),
-                    "position_ids": seen[rows].sum(dim=1, keepdim=True) + torch.arange(longest - 1).to(rows),
-                }
-            logits = self.model(
-                input_ids=ids[:, :-1], past_key_values=copied, use_cache=True, **inputs
-            ).logits
-            rest = logits.float().log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0]
-            scores = torch.cat([scores, rest.cpu()], dim=1)
-        return [row[: len(target)].clone() for row, (_, target) in zip(scores, wanted, strict=True)]
-
-
-def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _identity(prompt: Prompt) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from embedspace import StyleVector
 from embedspace.distillation import Optimisation
-from embedspace.distillation.answers import added_to
+from embedspace.distillation.answer_logits import added_to
 from embedspace.distillation.objectives import MAX_CANDIDATES, teacher_divergence, teacher_sequences
 from embedspace.engines import Sampling
 

@@ -7,9 +7,9 @@ import torch
 
 from embedspace import SoftPrompt
 from embedspace.distillation import Distillation, fidelity
-from embedspace.distillation.distilling import STARTS, messages_content, norm_bounds, start_rows, within
 from embedspace.distillation.placement import find_rows, full_conversation
 from embedspace.distillation.questions import general_questions, written_questions
+from embedspace.distillation.soft_rows import STARTS, messages_content, norm_bounds, start_rows, within
 from embedspace.engines import Sampling, VLLMClient
 from embedspace.errors import EngineError
 from tests.local_hub import LocalHub

@@ -19,7 +19,8 @@ from embedspace.metrics import noisy_rows, random_rows, shuffle_rows, zero_padde
 from embedspace.runs.cases import Case, prompt_sha256
 from embedspace.runs.execution import execute
 from embedspace.runs.records import read_records
-from embedspace.runs.replayer import Replayer, replay, shipped_vectors
+from embedspace.runs.replayed import replay
+from embedspace.runs.replayer import Replayer, shipped_vectors
 from embedspace.runs.run import Run
 from embedspace.space.shared_prefix import PrefixedPrompts
 from tests.checkpoints import make_tiny_checkpoint

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedspace._util.progress import progress
-from embedspace.distillation.answers import added_to
-from embedspace.distillation.descent import minimise
+from embedspace.distillation.answer_logits import added_to
+from embedspace.distillation.gradient_descent import minimise
 from embedspace.distillation.objectives import TeacherSequence, teacher_divergence
-from embedspace.distillation.optimisation import bounded
+from embedspace.distillation.optimised_vector import bounded
 from embedspace.distillation.questions import DEFAULT_QUESTIONS, general_questions, require_questions
 from embedspace.distillation.settings import Distillation
-from embedspace.distillation.teaching import require_gradients, split_questions, taught_questions
+from embedspace.distillation.teacher_answers import require_gradients, split_questions, taught_questions
 from embedspace.prompt import Recipe, Rows, Value
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import torch
 
 from embedspace._util.progress import progress
 from embedspace.compression import Method, compress
-from embedspace.distillation.descent import Checkpoint, mean_loss, minimise
+from embedspace.distillation.gradient_descent import Checkpoint, mean_loss, minimise
 from embedspace.distillation.objectives import TeacherSequence, teacher_divergence
 from embedspace.distillation.placement import full_conversation, in_place_of, student_conversation
 from embedspace.distillation.questions import DEFAULT_QUESTIONS, default_questions, require_questions
 from embedspace.distillation.settings import Distillation
-from embedspace.distillation.teaching import require_gradients, split_questions, taught_questions
+from embedspace.distillation.teacher_answers import require_gradients, split_questions, taught_questions
 from embedspace.prompt import PromptEmbeds, message_parts, tensor_digest
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedspace.distillation.answers import answer_logits, as_they_are
+from embedspace.distillation.answer_logits import answer_logits, as_they_are
 from embedspace.distillation.objectives import MAX_CANDIDATES, TeacherSequence
 from embedspace.distillation.settings import Distillation
 from embedspace.engines import Sampling, TransformersEngine

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedspace._util.progress import progress
-from embedspace.distillation.descent import Minimum, Schedule, minimise
+from embedspace.distillation.gradient_descent import Minimum, Schedule, minimise
 from embedspace.distillation.objectives import Objective, distillation_objective, supervised_objective
 from embedspace.distillation.settings import Optimisation
 from embedspace.prompt import PromptEmbeds, Recipe, Value, require_content, require_finite, row_mask
