@@ -47,6 +47,21 @@ def progress(title: str, total: int, done: int = 0, *, shown: bool = True) -> It
 
 
 @contextmanager
+def loading() -> Iterator[None]:
+    """In this block transformers shows bars of loaded weights in a terminal only, where they do not fill a log."""
+    from transformers.utils import logging
+
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+@contextmanager
 def _bar(console: Console, title: str, total: int, done: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

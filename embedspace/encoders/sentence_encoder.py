@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedspace._util.progress import loading
 from embedspace._util.progress import progress as progress_bar
 from embedspace._util.safetensors_file import read_tensors, save_tensors
 from embedspace.models import cache_folder, resolve
@@ -37,9 +38,10 @@ def load_sentence_encoder(name: str, device: str | None = None) -> Any:
 def _loaded(name: str, device: str | None) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(
-        str(resolve(name)), local_files_only=True, device=device, model_kwargs={"dtype": "float32"}
-    )
+    with loading():
+        return SentenceTransformer(
+            str(resolve(name)), local_files_only=True, device=device, model_kwargs={"dtype": "float32"}
+        )
 
 
 @cached

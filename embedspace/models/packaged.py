@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedspace._util.files import atomic_folder, file_digest
+from embedspace._util.progress import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -137,7 +138,7 @@ def _from_gguf(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _joined(sources, pattern, sha256, target) as gguf:
+    with loading(), _joined(sources, pattern, sha256, target) as gguf:
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         if _adds_bos(gguf):
@@ -150,7 +151,8 @@ def _from_gguf(
     fresh.load_state_dict(loaded.state_dict(), assign=True)
     fresh.tie_weights()
     fresh.generation_config = loaded.generation_config
-    fresh.bfloat16().save_pretrained(target)
+    with loading():
+        fresh.bfloat16().save_pretrained(target)
     tokenizer.save_pretrained(target)
     # This setting differs offline, and with it the fingerprint would.
     path = target / "tokenizer_config.json"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedspace._util.model_config import read_config, text_config
+from embedspace._util.progress import loading
 from embedspace.errors import EngineError
 
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+        with loading():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
         model, report = loaded
         if missing := sorted(report["missing_keys"]):
             raise ValueError(

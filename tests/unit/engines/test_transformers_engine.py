@@ -261,3 +261,14 @@ def test_a_prompt_that_cannot_be_answered_is_an_error_of_its_stream(engine, prom
         list(engine.stream(foreign, GREEDY))
     with pytest.raises(ValueError, match="one completion can be streamed"):
         list(engine.stream(prompts[0], Sampling(n=2, temperature=1.0)))
+
+
+def test_loading_a_model_fills_no_log_with_bars_and_leaves_the_callers_bars_as_they_were(tmp_path, capfd):
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    folder = make_tiny_checkpoint(tmp_path)
+    capfd.readouterr()
+    TransformersEngine(str(folder))
+    assert "Loading weights" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled() == before
