@@ -93,13 +93,21 @@ class Measured:
     def mean(
         self, measure: Measure, place: Condition, prompts: Container[int] | None = None
     ) -> Interval | None:
-        """Mean of a measure over the questions of all prompts or of some, with the prompts as units."""
+        """Mean of a measure over the questions of all prompts or of some.
+
+        The prompts are the units; of one prompt, its questions are.
+        """
         found = {
             item: value
             for item, value in measure.values.get(place, {}).items()
             if prompts is None or item // _STRIDE in prompts
         }
-        return ratio_interval(list(found.values()), None, _prompts_of(found)) if found else None
+        units = _prompts_of(found)
+        return (
+            ratio_interval(list(found.values()), None, units if len({*units}) > 1 else [*found])
+            if found
+            else None
+        )
 
     def closed_mean(self, place: Condition, prompts: Iterable[int]) -> Interval | None:
         """Mean over the prompts of the share that is closed; its interval is over prompts."""

@@ -105,6 +105,7 @@ def test_the_share_closed_and_the_strings_are_what_the_records_hold(space):
     assert measured.form.mean(place).estimate == 1
     assert measured.form.mean((NONE, 0.0, 0.0)).estimate == 0
     assert 0 < measured.right.mean(place).estimate < 1
+    assert measured.mean(measured.right, place, {1}).items == 12, "of one prompt the questions are the units"
     (section,) = asked.analyse(records).sections
     assert section.verdict == (
         "On 2 system prompts, 4 distilled rows bring the answers 75% of the way from those under no system prompt to "
