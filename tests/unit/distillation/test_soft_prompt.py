@@ -64,10 +64,10 @@ def test_the_same_seed_gives_the_same_rows_and_another_one_others(engine, soft):
 
 
 def test_an_interrupted_distillation_goes_on_where_it_was(engine, soft, tmp_path, monkeypatch):
-    from embedspace.distillation import descent
+    from embedspace.distillation import gradient_descent
 
     path, written = tmp_path / "state.safetensors", []
-    save = descent.save_tensors
+    save = gradient_descent.save_tensors
 
     def interrupted(*arguments):
         save(*arguments)
@@ -75,7 +75,7 @@ def test_an_interrupted_distillation_goes_on_where_it_was(engine, soft, tmp_path
         if len(written) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(descent, "save_tensors", interrupted)
+    monkeypatch.setattr(gradient_descent, "save_tensors", interrupted)
     with pytest.raises(KeyboardInterrupt):
         SoftPrompt.distill(engine, MESSAGES, QUESTIONS, tokens=4, settings=FAST, checkpoint=path)
     resumed = SoftPrompt.distill(engine, MESSAGES, QUESTIONS, tokens=4, settings=FAST, checkpoint=path)
@@ -260,11 +260,11 @@ def test_messages_and_soft_prompts_of_another_space_are_refused(engine, soft, sm
 
 
 def test_a_loss_that_is_not_finite_ends_the_distillation_and_says_what_to_change(engine, monkeypatch):
-    from embedspace.distillation import distilling
+    from embedspace.distillation import soft_rows
 
-    divergence = distilling.teacher_divergence
+    divergence = soft_rows.teacher_divergence
     monkeypatch.setattr(
-        distilling, "teacher_divergence", lambda *arguments: divergence(*arguments) * float("nan")
+        soft_rows, "teacher_divergence", lambda *arguments: divergence(*arguments) * float("nan")
     )
     with pytest.raises(ValueError, match=r"loss is nan in epoch 1; lower learning_rate"):
         SoftPrompt.distill(engine, MESSAGES, QUESTIONS, tokens=4, settings=FAST)
@@ -274,9 +274,9 @@ def test_memory_that_runs_out_says_what_to_lower(engine, monkeypatch):
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    from embedspace.distillation import answers
+    from embedspace.distillation import answer_logits
 
-    monkeypatch.setattr(answers, "_continued_logits", full)
+    monkeypatch.setattr(answer_logits, "_continued_logits", full)
     with pytest.raises(EngineError, match=r"lower\s+batch_size \(now 2\) or answer_tokens"):
         SoftPrompt.distill(engine, MESSAGES, QUESTIONS, tokens=4, settings=FAST)
 
