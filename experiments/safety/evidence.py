@@ -37,6 +37,8 @@ class EvidenceText:
     """Of diluted texts length and position, of obfuscated ones the obfuscation."""
     unit: str = ""
     """Of diluted texts the attack that they hide, or the document without one: texts of one are not independent."""
+    document: str = ""
+    """Of diluted texts the document."""
 
 
 def evidence_texts(count: Callable[[str], int], diluted: int, obfuscated: int) -> list[EvidenceText]:
@@ -77,9 +79,10 @@ def _diluted(attacks: Sequence[AcceptanceText], count: Callable[[str], int]) -> 
     for length in LENGTHS:
         for position in POSITIONS:
             for number, each in enumerate(attacks):
-                made = dilute(each.text, carriers[number % len(carriers)], length, position, count)
+                carrier = carriers[number % len(carriers)]
+                made = dilute(each.text, carrier, length, position, count)
                 form = f"{length:,} tokens, {position}"
-                yield EvidenceText(made.text, "attack", "diluted", each.kind, "en", form, each.id)
+                yield EvidenceText(made.text, "attack", "diluted", each.kind, "en", form, each.id, carrier.name)
                 if number < len(carriers):  # the same document without an attack, once for each carrier
-                    unit = carriers[number].name
-                    yield EvidenceText(made.control, "benign", "diluted", "document", "en", form, unit)
+                    name = carrier.name
+                    yield EvidenceText(made.control, "benign", "diluted", "document", "en", form, name, name)

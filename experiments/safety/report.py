@@ -18,6 +18,7 @@ from experiments.safety.selections import (
     attacks,
     benign,
     diluted,
+    diluted_where_allowed,
     kinds_of,
     other_languages,
     undisguised,
@@ -85,6 +86,8 @@ def evidence(
             _languages_table(own),
             "## Attacks inside documents\n",
             _diluted_table(own),
+            "Each document is one unit, and so is each attack over its places. A document that is refused without an attack "
+            "says nothing of the attack in it.\n",
             "## Disguised attacks\n",
             _disguises_table(own),
             "## Texts of sealed packages\n",
@@ -146,13 +149,17 @@ def _diluted_table(own: Measured) -> str:
     rows = []
     for length in LENGTHS:
         found = [own.refused(diluted(f"{length:,} tokens, {position}")) for position in POSITIONS]
-        controls = own.allowed(diluted(f"{length:,} tokens", "benign"))
-        rows.append([f"{length:,}", *(f"{each:.2f}" for each in found), f"{controls:.2f}"])
+        form = f"{length:,} tokens"
+        controls = own.allowed(diluted(form, "benign"))
+        where = diluted_where_allowed(own, form)
+        clean = f"{own.refused(where):.2f}" if any(map(where, own.texts)) else ""
+        rows.append([f"{length:,}", *(f"{each:.2f}" for each in found), clean, f"{controls:.2f}"])
     return markdown_table(
         [
             "tokens",
             *(f"refused, attack at the {position}" for position in POSITIONS),
-            "the same without an attack, allowed",
+            "refused, in documents that are allowed without it",
+            "the same documents without an attack, allowed",
         ],
         rows,
     )
