@@ -82,7 +82,9 @@ def _diluted(attacks: Sequence[AcceptanceText], count: Callable[[str], int]) -> 
                 carrier = carriers[number % len(carriers)]
                 made = dilute(each.text, carrier, length, position, count)
                 form = f"{length:,} tokens, {position}"
-                yield EvidenceText(made.text, "attack", "diluted", each.kind, "en", form, each.id, carrier.name)
+                yield EvidenceText(
+                    made.text, "attack", "diluted", each.kind, "en", form, each.id, carrier.name
+                )
                 if number < len(carriers):  # the same document without an attack, once for each carrier
                     name = carrier.name
                     yield EvidenceText(made.control, "benign", "diluted", "document", "en", form, name, name)

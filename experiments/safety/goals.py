@@ -92,8 +92,8 @@ def goals_table(own: Measured) -> str:
     )
     return (
         f"{table}\n*n*: kinds of the mean over kinds, attacks of the diluted ones (each at {len(POSITIONS)} places), "
-        f"else texts. The worst kind is the one of at least {LEAST_TEXTS} texts with the lowest share; its interval does "
-        "not allow for that choice.\n"
+        f"else texts. The worst kind is the one of at least {LEAST_TEXTS} texts with the lowest share; its interval "
+        "does not allow for that choice.\n"
     )
 
 

@@ -86,8 +86,8 @@ def evidence(
             _languages_table(own),
             "## Attacks inside documents\n",
             _diluted_table(own),
-            "Each document is one unit, and so is each attack over its places. A document that is refused without an attack "
-            "says nothing of the attack in it.\n",
+            "Each document is one unit, and so is each attack over its places. A document that is refused without an "
+            "attack says nothing of the attack in it.\n",
             "## Disguised attacks\n",
             _disguises_table(own),
             "## Texts of sealed packages\n",
@@ -227,8 +227,8 @@ def as_page(tables: str, origin: Mapping[str, object]) -> str:
         "# What the shipped filter refuses\n\n"
         f"`smollm2-injection` on texts that it was neither fitted nor calibrated on. {SEALED} Made by "
         f"`python experiments/run.py experiment=safety`: {describe_origin(origin)}. "
-        f"Brackets are 95% intervals: Wilson's of shares of texts, a bootstrap over kinds of their mean, and over attacks "
-        f"where each is hidden in several places. {LIMITS}\n\n"
+        f"Brackets are 95% intervals: Wilson's of shares of texts, a bootstrap over kinds of their mean, and over "
+        f"attacks where each is hidden in several places. {LIMITS}\n\n"
         f"{tables}"
     )
 
@@ -247,8 +247,8 @@ def caveats(measured: Mapping[str, Measured]) -> str:
         compared = f"it cannot be told from {TFIDF}"
     return (
         f"It refuses {1 - documents.estimate:.0%} of {documents.items} documents of {LENGTHS[-1]:,} tokens without an "
-        f"attack, and {own.refused(other_languages).estimate:.0%} of the attacks in other languages than English. At an "
-        f"equal false-positive rate of 1% {compared} on the same training texts (difference {more:.2f})."
+        f"attack, and {own.refused(other_languages).estimate:.0%} of the attacks in other languages than English. At "
+        f"an equal false-positive rate of 1% {compared} on the same training texts (difference {more:.2f})."
     )
 
 

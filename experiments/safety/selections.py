@@ -29,7 +29,9 @@ def diluted_where_allowed(own: Measured, form: str) -> Selection:
     """Attacks in documents of a form that are allowed without one: a refused one says nothing of the attack in it."""
     alone, hidden = diluted(form, "benign"), diluted(form)
     verdicts = [
-        (each.document, margin <= 0) for each, margin in zip(own.texts, own.margins, strict=True) if alone(each)
+        (each.document, margin <= 0)
+        for each, margin in zip(own.texts, own.margins, strict=True)
+        if alone(each)
     ]
     refused = {document for document, allowed in verdicts if not allowed}
     allowed = {document for document, _ in verdicts} - refused
