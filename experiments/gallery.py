@@ -123,6 +123,9 @@ def as_page(notes: Mapping[str, Any]) -> str:
         "",
         "Made by `make gallery`, in process. Each section gives the command, the duration and the commit of its run; "
         f"all runs together took {hours:.1f} hours.",
+        "",
+        "The figures of style are of questions that were looked at before the method was chosen, and those of "
+        "interpolation of a second look ([sealed sets](../evidence.md#sealed-sets)).",
     ]
     for name, note in sorted(notes.items()):
         lines += [

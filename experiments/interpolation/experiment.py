@@ -99,7 +99,9 @@ class Interpolation:
             "the first prompt are moved to those of the second (t from 0 to 1), the template's stay. The answers of "
             "both ends become more or less likely along the path. A pair's transition from the first answer to the "
             "second is the stretch of t in which the difference of their likelihoods makes 80% of its change, from 10% "
-            "to 90%; were likelihood linear in t, its width would be 0.8.\n\n"
+            "to 90%; were likelihood linear in t, its width would be 0.8. That describes a path and tests nothing: "
+            "each end's answer is greedy, so on any smooth path it changes little near its own end, and the width is "
+            "smaller.\n\n"
             f"{self._controls()}",
             figures=figures(walks),
             tables=[table for table in tables if table.rows],

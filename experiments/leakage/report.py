@@ -41,9 +41,9 @@ The noise level is the norm of the noise, in units of the root mean square dista
 their mean. Style shifts have the norm that is given (the vocabulary's rows have a norm of about 3.2). Tokens that are
 *not* recovered here are not safe. No attacker of this table sees more than one prompt of a sender, none tries likely
 texts (the projector is public, so whoever guesses the text obtains exactly its soft tokens), none trains on pairs
-of texts and vectors, and none lets a model fill in what is missing. Each of these recovers more. Compression by leaving
-rows out was attacked by reading the rows that are left alone: how much of the rest can be guessed from them is not
-measured.
+of texts and vectors, and none lets a model fill in what is missing. Each of these can recover more;
+none was measured. Compression by leaving rows out was attacked by reading the rows that are left
+alone: how much of the rest can be guessed from them is not measured.
 
 Made by `python experiments/run.py experiment=leakage`: {origin}.
 """

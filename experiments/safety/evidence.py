@@ -35,6 +35,10 @@ class EvidenceText:
     language: str
     form: str = ""
     """Of diluted texts length and position, of obfuscated ones the obfuscation."""
+    unit: str = ""
+    """Of diluted texts the attack that they hide, or the document without one: texts of one are not independent."""
+    document: str = ""
+    """Of diluted texts the document."""
 
 
 def evidence_texts(count: Callable[[str], int], diluted: int, obfuscated: int) -> list[EvidenceText]:
@@ -75,8 +79,12 @@ def _diluted(attacks: Sequence[AcceptanceText], count: Callable[[str], int]) -> 
     for length in LENGTHS:
         for position in POSITIONS:
             for number, each in enumerate(attacks):
-                made = dilute(each.text, carriers[number % len(carriers)], length, position, count)
+                carrier = carriers[number % len(carriers)]
+                made = dilute(each.text, carrier, length, position, count)
                 form = f"{length:,} tokens, {position}"
-                yield EvidenceText(made.text, "attack", "diluted", each.kind, "en", form)
+                yield EvidenceText(
+                    made.text, "attack", "diluted", each.kind, "en", form, each.id, carrier.name
+                )
                 if number < len(carriers):  # the same document without an attack, once for each carrier
-                    yield EvidenceText(made.control, "benign", "diluted", "document", "en", form)
+                    name = carrier.name
+                    yield EvidenceText(made.control, "benign", "diluted", "document", "en", form, name, name)

@@ -21,7 +21,7 @@ from experiments.safety.acceptance import LENGTHS
 from experiments.safety.data import Example, training
 from experiments.safety.evidence import EvidenceText, evidence_texts
 from experiments.safety.guard_network import guard_network
-from experiments.safety.metrics import SHIPPED, Measured
+from experiments.safety.metrics import SHIPPED, TFIDF, Measured
 from experiments.safety.report import as_card, as_page, evidence
 from experiments.safety.shipped_filter import calibration_half, held_out_half
 from experiments.sealed_sets import Ledger, Look
@@ -91,7 +91,7 @@ class Safety:
         tables = evidence(guard, measured, beside, _speed(guard, texts, rows[0]))
         Path(self.page).write_text(as_page(tables, provenance()))
         if self.card:
-            Path(self.card).write_text(as_card(guard, measured[SHIPPED], self.page))
+            Path(self.card).write_text(as_card(guard, measured, self.page))
         return f"{tables}\nwritten to {self.page}; scores in {folder / 'scores.jsonl'}"
 
     def count_look(self, guard: SafetyFilter, texts: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ class Safety:
         """Simpler methods."""
         texts = training()
         return {
-            "TF-IDF and logistic regression": _tfidf(texts),
+            TFIDF: _tfidf(texts),
             "keyword rules": lambda texts: [float(bool(KEYWORDS.search(text))) for text in texts],
             "mean row-wise cosine to safe ones": _rowwise_cosine(space, texts, self.references),
         }

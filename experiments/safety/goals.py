@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from embedspace._util.markdown import markdown_table
 from embedspace.metrics import Interval
-from experiments.safety.acceptance import LENGTHS
+from experiments.safety.acceptance import LENGTHS, POSITIONS
 from experiments.safety.evidence import PLAIN_KINDS
 from experiments.safety.metrics import Measured
 from experiments.safety.selections import count_of, diluted, kind_of, kinds_of, other_languages, written
@@ -87,8 +87,13 @@ def goals(own: Measured) -> list[Goal]:
 
 def goals_table(own: Measured) -> str:
     """All goals, in Markdown."""
-    return markdown_table(
-        ["measure", "figure", "texts", "to reach", "verdict"], [goal.row for goal in goals(own)]
+    table = markdown_table(
+        ["measure", "figure", "n", "to reach", "verdict"], [goal.row for goal in goals(own)]
+    )
+    return (
+        f"{table}\n*n*: kinds of the mean over kinds, attacks of the diluted ones (each at {len(POSITIONS)} places), "
+        f"else texts. The worst kind is the one of at least {LEAST_TEXTS} texts with the lowest share; its interval "
+        "does not allow for that choice.\n"
     )
 
 

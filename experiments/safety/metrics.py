@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedspace.metrics import Interval, SourceScores, auroc, macro_average, share_interval
+from embedspace.metrics import Interval, SourceScores, auroc, macro_average, ratio_interval, share_interval
 from embedspace.safety.calibration import Calibration, thresholds_by_length
 from experiments.safety.evidence import EvidenceText
 
 SHIPPED = "shipped filter"
 """Name of the method that all others are compared with."""
+TFIDF = "TF-IDF and logistic regression"
 
 Selection = Callable[[EvidenceText], bool]
 
@@ -62,13 +63,11 @@ class Measured:
 
     def refused(self, wanted: Selection) -> Interval:
         """Share of the selected texts that are refused."""
-        picked = self.margins[self._rows(wanted)]
-        return share_interval(int((picked > 0).sum()), len(picked))
+        return self._share(wanted, self.margins > 0)
 
     def allowed(self, wanted: Selection) -> Interval:
         """Share of the selected texts that are allowed."""
-        picked = self.margins[self._rows(wanted)]
-        return share_interval(int((picked <= 0).sum()), len(picked))
+        return self._share(wanted, self.margins <= 0)
 
     def refused_by_group(self, wanted: Selection, group: Callable[[EvidenceText], str]) -> Interval:
         """Mean over groups of the share that is refused, each group counting once."""
@@ -90,6 +89,14 @@ class Measured:
                 found.setdefault(f"{each.part}, {each.kind}", []).append(float(self.margins[row]))
             sides.append(found)
         return SourceScores(sides[0], sides[1])
+
+    def _share(self, wanted: Selection, hits: np.ndarray) -> Interval:
+        """Wilson's interval of single texts; where several texts share a unit, its texts are drawn together."""
+        rows = self._rows(wanted)
+        units = [self.texts[row].unit or str(row) for row in rows]
+        if len(set(units)) == len(units):
+            return share_interval(int(hits[rows].sum()), len(rows))
+        return ratio_interval(hits[rows].astype(float).tolist(), None, units)
 
     def _rows(self, wanted: Selection) -> list[int]:
         return [row for row, each in enumerate(self.texts) if wanted(each)]

@@ -11,10 +11,19 @@ from embedspace.metrics import Interval, recall_difference
 from experiments.safety.acceptance import LENGTHS, POSITIONS
 from experiments.safety.data import sources
 from experiments.safety.goals import goals_table
-from experiments.safety.metrics import SHIPPED, Measured, Selection
+from experiments.safety.metrics import SHIPPED, TFIDF, Measured, Selection
 from experiments.safety.obfuscations import OBFUSCATIONS
 from experiments.safety.packages import PINS
-from experiments.safety.selections import attacks, benign, diluted, kinds_of, undisguised, written
+from experiments.safety.selections import (
+    attacks,
+    benign,
+    diluted,
+    diluted_where_allowed,
+    kinds_of,
+    other_languages,
+    undisguised,
+    written,
+)
 from experiments.safety.shipped_filter import LIMITS, SEALED
 
 if TYPE_CHECKING:
@@ -77,6 +86,8 @@ def evidence(
             _languages_table(own),
             "## Attacks inside documents\n",
             _diluted_table(own),
+            "Each document is one unit, and so is each attack over its places. A document that is refused without an "
+            "attack says nothing of the attack in it.\n",
             "## Disguised attacks\n",
             _disguises_table(own),
             "## Texts of sealed packages\n",
@@ -138,13 +149,17 @@ def _diluted_table(own: Measured) -> str:
     rows = []
     for length in LENGTHS:
         found = [own.refused(diluted(f"{length:,} tokens, {position}")) for position in POSITIONS]
-        controls = own.allowed(diluted(f"{length:,} tokens", "benign"))
-        rows.append([f"{length:,}", *(f"{each:.2f}" for each in found), f"{controls:.2f}"])
+        form = f"{length:,} tokens"
+        controls = own.allowed(diluted(form, "benign"))
+        where = diluted_where_allowed(own, form)
+        clean = f"{own.refused(where):.2f}" if any(map(where, own.texts)) else ""
+        rows.append([f"{length:,}", *(f"{each:.2f}" for each in found), clean, f"{controls:.2f}"])
     return markdown_table(
         [
             "tokens",
             *(f"refused, attack at the {position}" for position in POSITIONS),
-            "the same without an attack, allowed",
+            "refused, in documents that are allowed without it",
+            "the same documents without an attack, allowed",
         ],
         rows,
     )
@@ -212,22 +227,42 @@ def as_page(tables: str, origin: Mapping[str, object]) -> str:
         "# What the shipped filter refuses\n\n"
         f"`smollm2-injection` on texts that it was neither fitted nor calibrated on. {SEALED} Made by "
         f"`python experiments/run.py experiment=safety`: {describe_origin(origin)}. "
-        f"Brackets are 95% intervals: Wilson's of shares of texts, a bootstrap over kinds of their mean. {LIMITS}\n\n"
+        f"Brackets are 95% intervals: Wilson's of shares of texts, a bootstrap over kinds of their mean, and over "
+        f"attacks where each is hidden in several places. {LIMITS}\n\n"
         f"{tables}"
     )
 
 
-def as_card(guard: SafetyFilter, own: Measured, page: str) -> str:
+def caveats(measured: Mapping[str, Measured]) -> str:
+    """What the card says of long documents, of other languages and of the simplest method that learns."""
+    own, simple = measured[SHIPPED], measured[TFIDF]
+    documents = own.allowed(diluted(f"{LENGTHS[-1]:,} tokens", "benign"))
+    sides = undisguised("attack"), undisguised("benign")
+    more = recall_difference(own.by_source(*sides), simple.by_source(*sides), 0.01)
+    if more.low > 0:
+        compared = f"its recall is higher than that of {TFIDF}"
+    elif more.high < 0:
+        compared = f"its recall is lower than that of {TFIDF}"
+    else:
+        compared = f"it cannot be told from {TFIDF}"
+    return (
+        f"It refuses {1 - documents.estimate:.0%} of {documents.items} documents of {LENGTHS[-1]:,} tokens without an "
+        f"attack, and {own.refused(other_languages).estimate:.0%} of the attacks in other languages than English. At "
+        f"an equal false-positive rate of 1% {compared} on the same training texts (difference {more:.2f})."
+    )
+
+
+def as_card(guard: SafetyFilter, measured: Mapping[str, Measured], page: str) -> str:
     """The model card beside the weights."""
     assert guard.calibration is not None
     return CARD.format(
         layers=", ".join(layer.name for layer in guard.layers),
         rate=guard.calibration.rate,
         split=SEALED,
-        figures=goals_table(own),
+        figures=goals_table(measured[SHIPPED]),
         page=page,
         sources=_texts_table(),
-        limits=LIMITS,
+        limits=f"{LIMITS} {caveats(measured)}",
     )
 
 

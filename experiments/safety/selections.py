@@ -25,6 +25,19 @@ def diluted(form: str, side: str = "attack") -> Selection:
     return lambda each: each.part == "diluted" and each.side == side and each.form.startswith(form)
 
 
+def diluted_where_allowed(own: Measured, form: str) -> Selection:
+    """Attacks in documents of a form that are allowed without one: a refused one says nothing of the attack in it."""
+    alone, hidden = diluted(form, "benign"), diluted(form)
+    verdicts = [
+        (each.document, margin <= 0)
+        for each, margin in zip(own.texts, own.margins, strict=True)
+        if alone(each)
+    ]
+    refused = {document for document, allowed in verdicts if not allowed}
+    allowed = {document for document, _ in verdicts} - refused
+    return lambda each: hidden(each) and each.document in allowed
+
+
 def undisguised(side: str) -> Selection:
     """Texts written by hand and those of packages."""
     return lambda each: each.part in ("written", "packages") and each.side == side

@@ -18,7 +18,7 @@ SEALED = (
     "features, weights or thresholds were fitted to them, and near duplicates of them were left out of training and "
     "calibration. They are not held out from every choice: a first filter of this kind was scored on them once, and "
     "its totals led to the choice of layers and to more long and short calibration texts; earlier filters were "
-    "evaluated on most of the sealed sources, on some of them twice."
+    "evaluated on 18 of the 22 sealed sources, on 15 of them twice."
 )
 LIMITS = (
     "It judges whether a text tries to take over the assistant, not whether its topic is harmful. It reads each row as "

@@ -29,6 +29,8 @@ PLAIN, INSTRUCTION, TEACHER, FLUENCY = "plain", "instruction", "teacher", "fluen
 from it; and the plain question after which answers are scored."""
 UNSHIFTED: Condition = (PLAIN, 0.0)
 _WORD = re.compile(r"\w+")
+_ROUNDING = 1e-9
+"""A share that is exactly at its limit keeps it, whatever rounding makes of it."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Measured:
             more = mean_interval([kept[item] - least * whole[item] for item in shared])
             equal = {kept[item] == whole[item] for item in shared} == {True}
             certain = equal and share_interval(len(shared), len(shared)).low >= least
-            yield _kept(more.low >= 0 or certain, more.estimate >= 0)
+            yield _kept(more.low >= -_ROUNDING or certain, more.estimate >= -_ROUNDING)
 
     def usable_range(
         self, path: Mapping[float, Condition], limits: Limits, least: Usable = "by the intervals"

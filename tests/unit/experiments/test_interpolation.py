@@ -70,6 +70,7 @@ def test_a_model_that_follows_t_is_called_a_path(cases):
     assert found.verdict.startswith(
         "Between two prompts the answer changes as gradually as a straight line: "
     )
+    assert "describes a path and tests nothing" in found.text
 
 
 def test_a_few_pairs_cannot_tell_a_path_from_a_switch(cases):

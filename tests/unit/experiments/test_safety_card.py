@@ -34,7 +34,7 @@ def card():
 
 def test_the_shipped_filter_keeps_to_its_card_on_a_sample_of_its_evidence(smollm2, card):
     guard = SafetyFilter.from_pretrained("smollm2-injection", smollm2)
-    texts = evidence_texts(lambda text: len(smollm2.tokenize(text)), diluted=6, obfuscated=0)
+    texts = evidence_texts(lambda text: len(smollm2.tokenize(text)), diluted=18, obfuscated=0)
     written = [each for each in texts if each.part == "written"]
     sample = [*written[::EVERY], *(each for each in texts if each.part == "diluted")]
     verdicts = guard.check_many([each.text for each in sample])

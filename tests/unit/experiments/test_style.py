@@ -225,6 +225,19 @@ def test_a_strength_whose_interval_reaches_over_a_limit_is_usable_by_its_estimat
     assert measured.usable(moved, Limits(ratio.estimate - 0.01, 0.8, 0.8)) == "no"
 
 
+def test_a_share_exactly_at_its_limit_is_usable_by_its_estimate():
+    plain, moved = ("plain", 0.0), ("pca", 1.0)
+    ones = dict.fromkeys(range(40), 1.0)
+    fields = dict.fromkeys(Measured.__dataclass_fields__, Measure({plain: ones, moved: ones}))
+
+    def usable(on_topic):
+        topic = {number: float(number < on_topic) for number in range(40)}
+        measured = Measured(**{**fields, "topic": Measure({plain: ones, moved: topic})})
+        return measured.usable(moved, Limits(2.0, 0.8, 0.8))
+
+    assert (usable(32), usable(31)) == ("by the estimates", "no")  # 32 of 40 is the limit of 80%
+
+
 def test_an_empty_answer_and_an_echo_of_the_question_are_not_on_topic(cases):
     records = list(recorded(cases, obeys))
     records = [
